@@ -1,1 +1,9 @@
-//! Placeholder while the workspace is laid out.
+//! The pure kernel of Homecell: what an order is, how two copies merge, who may decide what, and what is owed.
+//!
+//! It stands under everything else on the road and does nothing by itself: no I/O, no clock, no randomness, no tasks.
+//! Time and entropy are arguments; what has to happen outside comes back as values.
+
+pub mod canon;
+pub mod clock;
+pub mod id;
+pub mod version;
