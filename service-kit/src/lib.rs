@@ -1,1 +1,33 @@
-//! Placeholder while the workspace is laid out.
+//! What every binary needs to be a good citizen of a machine, and nothing else.
+//!
+//! On the road this crate stands beside every step and on none of them: it reads the configuration, opens the
+//! listeners, installs logs and metrics, answers the admin port and winds the process down. A binary is
+//! `load → validate → build → run(shutdown)` and reads in a minute.
+//!
+//! Deliberately absent: domain types, request handling, retries, TLS, clocks and randomness (callers supply bytes).
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod announce;
+mod bind;
+pub mod config;
+mod drain;
+mod exit;
+mod metrics;
+mod secret;
+mod signals;
+pub mod telemetry;
+mod trace_parent;
+
+pub use admin::{Admin, Readiness, Version};
+pub use announce::{Announcement, announce};
+pub use bind::{BindError, bind, nodelay};
+pub use config::{ConfigError, Origins, Problems, Validate};
+pub use drain::{DrainError, Shutdown};
+pub use exit::{Exit, main_exit};
+pub use metrics::{MetricsError, MetricsHandle};
+pub use secret::{Secret, SecretError, SecretFile};
+pub use signals::{EXIT_WITH_STDIN_ENV, watch_signals};
+pub use telemetry::{LogFormat, TelemetryConfig, TelemetryError};
+pub use trace_parent::{TraceParent, TraceParentError};

@@ -1,0 +1,96 @@
+//! Exit codes, the same for every binary: 0 done, 1 failed, 2 usage or configuration, 130 second signal.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::bind::BindError;
+use crate::config::ConfigError;
+use crate::drain::DrainError;
+use crate::secret::SecretError;
+use crate::telemetry::TelemetryError;
+
+/// Why a binary ends without success.
+#[derive(Debug)]
+pub enum Exit {
+    /// The work failed: exit code 1.
+    Failed(String),
+    /// The operator must change the command line or the configuration: exit code 2.
+    Usage(String),
+}
+
+impl Exit {
+    /// A failure with its causes on one line.
+    pub fn failed(error: &(dyn Error + 'static)) -> Self {
+        Self::Failed(one_line(error))
+    }
+
+    /// Something the operator must correct, with its causes on one line.
+    pub fn usage(error: &(dyn Error + 'static)) -> Self {
+        Self::Usage(one_line(error))
+    }
+}
+
+impl From<ConfigError> for Exit {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<BindError> for Exit {
+    fn from(error: BindError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<SecretError> for Exit {
+    fn from(error: SecretError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<TelemetryError> for Exit {
+    fn from(error: TelemetryError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<DrainError> for Exit {
+    fn from(error: DrainError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Exit {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(&error)
+    }
+}
+
+/// Runs a binary's body and turns its result into an exit code, printing `service: problem` on stderr, one line per
+/// problem.
+pub fn main_exit(service: &str, body: impl FnOnce() -> Result<(), Exit>) -> ExitCode {
+    let (code, message) = match body() {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Exit::Failed(message)) => (1, message),
+        Err(Exit::Usage(message)) => (2, message),
+    };
+    for line in message.lines() {
+        eprintln!("{service}: {line}");
+    }
+    ExitCode::from(code)
+}
+
+fn one_line(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Many errors print their cause themselves.
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line.replace('\n', "; ")
+}
