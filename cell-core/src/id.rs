@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::canon::{Field, Malformed, Raw, Repeated, message, nested, put_bytes};
+use crate::canon::{Field, Malformed, Raw, Repeated, message, put_bytes};
 
 /// Number of slots of a cluster, fixed when it is created.
 pub const SLOT_COUNT: u16 = 1024;
@@ -303,7 +303,7 @@ impl Repeated for Slot {
 // === PublicId and what wears it ===
 
 /// 128 bits: 48 of time (ms), 16 of slot, 64 of content hash. Sorts by time; anything that knows it can route by it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicId(pub [u8; 16]);
 
 impl PublicId {

@@ -5,5 +5,12 @@
 
 pub mod canon;
 pub mod clock;
+pub mod entity;
+pub mod event;
+pub mod gate;
 pub mod id;
+pub mod money;
+pub mod order;
+pub mod payment;
+pub mod placement;
 pub mod version;
