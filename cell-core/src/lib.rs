@@ -13,4 +13,6 @@ pub mod money;
 pub mod order;
 pub mod payment;
 pub mod placement;
+pub mod rules;
+pub mod settle;
 pub mod version;
