@@ -5,6 +5,7 @@
 
 pub mod canon;
 pub mod clock;
+pub mod duty;
 pub mod entity;
 pub mod event;
 pub mod gate;

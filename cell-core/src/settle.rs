@@ -9,10 +9,12 @@ mod order;
 mod payment;
 mod stray;
 
-pub use order::next_order;
-pub use payment::next_payment;
+pub use order::{expires_at_ms, next_order};
+pub(crate) use payment::withdraw;
+pub use payment::{Around, next_payment};
 
 use crate::canon::codes;
+use crate::event::CommandRef;
 use crate::order::How;
 use crate::version::Dot;
 
@@ -55,14 +57,16 @@ codes! {
 pub struct Next<D> {
     pub decisions: Vec<D>,
     pub row: Option<Row>,
+    /// The command of an adopted stray: its last decision answers it from now on.
+    pub command: Option<CommandRef>,
 }
 
 impl<D> Next<D> {
     fn row(row: Row, decisions: Vec<D>) -> Option<Next<D>> {
-        Some(Next { decisions, row: Some(row) })
+        Some(Next { decisions, row: Some(row), command: None })
     }
     fn plain(decision: D) -> Option<Next<D>> {
-        Some(Next { decisions: vec![decision], row: None })
+        Some(Next { decisions: vec![decision], row: None, command: None })
     }
 }
 
@@ -74,6 +78,8 @@ pub struct PaymentGlance {
     pub ended_by: Option<Dot>,
     /// A capture of it is known.
     pub captured: bool,
+    /// Its owner has taken it up: the request need not be sent any more.
+    pub received: bool,
 }
 
 /// What a payment's owner sees of the order's permit.

@@ -178,7 +178,7 @@ fn closed_with_follow_up(payment: &PaymentId, closing: Option<Why>, how: How) ->
     if closing == Some(Why::Cancel) {
         decisions.push(OrderDecision::Cancelled(Cancelled { refund: None }));
     }
-    Next { decisions, row: None }
+    Next { decisions, row: None, command: None }
 }
 
 /// The gateway said it takes no money under this payment any more and listed no capture: the permit can close.
@@ -203,6 +203,6 @@ fn next_expiry(
 
 /// A fact that needs no decision of this kind of entity is noted by its name.
 #[must_use]
-pub fn noted(key: &FactKey) -> FactNoted {
+pub(super) fn noted(key: &FactKey) -> FactNoted {
     FactNoted { kind: u64::from(key.kind), outside: key.outside.clone() }
 }

@@ -65,7 +65,7 @@ fn next_fact(
         let mut next = match fact {
             Fact::Capture(capture) => settle_capture(state, capture),
             Fact::Failure(failure) => settle_failure(state, failure),
-            Fact::Refund(_) => Next { decisions: Vec::new(), row: None },
+            Fact::Refund(_) => Next { decisions: Vec::new(), row: None, command: None },
             Fact::Barred(_) => end_all(state, AttemptEnd::Closed),
         };
         next.decisions.insert(0, PaymentDecision::FactNoted(noted(key)));
@@ -99,7 +99,7 @@ fn settle_capture(state: &PaymentState, capture: &Capture) -> Next<PaymentDecisi
             Row::PaymentEndAmended
         }
     };
-    Next { decisions, row: Some(row) }
+    Next { decisions, row: Some(row), command: None }
 }
 
 fn settle_failure(state: &PaymentState, failure: &Failure) -> Next<PaymentDecision> {
@@ -122,7 +122,7 @@ fn settle_failure(state: &PaymentState, failure: &Failure) -> Next<PaymentDecisi
         FailureKind::Retryable => Some(Row::PaymentRetryable),
         FailureKind::Closed | FailureKind::Expired => None,
     };
-    Next { decisions, row }
+    Next { decisions, row, command: None }
 }
 
 /// The gateway takes nothing under this payment any more: every attempt without money is over, and so is the payment.
@@ -137,7 +137,7 @@ fn end_all(state: &PaymentState, end: AttemptEnd) -> Next<PaymentDecision> {
         let how = if state.closing.is_some() { How::Withdrawn } else { How::Expired };
         decisions.push(PaymentDecision::Ended(Ended { how, code: String::new() }));
     }
-    Next { decisions, row: None }
+    Next { decisions, row: None, command: None }
 }
 
 fn next_by_permit(

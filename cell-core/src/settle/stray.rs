@@ -53,7 +53,9 @@ pub(super) fn next_order_stray(
     let mut ruled = rule_order(reading, state, link, glance, now_ms, rules);
     let mut decisions = vec![OrderDecision::Reconciled(reconciled(link, &ruled))];
     decisions.append(&mut ruled.follow);
-    Next::row(ruled.row, decisions)
+    let adopted = ruled.ruling == Ruling::Adopted && decisions.len() > 1;
+    let command = link.command().filter(|_| adopted).cloned();
+    Some(Next { decisions, row: Some(ruled.row), command })
 }
 
 fn rule_order(
@@ -214,7 +216,9 @@ pub(super) fn next_payment_stray(
     let mut ruled = rule_payment(state, link);
     let mut decisions = vec![PaymentDecision::Reconciled(reconciled(link, &ruled))];
     decisions.append(&mut ruled.follow);
-    Next::row(ruled.row, decisions)
+    let adopted = ruled.ruling == Ruling::Adopted && decisions.len() > 1;
+    let command = link.command().filter(|_| adopted).cloned();
+    Some(Next { decisions, row: Some(ruled.row), command })
 }
 
 fn rule_payment(state: &PaymentState, link: &Link<'_, PaymentDecision>) -> Ruled<PaymentDecision> {
