@@ -1,0 +1,344 @@
+//! The cell: the state machine above entities. Command, change, message, fact or timer in; sealed changes, new entity
+//! states and a reply out.
+//!
+//! It holds no entities: it reads them through [`View`] and hands the changed ones back in a [`Step`]. The runtime
+//! appends the step's entries to its log, makes them durable, and only then answers, streams, or carries out duties.
+//! The simulator and the node drive this same code.
+
+mod absorb;
+mod command;
+mod draft;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use absorb::{Answer, Delivery, Refused};
+pub use command::{Ask, Command, Problem, Refusal, Reply};
+use draft::Draft;
+
+use crate::clock::HlcClock;
+use crate::duty::{Duty, OrderGlance, Speaker, order_duties, payment_duties};
+use crate::entity::{Entity, Reading};
+use crate::event::{Audit, Beat, Body, Closed, Entry, Event, Fact, Placed, Succeeds};
+use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, RegionId, Slot, UserId};
+use crate::order::Order;
+use crate::payment::{AttemptEnd, AttemptEnded, Ended, Payment, PaymentDecision};
+use crate::placement::{Epoch, Placement};
+use crate::rules::Rules;
+use crate::settle::Row;
+use crate::version::{Dot, VersionVector};
+
+/// The view cannot be read now. Nothing was touched; the runtime answers 503, never "not found".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the view is unavailable: {0}")]
+pub struct Unavailable(pub String);
+
+/// What the cell reads: the working state, i.e. everything applied and everything appended but not yet applied.
+pub trait View {
+    /// # Errors
+    /// [`Unavailable`] if the store fails; absence is `Ok(None)`.
+    fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable>;
+    /// Orders placed by `user` under the idempotency key `key`.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the store fails.
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable>;
+}
+
+/// What one input produced. Nothing of it may be shown to anybody before `entries` are durable.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// In this order into the log: first what came from elsewhere, then what followed from it here.
+    pub entries: Vec<Entry>,
+    /// State that was merged and did not come as a change; logged beside the entries.
+    pub merged: Vec<Entity>,
+    /// New states of the entities touched.
+    pub entities: BTreeMap<EntityId, Arc<Entity>>,
+    /// Rows of the settling table that fired.
+    pub rows: Vec<Row>,
+    /// Slots this node stopped owning: a higher epoch was seen.
+    pub lost: Vec<(Slot, Epoch)>,
+    pub alarms: Vec<Alarm>,
+}
+
+/// Something an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// Facts for an entity whose creation record is unknown.
+    Orphan(EntityId),
+    /// A remote clock runs ahead.
+    ClockAhead { actor: ActorId, by_ms: u64 },
+    /// Two contents at one place of a chain.
+    Forked(EntityId),
+}
+
+/// How far an actor is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Front {
+    pub seq: u64,
+    pub hash: Hash,
+}
+
+/// The state of a cell's node beside its entities.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    me: ActorId,
+    pub rules: Rules,
+    placement: Placement,
+    clock: HlcClock,
+    frontier: BTreeMap<ActorId, Front>,
+    closed: BTreeMap<ActorId, u64>,
+    beats: BTreeMap<RegionId, u64>,
+}
+
+impl Cell {
+    /// A node that starts as the actor `me`; `me` must never have been used before.
+    #[must_use]
+    pub fn new(me: ActorId, placement: Placement, rules: Rules) -> Cell {
+        Cell {
+            me,
+            rules,
+            placement,
+            clock: HlcClock::default(),
+            frontier: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            beats: BTreeMap::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn me(&self) -> ActorId {
+        self.me
+    }
+    #[must_use]
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+    #[must_use]
+    pub fn frontier(&self) -> &BTreeMap<ActorId, Front> {
+        &self.frontier
+    }
+    #[must_use]
+    pub fn version(&self) -> VersionVector {
+        self.frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect()
+    }
+    #[must_use]
+    pub fn beats(&self) -> &BTreeMap<RegionId, u64> {
+        &self.beats
+    }
+    /// The epoch under which this node may decide for `slot`.
+    #[must_use]
+    pub fn owned(&self, slot: Slot) -> Option<Epoch> {
+        self.placement.owned(slot, &self.me)
+    }
+
+    /// What was on disk: how far each actor is known, and epochs learned. Only for a restart, before any input.
+    pub fn restore(
+        &mut self,
+        frontier: impl IntoIterator<Item = (ActorId, Front)>,
+        epochs: impl IntoIterator<Item = (Slot, Epoch)>,
+        closed: impl IntoIterator<Item = (ActorId, u64)>,
+    ) {
+        self.frontier.extend(frontier);
+        self.closed.extend(closed);
+        epochs.into_iter().for_each(|(slot, epoch)| drop(self.placement.join(slot, &epoch)));
+    }
+
+    /// The first change of an actor: whom it follows.
+    ///
+    /// # Errors
+    /// [`Unavailable`] never, in fact; the signature is that of every input.
+    pub fn start(&mut self, view: &dyn View, old: Option<ActorId>, now_ms: u64) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        if let Some(old) = old {
+            let front = draft.cell.frontier.get(&old).copied();
+            let (last, hash) = front.map_or((0, Hash::ZERO), |front| (front.seq, front.hash));
+            draft.push(Event::new(Vec::new(), Body::Succeeds(Succeeds { old, last, hash })))?;
+        } else {
+            draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
+        }
+        draft.finish(Vec::new())
+    }
+
+    /// A sign of life.
+    ///
+    /// # Errors
+    /// As [`Cell::start`].
+    pub fn beat(&mut self, view: &dyn View, now_ms: u64) -> Result<Step, Unavailable> {
+        let region = self.me.region();
+        self.beats.insert(region, now_ms);
+        let mut draft = Draft::new(self, view, now_ms, "");
+        draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
+        draft.finish(Vec::new())
+    }
+
+    /// Records what an operator did.
+    ///
+    /// # Errors
+    /// As [`Cell::start`].
+    pub fn audit(&mut self, view: &dyn View, audit: Audit, now_ms: u64) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        draft.push(Event::new(Vec::new(), Body::Audit(audit)))?;
+        draft.finish(Vec::new())
+    }
+
+    /// This node becomes the home of `slots` under (term, step), by decree.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn decree(
+        &mut self,
+        view: &dyn View,
+        slots: Vec<Slot>,
+        term: u64,
+        step: u64,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let epoch = Epoch { term, step, actor: self.me };
+        let mut draft = Draft::new(self, view, now_ms, "");
+        slots.iter().for_each(|slot| draft.contact(*slot, &epoch));
+        draft.push(Event::new(Vec::new(), Body::Placed(Placed { slots, epoch })))?;
+        draft.finish(Vec::new())
+    }
+
+    /// An ended actor's last sequence number is known for good.
+    ///
+    /// # Errors
+    /// As [`Cell::start`].
+    pub fn close_actor(
+        &mut self,
+        view: &dyn View,
+        actor: ActorId,
+        last: u64,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        draft.push(Event::new(Vec::new(), Body::Closed(Closed { actor, last })))?;
+        draft.finish(Vec::new())
+    }
+
+    /// Verified facts: from a callback, an answer or a listing. Never refused, never dropped; settled here if this
+    /// node owns what they concern.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn facts(
+        &mut self,
+        view: &dyn View,
+        facts: Vec<Fact>,
+        trace: &str,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, trace);
+        for fact in facts {
+            let (order, payment) = fact.concerns();
+            if let Fact::Capture(capture) = &fact {
+                // An answer that carries a higher epoch is contact: stop owning before settling anything.
+                capture.order_epoch.iter().for_each(|epoch| draft.contact(order.slot(), epoch));
+                capture.payment_epoch.iter().for_each(|epoch| draft.contact(payment.slot(), epoch));
+            }
+            let event = Event::new(vec![order.into(), payment.into()], Body::Fact(fact));
+            if !draft.holds(&event)? {
+                draft.push(event)?;
+            }
+        }
+        draft.settle_touched()?;
+        draft.finish(Vec::new())
+    }
+
+    /// The gateway does not know the key of this attempt, past its expiry and margin: it was never started.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn never_started(
+        &mut self,
+        view: &dyn View,
+        payment: crate::id::PaymentId,
+        k: u64,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let past = self.rules.close_margin_ms;
+        let mut draft = Draft::new(self, view, now_ms, "");
+        draft.touch(payment.into());
+        draft.settle_touched()?;
+        let open = draft.read::<Payment, _>(payment.into(), |reading| {
+            let attempt = reading.state.as_ref()?.attempts.get(&k)?;
+            (attempt.end.is_none() && now_ms >= attempt.expires_at_ms.saturating_add(past)).then_some(())
+        })?;
+        if open.flatten().is_some() {
+            let ended = AttemptEnded { k, end: AttemptEnd::NeverStarted, code: String::new() };
+            draft.decide_payment(payment, PaymentDecision::AttemptEnded(ended), None)?;
+            draft.settle_touched()?;
+        }
+        draft.finish(Vec::new())
+    }
+
+    /// A timer is due, or something outside changed: decide what this node owes on the entity.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn wake(&mut self, view: &dyn View, id: EntityId, now_ms: u64) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        draft.touch(id);
+        draft.settle_touched()?;
+        draft.finish(Vec::new())
+    }
+
+    /// Ends a payment that an operator discarded from the dead letters.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn discard(
+        &mut self,
+        view: &dyn View,
+        payment: crate::id::PaymentId,
+        reason: &str,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        draft.touch(payment.into());
+        draft.settle_touched()?;
+        let idle = draft.read::<Payment, _>(payment.into(), |reading| {
+            reading.state.as_ref().is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
+        })?;
+        if idle == Some(true) {
+            let ended = Ended { how: crate::order::How::Failed, code: format!("discarded: {reason}") };
+            draft.decide_payment(payment, PaymentDecision::Ended(ended), None)?;
+            draft.settle_touched()?;
+        }
+        draft.finish(Vec::new())
+    }
+
+    /// What this node owes the outside on an entity. Empty where it is not the owner.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails.
+    pub fn duties(&self, view: &dyn View, id: EntityId) -> Result<Vec<Duty>, Unavailable> {
+        let Some(epoch) = self.owned(id.slot()) else { return Ok(Vec::new()) };
+        let Some(entity) = view.entity(id)? else { return Ok(Vec::new()) };
+        let speaker = Speaker { region: self.me.region(), epoch };
+        let mine = |slot| self.owned(slot).is_some();
+        match id.kind {
+            EntityKind::ORDER => {
+                let reading = Reading::<Order>::of(&entity);
+                let glances = draft::payment_glances(&reading, |id| view.entity(id))?;
+                let glance = |payment: &_| glances.get(payment).copied().unwrap_or_default();
+                Ok(order_duties(&reading, &glance, &mine, &speaker, &self.rules))
+            }
+            EntityKind::PAYMENT => {
+                let reading = Reading::<Payment>::of(&entity);
+                let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else { return Ok(Vec::new()) };
+                let order = view.entity(permit.order.into())?;
+                let glance = OrderGlance::of(order.as_deref(), &payment);
+                Ok(payment_duties(&reading, &glance, &mine, &speaker))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether a dot is covered by the frontier.
+    #[must_use]
+    pub fn covers(&self, dot: &Dot) -> bool {
+        self.frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq)
+    }
+}
