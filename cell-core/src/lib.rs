@@ -4,11 +4,13 @@
 //! Time and entropy are arguments; what has to happen outside comes back as values.
 
 pub mod canon;
+pub mod cell;
 pub mod clock;
 pub mod duty;
 pub mod entity;
 pub mod event;
 pub mod gate;
+pub mod graph;
 pub mod id;
 pub mod money;
 pub mod order;

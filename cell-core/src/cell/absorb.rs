@@ -1,0 +1,256 @@
+//! What comes from elsewhere: replicated changes, merged state, and messages.
+
+use super::draft::Draft;
+use super::{Alarm, Cell, Front, Step, Unavailable, View};
+use crate::canon::{Malformed, Message};
+use crate::clock::Observed;
+use crate::duty::MessageBody;
+use crate::entity::{Blocked, Entity, Reading};
+use crate::event::{Body, Change, Entry, Event, Record};
+use crate::gate::Envelope;
+use crate::id::{EntityId, Hash};
+use crate::order::{Order, OrderDecision, Stalled, Why};
+use crate::payment::{Payment, PaymentPhase, Permit};
+use crate::settle;
+use crate::version::EventId;
+
+/// Why a replicated entry was not applied. Nothing was touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is not the next of its actor: ask again from the frontier.
+    #[error("a gap: {have} is the last known")]
+    Gap { have: u64 },
+    /// Another content stands under its dot, or its chain does not fit: stop that stream and alarm.
+    #[error("two contents for one dot")]
+    Conflict,
+    #[error("malformed: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("its actor belongs to no member region")]
+    NotAMember,
+}
+
+/// Why a message is handed to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// What it requires is present.
+    Ready,
+    /// It waited past its `until`.
+    Expired,
+    /// An operator discarded it.
+    Discarded,
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    /// An outcome, never a failure.
+    Refused(String),
+    /// Another cell owns the slot by now.
+    Moved,
+    Failed(String),
+}
+
+impl Cell {
+    /// A change of another actor. `Ok(Ok(step))` with no entries if it was known already.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn replicate(
+        &mut self,
+        view: &dyn View,
+        entry: &Entry,
+        now_ms: u64,
+    ) -> Result<Result<Step, Refused>, Unavailable> {
+        let dot = entry.dot;
+        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
+        if !self.placement.members().contains(&dot.actor.region()) {
+            return Ok(Err(Refused::NotAMember));
+        }
+        if dot.seq <= front.seq {
+            let conflict = dot.seq == front.seq && entry.hash != front.hash;
+            return Ok(if conflict { Err(Refused::Conflict) } else { Ok(Step::default()) });
+        }
+        if dot.seq != front.seq + 1 {
+            return Ok(Err(Refused::Gap { have: front.seq }));
+        }
+        if entry.hash != Entry::chain(&front.hash, &dot, &entry.bytes) || dot.actor == self.me {
+            return Ok(Err(Refused::Conflict));
+        }
+        let change = match Change::decode(&entry.bytes) {
+            Ok(change) if change.dot == dot => change,
+            Ok(_) => return Ok(Err(Refused::Conflict)),
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let observed = self.clock.observe(change.at, now_ms);
+        let mut draft = Draft::new(self, view, now_ms, &change.trace);
+        if let Observed::Ahead { by_ms } = observed {
+            draft.alarm(Alarm::ClockAhead { actor: dot.actor, by_ms });
+        }
+        for (place, event) in change.events.iter().enumerate() {
+            draft.place(event, EventId { dot, place: place as u64 }, change.at)?;
+        }
+        draft.cell.frontier.insert(dot.actor, Front { seq: dot.seq, hash: entry.hash });
+        draft.settle_touched()?;
+        draft.finish(vec![entry.clone()]).map(Ok)
+    }
+
+    /// State that was fetched because something waits for it. Logged as it is; its events keep their origins.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn merge(&mut self, view: &dyn View, entities: Vec<Entity>, now_ms: u64) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        for entity in &entities {
+            draft.join(entity)?;
+        }
+        draft.settle_touched()?;
+        let mut step = draft.finish(Vec::new())?;
+        step.merged = entities;
+        Ok(step)
+    }
+
+    /// Applies what the log holds, without deciding anything: replay after a restart.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn replay(
+        &mut self,
+        view: &dyn View,
+        entry: &Entry,
+        now_ms: u64,
+    ) -> Result<Result<Step, Malformed>, Unavailable> {
+        let change = match Change::decode(&entry.bytes) {
+            Ok(change) => change,
+            Err(error) => return Ok(Err(error)),
+        };
+        let _ = self.clock.observe(change.at, now_ms);
+        let mut draft = Draft::new(self, view, now_ms, "");
+        for (place, event) in change.events.iter().enumerate() {
+            draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
+        }
+        let front = Front { seq: entry.dot.seq, hash: entry.hash };
+        draft.cell.frontier.insert(entry.dot.actor, front);
+        draft.finish(Vec::new()).map(Ok)
+    }
+
+    /// A message from the gate.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched, and the gate asks again.
+    pub fn deliver(
+        &mut self,
+        view: &dyn View,
+        envelope: &Envelope,
+        why: Delivery,
+        now_ms: u64,
+    ) -> Result<(Step, Answer), Unavailable> {
+        let slot = envelope.to_slot;
+        if self.owned(slot).is_none() {
+            return Ok((Step::default(), Answer::Moved));
+        }
+        let body = match MessageBody::decode(&envelope.body) {
+            Ok(body) => body,
+            Err(error) => return Ok((Step::default(), Answer::Failed(error.to_string()))),
+        };
+        let mut draft = Draft::new(self, view, now_ms, &envelope.trace);
+        draft.contact(envelope.from_slot, &envelope.epoch);
+        let answer = match (&body, why) {
+            (MessageBody::PayRequest(request), _) => draft.pay_request(&request.permit, why)?,
+            (MessageBody::Withdrawal(withdrawal), _) => {
+                draft.withdrawal(&withdrawal.permit, withdrawal.why)?
+            }
+            (MessageBody::Stalled(stalled), _) => draft.stalled(stalled)?,
+            (MessageBody::Result(_) | MessageBody::RefundOrder(_), _) => {
+                // The data says it all; the message only made it be looked at.
+                draft.touch(envelope.subject);
+                draft.settle_touched()?;
+                Answer::Done
+            }
+        };
+        Ok((draft.finish(Vec::new())?, answer))
+    }
+}
+
+impl Draft<'_> {
+    /// A creation record brought by a message: any member region may write it down; its id proves it.
+    fn learn_permit(&mut self, permit: &Permit) -> Result<EntityId, Unavailable> {
+        let payment = EntityId::from(permit.payment_id());
+        let record = Event::new(vec![payment], Body::Record(Record::Permit(permit.clone())));
+        if !self.holds(&record)? {
+            self.push(record)?;
+        }
+        self.touch(payment);
+        Ok(payment)
+    }
+
+    fn pay_request(&mut self, permit: &Permit, why: Delivery) -> Result<Answer, Unavailable> {
+        let payment = self.learn_permit(permit)?;
+        self.settle_touched()?;
+        if why == Delivery::Discarded {
+            self.end_idle(payment, "discarded")?;
+            return Ok(Answer::Done);
+        }
+        let phase = self.read::<Payment, _>(payment, |reading| {
+            reading.state.as_ref().map(|state| state.phase).ok_or(reading.blocked)
+        })?;
+        Ok(match phase {
+            Some(Ok(PaymentPhase::Known)) if why == Delivery::Ready => {
+                Answer::Refused("the order's history does not hold this permit as open".to_owned())
+            }
+            Some(Ok(_)) => Answer::Done,
+            Some(Err(Some(Blocked::Newer))) => Answer::Failed("needs a newer version".to_owned()),
+            Some(Err(_)) | None => Answer::Failed("the payment's record does not prove its id".to_owned()),
+        })
+    }
+
+    fn end_idle(&mut self, payment: EntityId, code: &str) -> Result<(), Unavailable> {
+        let Some(id) = payment.payment() else { return Ok(()) };
+        let idle = self.read::<Payment, _>(payment, |reading| {
+            reading.state.as_ref().is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
+        })?;
+        if idle == Some(true) {
+            let ended = crate::payment::Ended { how: crate::order::How::Failed, code: code.to_owned() };
+            self.decide_payment(id, crate::payment::PaymentDecision::Ended(ended), None)?;
+            self.settle_touched()?;
+        }
+        Ok(())
+    }
+
+    /// Requires nothing: on a payment not seen yet it is written ended as its first decision.
+    fn withdrawal(&mut self, permit: &Permit, why: Why) -> Result<Answer, Unavailable> {
+        let payment = self.learn_permit(permit)?;
+        self.settle_touched()?;
+        let next = self.read::<Payment, _>(payment, |reading| {
+            let state = reading.state.as_ref().filter(|_| reading.blocked.is_none())?;
+            settle::withdraw(state, why)
+        })?;
+        if let (Some(next), Some(id)) = (next.flatten(), payment.payment()) {
+            for decision in next.decisions {
+                self.decide_payment(id, decision, None)?;
+            }
+            self.settle_touched()?;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn stalled(&mut self, stalled: &crate::duty::StalledBody) -> Result<Answer, Unavailable> {
+        let order = EntityId::from(stalled.order);
+        self.touch(order);
+        self.settle_touched()?;
+        let waits = self.read::<Order, _>(order, |reading| {
+            let state = reading.state.as_ref().filter(|_| reading.blocked.is_none())?;
+            let open = state.open_permit().is_some_and(|(payment, _)| *payment == stalled.payment);
+            Some(open && !state.stalled.contains(&stalled.payment))
+        })?;
+        match waits.flatten() {
+            Some(true) => {
+                let decision = Stalled { payment: stalled.payment, missing: stalled.missing.clone() };
+                self.decide_order(stalled.order, OrderDecision::Stalled(decision), None)?;
+                Ok(Answer::Done)
+            }
+            Some(false) => Ok(Answer::Done),
+            None => Ok(Answer::Refused("the order is not known here".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! What users ask for: settle first, then validate against the effective history, then decide.
+
+use super::draft::Draft;
+use super::{Cell, Step, Unavailable, View};
+use crate::entity::{Blocked, DECISIONS_MAX, REQUEST_DECISIONS_MAX, Reading};
+use crate::event::{Body, CommandRef, Event, Op, Record};
+use crate::graph::{Verdict, order_admits, order_status, payment_admits, payment_status};
+use crate::id::{EntityId, OrderId, PaymentId, UserId};
+use crate::money::MoneyError;
+use crate::order::{
+    Amended, Cancelled, How, LINES_MAX, Order, OrderContent, OrderDecision, OrderPhase, OrderRecord, OrderState,
+    PermitClosing, PermitOpened, RefundCase, RefundGranted, Why, uuid7_time_ms,
+};
+use crate::payment::{Accepted, Ended, Payment, PaymentDecision, PaymentState, Permit, Received};
+use crate::placement::Home;
+use crate::settle::expires_at_ms;
+
+/// Longest idempotency key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Place { record: Box<OrderRecord> },
+    Amend { order: OrderId, content: Box<OrderContent> },
+    /// Pay one's own order.
+    Pay { order: OrderId, card: String },
+    /// Ask somebody else to pay.
+    AskPayer { order: OrderId, payer: UserId, until_ms: Option<u64>, window_ms: Option<u64> },
+    Withdraw { payment: PaymentId },
+    Cancel { order: OrderId },
+    /// Give back a part, or what is left.
+    Refund { order: OrderId, amount_minor: Option<u64> },
+    Accept { payment: PaymentId, card: String },
+    Decline { payment: PaymentId },
+}
+
+impl Ask {
+    #[must_use]
+    pub fn op(&self) -> Op {
+        match self {
+            Ask::Place { .. } => Op::Place,
+            Ask::Amend { .. } => Op::Amend,
+            Ask::Pay { .. } => Op::Pay,
+            Ask::AskPayer { .. } => Op::Ask,
+            Ask::Withdraw { .. } => Op::Withdraw,
+            Ask::Cancel { .. } => Op::Cancel,
+            Ask::Refund { .. } => Op::Refund,
+            Ask::Accept { .. } => Op::Accept,
+            Ask::Decline { .. } => Op::Decline,
+        }
+    }
+    fn entity(&self) -> Option<EntityId> {
+        match self {
+            Ask::Place { .. } => None,
+            Ask::Amend { order, .. }
+            | Ask::Pay { order, .. }
+            | Ask::AskPayer { order, .. }
+            | Ask::Cancel { order }
+            | Ask::Refund { order, .. } => Some((*order).into()),
+            Ask::Withdraw { payment } | Ask::Accept { payment, .. } | Ask::Decline { payment } => {
+                Some((*payment).into())
+            }
+        }
+    }
+}
+
+/// A command: who asks for what, under which idempotency key, with which body bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub user: UserId,
+    pub key: String,
+    /// The request body as it is compared on a repeat.
+    pub body: Vec<u8>,
+    pub trace: String,
+    pub ask: Ask,
+}
+
+/// What a command was answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub order: OrderId,
+    pub payment: Option<PaymentId>,
+    /// What was asked follows later (202).
+    pub pending: bool,
+    /// The command had been carried out before.
+    pub repeated: bool,
+}
+
+/// The stable names of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// 404, also where it exists but is not the caller's.
+    NotFound,
+    /// 421: another cell decides here.
+    Misdirected,
+    /// 409: the command is known only as a void stray.
+    Superseded,
+    /// 422: the same key came with another body.
+    KeyReused,
+    /// 409: the status graph forbids it.
+    Forbidden,
+    /// 400.
+    Invalid,
+    /// 409: too many decisions on one entity.
+    TooMany,
+    /// 503: damaged, or written by a newer version.
+    Blocked,
+}
+
+/// Why a command was refused. Nothing was touched by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub problem: Problem,
+    /// What, where, and what to do.
+    pub detail: String,
+    /// JSON pointer into the request, if a field is at fault.
+    pub pointer: Option<&'static str>,
+    /// The home to go to instead.
+    pub home: Option<Home>,
+}
+
+impl Refusal {
+    fn new(problem: Problem, detail: impl Into<String>) -> Refusal {
+        Refusal { problem, detail: detail.into(), pointer: None, home: None }
+    }
+    fn invalid(pointer: &'static str, detail: impl Into<String>) -> Refusal {
+        Refusal { pointer: Some(pointer), ..Refusal::new(Problem::Invalid, detail) }
+    }
+    fn not_found() -> Refusal {
+        Refusal::new(Problem::NotFound, "no such order or payment of yours")
+    }
+    fn forbidden(what: &str, status: &str, op: Op, verdict: Verdict) -> Refusal {
+        Refusal::new(Problem::Forbidden, format!("'{op}' is refused: the {what} is {status} ({verdict})"))
+    }
+}
+
+impl From<MoneyError> for Refusal {
+    fn from(error: MoneyError) -> Refusal {
+        let pointer = if matches!(error, MoneyError::Currency(_)) { "/currency" } else { "/lines" };
+        Refusal::invalid(pointer, error.to_string())
+    }
+}
+
+type Outcome = Result<Result<Reply, Refusal>, Unavailable>;
+
+impl Cell {
+    /// Carries a command out, or says why not. The step may hold settling decisions also where the command is refused.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn command(
+        &mut self,
+        view: &dyn View,
+        command: &Command,
+        now_ms: u64,
+    ) -> Result<(Step, Result<Reply, Refusal>), Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, &command.trace);
+        let reply = draft.carry_out(command)?;
+        draft.settle_touched()?;
+        Ok((draft.finish(Vec::new())?, reply))
+    }
+}
+
+impl Draft<'_> {
+    fn carry_out(&mut self, command: &Command) -> Outcome {
+        if command.key.is_empty() || command.key.len() > KEY_BYTES_MAX {
+            return Ok(Err(Refusal::new(Problem::Invalid, "an idempotency key has 1 to 255 bytes")));
+        }
+        match &command.ask {
+            Ask::Place { record } => self.place_order(command, record),
+            Ask::Withdraw { payment } => match self.order_of(*payment)? {
+                Some(order) => self.on_order(command, order),
+                None => Ok(Err(Refusal::not_found())),
+            },
+            Ask::Amend { order, .. }
+            | Ask::Pay { order, .. }
+            | Ask::AskPayer { order, .. }
+            | Ask::Cancel { order }
+            | Ask::Refund { order, .. } => self.on_order(command, *order),
+            Ask::Accept { payment, .. } | Ask::Decline { payment } => self.on_payment(command, *payment),
+        }
+    }
+
+    fn order_of(&self, payment: PaymentId) -> Result<Option<OrderId>, Unavailable> {
+        let record = self.read::<Payment, _>(payment.into(), |reading| reading.record.clone())?;
+        Ok(record.flatten().map(|permit| permit.order))
+    }
+
+    fn misdirected(&self, id: EntityId) -> Option<Refusal> {
+        let slot = id.slot();
+        self.cell.owned(slot).is_none().then(|| {
+            let home = *self.cell.placement().home(slot);
+            let detail = format!("{slot:?} has its home in {}", home.node.region);
+            Refusal { home: Some(home), ..Refusal::new(Problem::Misdirected, detail) }
+        })
+    }
+
+    fn place_order(&mut self, command: &Command, record: &OrderRecord) -> Outcome {
+        let order = record.order_id();
+        if let Some(refusal) = self.misdirected(order.into()).or_else(|| check_record(command, record)) {
+            return Ok(Err(refusal));
+        }
+        let reply = |repeated| Ok(Ok(Reply { order, payment: None, pending: false, repeated }));
+        for other in self.orders_of_key(&record.user, &record.key)? {
+            if other == order {
+                return reply(true);
+            }
+            let detail = format!("the key was used for {other} with another body");
+            return Ok(Err(Refusal::new(Problem::KeyReused, detail)));
+        }
+        self.push(Event::new(vec![order.into()], Body::Record(Record::Order(record.clone()))))?;
+        reply(false)
+    }
+
+    // === on orders ===
+
+    fn on_order(&mut self, command: &Command, order: OrderId) -> Outcome {
+        let Some(entity) = self.entity(order.into())? else {
+            // Unknown here: the home may know it.
+            return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
+        };
+        let owner = Reading::<Order>::of(&entity).record.map(|record| record.user);
+        if owner.as_ref() != Some(&command.user) {
+            return Ok(Err(Refusal::not_found()));
+        }
+        if let Some(refusal) = self.misdirected(order.into()) {
+            return Ok(Err(refusal));
+        }
+        // The tail first, then a true answer.
+        self.touch(order.into());
+        self.settle_touched()?;
+        let Some(entity) = self.entity(order.into())? else { return Ok(Err(Refusal::not_found())) };
+        let reading = Reading::<Order>::of(&entity);
+        let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
+            return Ok(Err(blocked(reading.blocked)));
+        };
+        let reference = reference(command);
+        if let Some(answer) = repeated(&reference, &state.commands, &state.superseded) {
+            return Ok(answer.map(|()| Reply {
+                order,
+                payment: permit_of(state, &reference),
+                pending: state.open_permit().is_some_and(|(_, permit)| permit.closing.is_some()),
+                repeated: true,
+            }));
+        }
+        if state.decisions >= REQUEST_DECISIONS_MAX {
+            return Ok(Err(Refusal::new(Problem::TooMany, "the order has too many decisions")));
+        }
+        let op = command.ask.op();
+        let status = order_status(state);
+        match order_admits(status, op) {
+            Verdict::Allowed => {}
+            verdict => return Ok(Err(Refusal::forbidden("order", status.as_str(), op, verdict))),
+        }
+        self.decide_command(command, reference, order, &reading, state)
+    }
+
+    fn decide_command(
+        &mut self,
+        command: &Command,
+        reference: CommandRef,
+        order: OrderId,
+        reading: &Reading<'_, Order>,
+        state: &OrderState,
+    ) -> Outcome {
+        let mut reply = Reply { order, payment: None, pending: false, repeated: false };
+        match &command.ask {
+            Ask::Amend { content, .. } => {
+                if let Some(refusal) = check_content(content) {
+                    return Ok(Err(refusal));
+                }
+                if content.currency != state.content.currency {
+                    return Ok(Err(Refusal::invalid("/currency", "the currency of an order does not change")));
+                }
+                let amended = OrderDecision::Amended(Amended { content: (**content).clone() });
+                self.decide_order(order, amended, Some(reference))?;
+            }
+            Ask::Pay { card, .. } => {
+                let window = Some(self.cell.rules.permit_window_ms);
+                let permit = match self.permit(command, reading, state, &command.user, None, window, &reference)
+                {
+                    Ok(permit) => permit,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
+                let payment = permit.payment_id();
+                reply.payment = Some(payment);
+                let opened = OrderDecision::PermitOpened(PermitOpened { permit });
+                self.decide_order(order, opened, Some(reference.clone()))?;
+                self.accept_own(payment, card, &reference)?;
+            }
+            Ask::AskPayer { payer, until_ms, window_ms, .. } => {
+                if *payer == command.user {
+                    let detail = "the payer is the buyer: pay the order instead";
+                    return Ok(Err(Refusal::invalid("/payer", detail)));
+                }
+                let window = window_ms.or(Some(self.cell.rules.permit_window_ms));
+                let permit = match self.permit(command, reading, state, payer, *until_ms, window, &reference) {
+                    Ok(permit) => permit,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
+                reply.payment = Some(permit.payment_id());
+                let opened = OrderDecision::PermitOpened(PermitOpened { permit });
+                self.decide_order(order, opened, Some(reference))?;
+            }
+            Ask::Withdraw { payment } => {
+                let open = state.open_permit().filter(|(open, _)| *open == payment);
+                if open.is_none() {
+                    let status = order_status(state);
+                    let verdict = Verdict::NothingOpen;
+                    return Ok(Err(Refusal::forbidden("order", status.as_str(), Op::Withdraw, verdict)));
+                }
+                self.close_permit(order, *payment, Why::Withdrawal, reference)?;
+                (reply.payment, reply.pending) = (Some(*payment), true);
+            }
+            Ask::Cancel { .. } => match state.open_permit() {
+                Some((payment, _)) => {
+                    self.close_permit(order, *payment, Why::Cancel, reference)?;
+                    (reply.payment, reply.pending) = (Some(*payment), true);
+                }
+                None => {
+                    let refund = remaining(state);
+                    if state.phase == OrderPhase::Paid && refund.is_none() {
+                        let detail = "'cancel' is refused: the order is refunded in part or whole";
+                        return Ok(Err(Refusal::new(Problem::Forbidden, detail)));
+                    }
+                    let cancelled = OrderDecision::Cancelled(Cancelled { refund });
+                    self.decide_order(order, cancelled, Some(reference))?;
+                }
+            },
+            Ask::Refund { amount_minor, .. } => {
+                let Some(refund) = granted(state, *amount_minor, &reference) else {
+                    let detail = "more than was captured and not yet refunded";
+                    return Ok(Err(Refusal::invalid("/amount_minor", detail)));
+                };
+                let granted = OrderDecision::RefundGranted(RefundGranted { refund });
+                self.decide_order(order, granted, Some(reference))?;
+                reply.pending = true;
+            }
+            Ask::Place { .. } | Ask::Accept { .. } | Ask::Decline { .. } => {
+                return Ok(Err(Refusal::new(Problem::Forbidden, "not a command of an order")));
+            }
+        }
+        self.touch(order.into());
+        Ok(Ok(reply))
+    }
+
+    fn close_permit(
+        &mut self,
+        order: OrderId,
+        payment: PaymentId,
+        why: Why,
+        reference: CommandRef,
+    ) -> Result<(), Unavailable> {
+        let closing = OrderDecision::PermitClosing(PermitClosing { payment, why });
+        self.decide_order(order, closing, Some(reference))?;
+        self.touch(payment.into());
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one permit is made of all of these")]
+    fn permit(
+        &self,
+        command: &Command,
+        reading: &Reading<'_, Order>,
+        state: &OrderState,
+        payer: &UserId,
+        until_ms: Option<u64>,
+        window_ms: Option<u64>,
+        reference: &CommandRef,
+    ) -> Result<Permit, Refusal> {
+        let now = self.now_ms;
+        let window = window_ms.unwrap_or(self.cell.rules.permit_window_ms);
+        let expires = expires_at_ms(reading);
+        // A key's time is used only where it can be about now; a far-off client clock must not open endless windows.
+        let from_key = uuid7_time_ms(&command.key).filter(|time| time.abs_diff(now) < 60_000);
+        let (until, from_command) = match (until_ms, from_key) {
+            (Some(until), _) => (until, true),
+            (None, Some(time)) => (time.saturating_add(window), true),
+            (None, None) => (now.saturating_add(window), false),
+        };
+        // Cut to the order's own window, which is the same in every region that holds the order.
+        let until = until.min(expires);
+        if until <= now.saturating_add(self.cell.rules.attempt_margin_ms) {
+            return Err(Refusal::invalid("/until_ms", "the time to pay is over before it begins"));
+        }
+        let order = reading.entity.id.order().ok_or_else(Refusal::not_found)?;
+        let buyer = reading.record.as_ref().map(|record| record.user.clone()).ok_or_else(Refusal::not_found)?;
+        Ok(Permit {
+            order,
+            buyer,
+            payer: payer.clone(),
+            amount_minor: state.content.total_minor()?,
+            currency: state.content.currency.clone(),
+            content: state.content_hash,
+            until_ms: until,
+            until_from_command: from_command,
+            command: reference.id,
+        })
+    }
+
+    /// Paying one's own order: both sides live in one slot, so one change does it all.
+    fn accept_own(
+        &mut self,
+        payment: PaymentId,
+        card: &str,
+        reference: &CommandRef,
+    ) -> Result<(), Unavailable> {
+        let fresh = self.read::<Payment, _>(payment.into(), |reading| {
+            reading.state.as_ref().is_some_and(|state| state.phase == crate::payment::PaymentPhase::Known)
+        })?;
+        if fresh == Some(true) {
+            self.decide_payment(payment, PaymentDecision::Received(Received {}), None)?;
+            let accepted = PaymentDecision::Accepted(Accepted { card: card.to_owned() });
+            self.decide_payment(payment, accepted, Some(reference.clone()))?;
+        }
+        self.touch(payment.into());
+        Ok(())
+    }
+
+    // === on payments ===
+
+    fn on_payment(&mut self, command: &Command, payment: PaymentId) -> Outcome {
+        let Some(entity) = self.entity(payment.into())? else {
+            return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
+        };
+        let payer = Reading::<Payment>::of(&entity).record.map(|permit| permit.payer);
+        if payer.as_ref() != Some(&command.user) {
+            return Ok(Err(Refusal::not_found()));
+        }
+        if let Some(refusal) = self.misdirected(payment.into()) {
+            return Ok(Err(refusal));
+        }
+        self.touch(payment.into());
+        self.settle_touched()?;
+        let Some(entity) = self.entity(payment.into())? else { return Ok(Err(Refusal::not_found())) };
+        let reading = Reading::<Payment>::of(&entity);
+        let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
+            return Ok(Err(blocked(reading.blocked)));
+        };
+        let reply = Reply {
+            order: state.permit.order,
+            payment: Some(payment),
+            pending: matches!(command.ask, Ask::Accept { .. }),
+            repeated: false,
+        };
+        let reference = reference(command);
+        if let Some(answer) = repeated(&reference, &state.commands, &state.superseded) {
+            return Ok(answer.map(|()| Reply { repeated: true, ..reply }));
+        }
+        self.admit_payment(command, reference, payment, state).map(|admitted| admitted.map(|()| reply))
+    }
+
+    fn admit_payment(
+        &mut self,
+        command: &Command,
+        reference: CommandRef,
+        payment: PaymentId,
+        state: &PaymentState,
+    ) -> Result<Result<(), Refusal>, Unavailable> {
+        if state.decisions >= DECISIONS_MAX {
+            return Ok(Err(Refusal::new(Problem::TooMany, "the payment has too many decisions")));
+        }
+        let op = command.ask.op();
+        let status = payment_status(state);
+        match payment_admits(status, op) {
+            Verdict::Allowed => {}
+            verdict => return Ok(Err(Refusal::forbidden("payment", status.as_str(), op, verdict))),
+        }
+        let decision = match &command.ask {
+            Ask::Accept { card, .. } => {
+                let late = self.now_ms.saturating_add(self.cell.rules.attempt_margin_ms) >= state.permit.until_ms;
+                if late {
+                    let detail = "'accept' is refused: too late to pay before the request ends";
+                    return Ok(Err(Refusal::new(Problem::Forbidden, detail)));
+                }
+                PaymentDecision::Accepted(Accepted { card: card.clone() })
+            }
+            _ => PaymentDecision::Ended(Ended { how: How::Declined, code: String::new() }),
+        };
+        self.decide_payment(payment, decision, Some(reference))?;
+        self.touch(payment.into());
+        Ok(Ok(()))
+    }
+}
+
+fn reference(command: &Command) -> CommandRef {
+    CommandRef::new(&command.user, command.ask.op(), command.ask.entity(), &command.key, &command.body)
+}
+
+fn blocked(blocked: Option<Blocked>) -> Refusal {
+    let detail = match blocked {
+        Some(Blocked::Newer) => "it holds an event that needs a newer version of this service",
+        Some(Blocked::Forked) => "its history is forked; the next epoch chooses",
+        Some(Blocked::Orphan) | None => return Refusal::not_found(),
+    };
+    Refusal::new(Problem::Blocked, detail)
+}
+
+/// The answer to a repeated command, if it is one.
+fn repeated(
+    reference: &CommandRef,
+    commands: &std::collections::BTreeMap<[u8; 16], [u8; 16]>,
+    superseded: &std::collections::BTreeSet<[u8; 16]>,
+) -> Option<Result<(), Refusal>> {
+    match commands.get(&reference.id) {
+        Some(digest) if *digest == reference.digest => Some(Ok(())),
+        Some(_) => Some(Err(Refusal::new(Problem::KeyReused, "the key was used with another body"))),
+        None if superseded.contains(&reference.id) => {
+            let detail = "the command was given to a home that was replaced, and had to be dropped; ask anew";
+            Some(Err(Refusal::new(Problem::Superseded, detail)))
+        }
+        None => None,
+    }
+}
+
+fn permit_of(state: &OrderState, reference: &CommandRef) -> Option<PaymentId> {
+    state.permits.iter().find(|(_, permit)| permit.permit.command == reference.id).map(|(id, _)| *id)
+}
+
+/// A refund of everything that was captured and not refunded, under the capture's one automatic case.
+fn remaining(state: &OrderState) -> Option<RefundCase> {
+    let applied = state.applied.as_ref()?;
+    let untouched = state.refunded_minor(&applied.intent) == 0;
+    untouched.then(|| RefundCase::whole(&applied.intent, applied.payment, applied.amount_minor))
+}
+
+/// A granted refund is capped at captured − refunded; its case is the command that asked for it.
+fn granted(state: &OrderState, amount_minor: Option<u64>, reference: &CommandRef) -> Option<RefundCase> {
+    let applied = state.applied.as_ref()?;
+    let left = applied.amount_minor.saturating_sub(state.refunded_minor(&applied.intent));
+    let amount_minor = amount_minor.unwrap_or(left);
+    let fits = amount_minor > 0 && amount_minor <= left;
+    fits.then(|| RefundCase {
+        case: reference.id,
+        intent: applied.intent.clone(),
+        payment: applied.payment,
+        amount_minor,
+    })
+}
+
+fn check_content(content: &OrderContent) -> Option<Refusal> {
+    if content.lines.is_empty() || content.lines.len() > LINES_MAX {
+        return Some(Refusal::invalid("/lines", format!("an order has 1 to {LINES_MAX} lines")));
+    }
+    if content.lines.iter().any(|line| line.quantity == 0 || line.sku.is_empty()) {
+        return Some(Refusal::invalid("/lines", "a line needs a sku and a quantity above zero"));
+    }
+    match content.total_minor() {
+        Ok(0) => Some(Refusal::invalid("/lines", "the total is zero: nothing to pay")),
+        Ok(_) => None,
+        Err(error) => Some(error.into()),
+    }
+}
+
+fn check_record(command: &Command, record: &OrderRecord) -> Option<Refusal> {
+    if record.user != command.user || record.key != command.key {
+        return Some(Refusal::new(Problem::Invalid, "an order is placed by its own user, under its own key"));
+    }
+    check_content(&record.content)
+}
