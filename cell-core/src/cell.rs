@@ -120,7 +120,10 @@ impl Cell {
     }
     #[must_use]
     pub fn version(&self) -> VersionVector {
-        self.frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect()
+        self.frontier
+            .iter()
+            .map(|(actor, front)| (*actor, front.seq))
+            .collect()
     }
     #[must_use]
     pub fn beats(&self) -> &BTreeMap<RegionId, u64> {
@@ -141,7 +144,9 @@ impl Cell {
     ) {
         self.frontier.extend(frontier);
         self.closed.extend(closed);
-        epochs.into_iter().for_each(|(slot, epoch)| drop(self.placement.join(slot, &epoch)));
+        epochs.into_iter().for_each(|(slot, epoch)| {
+            self.placement.join(slot, &epoch);
+        });
     }
 
     /// The first change of an actor: whom it follows.
@@ -153,7 +158,10 @@ impl Cell {
         if let Some(old) = old {
             let front = draft.cell.frontier.get(&old).copied();
             let (last, hash) = front.map_or((0, Hash::ZERO), |front| (front.seq, front.hash));
-            draft.push(Event::new(Vec::new(), Body::Succeeds(Succeeds { old, last, hash })))?;
+            draft.push(Event::new(
+                Vec::new(),
+                Body::Succeeds(Succeeds { old, last, hash }),
+            ))?;
         } else {
             draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
         }
@@ -194,7 +202,11 @@ impl Cell {
         step: u64,
         now_ms: u64,
     ) -> Result<Step, Unavailable> {
-        let epoch = Epoch { term, step, actor: self.me };
+        let epoch = Epoch {
+            term,
+            step,
+            actor: self.me,
+        };
         let mut draft = Draft::new(self, view, now_ms, "");
         slots.iter().for_each(|slot| draft.contact(*slot, &epoch));
         draft.push(Event::new(Vec::new(), Body::Placed(Placed { slots, epoch })))?;
@@ -234,8 +246,14 @@ impl Cell {
             let (order, payment) = fact.concerns();
             if let Fact::Capture(capture) = &fact {
                 // An answer that carries a higher epoch is contact: stop owning before settling anything.
-                capture.order_epoch.iter().for_each(|epoch| draft.contact(order.slot(), epoch));
-                capture.payment_epoch.iter().for_each(|epoch| draft.contact(payment.slot(), epoch));
+                capture
+                    .order_epoch
+                    .iter()
+                    .for_each(|epoch| draft.contact(order.slot(), epoch));
+                capture
+                    .payment_epoch
+                    .iter()
+                    .for_each(|epoch| draft.contact(payment.slot(), epoch));
             }
             let event = Event::new(vec![order.into(), payment.into()], Body::Fact(fact));
             if !draft.holds(&event)? {
@@ -266,7 +284,11 @@ impl Cell {
             (attempt.end.is_none() && now_ms >= attempt.expires_at_ms.saturating_add(past)).then_some(())
         })?;
         if open.flatten().is_some() {
-            let ended = AttemptEnded { k, end: AttemptEnd::NeverStarted, code: String::new() };
+            let ended = AttemptEnded {
+                k,
+                end: AttemptEnd::NeverStarted,
+                code: String::new(),
+            };
             draft.decide_payment(payment, PaymentDecision::AttemptEnded(ended), None)?;
             draft.settle_touched()?;
         }
@@ -299,10 +321,16 @@ impl Cell {
         draft.touch(payment.into());
         draft.settle_touched()?;
         let idle = draft.read::<Payment, _>(payment.into(), |reading| {
-            reading.state.as_ref().is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
+            reading
+                .state
+                .as_ref()
+                .is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
         })?;
         if idle == Some(true) {
-            let ended = Ended { how: crate::order::How::Failed, code: format!("discarded: {reason}") };
+            let ended = Ended {
+                how: crate::order::How::Failed,
+                code: format!("discarded: {reason}"),
+            };
             draft.decide_payment(payment, PaymentDecision::Ended(ended), None)?;
             draft.settle_touched()?;
         }
@@ -314,9 +342,16 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails.
     pub fn duties(&self, view: &dyn View, id: EntityId) -> Result<Vec<Duty>, Unavailable> {
-        let Some(epoch) = self.owned(id.slot()) else { return Ok(Vec::new()) };
-        let Some(entity) = view.entity(id)? else { return Ok(Vec::new()) };
-        let speaker = Speaker { region: self.me.region(), epoch };
+        let Some(epoch) = self.owned(id.slot()) else {
+            return Ok(Vec::new());
+        };
+        let Some(entity) = view.entity(id)? else {
+            return Ok(Vec::new());
+        };
+        let speaker = Speaker {
+            region: self.me.region(),
+            epoch,
+        };
         let mine = |slot| self.owned(slot).is_some();
         match id.kind {
             EntityKind::ORDER => {
@@ -327,7 +362,9 @@ impl Cell {
             }
             EntityKind::PAYMENT => {
                 let reading = Reading::<Payment>::of(&entity);
-                let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else { return Ok(Vec::new()) };
+                let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else {
+                    return Ok(Vec::new());
+                };
                 let order = view.entity(permit.order.into())?;
                 let glance = OrderGlance::of(order.as_deref(), &payment);
                 Ok(payment_duties(&reading, &glance, &mine, &speaker))
@@ -339,6 +376,8 @@ impl Cell {
     /// Whether a dot is covered by the frontier.
     #[must_use]
     pub fn covers(&self, dot: &Dot) -> bool {
-        self.frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq)
+        self.frontier
+            .get(&dot.actor)
+            .is_some_and(|front| front.seq >= dot.seq)
     }
 }

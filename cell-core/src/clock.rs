@@ -3,7 +3,7 @@
 //! Source: Kulkarni, Demirbas et al., "Logical Physical Clocks" (2014). Unlike the paper, a remote stamp that runs ahead
 //! by more than a bound is reported and does not drag the local clock.
 
-use crate::canon::{message};
+use crate::canon::message;
 
 /// A remote stamp ahead of us by more than this many milliseconds does not move our clock.
 pub const SKEW_MS_MAX: u64 = 500;

@@ -25,8 +25,15 @@ pub const DECISIONS_MAX: usize = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ItemKey {
     Record(Hash),
-    Decision { epoch: Epoch, place: u64, hash: Hash },
-    Fact { key: FactKey, hash: Hash },
+    Decision {
+        epoch: Epoch,
+        place: u64,
+        hash: Hash,
+    },
+    Fact {
+        key: FactKey,
+        hash: Hash,
+    },
     /// Of a kind that only a newer version knows.
     Newer(Hash),
 }
@@ -67,7 +74,10 @@ message! {
 impl Entity {
     #[must_use]
     pub fn new(id: EntityId) -> Entity {
-        Entity { id, items: BTreeMap::new() }
+        Entity {
+            id,
+            items: BTreeMap::new(),
+        }
     }
 
     /// The items in key order.
@@ -78,12 +88,16 @@ impl Entity {
     /// Whether an event of the change at `dot` is in it.
     #[must_use]
     pub fn contains(&self, dot: &Dot) -> bool {
-        self.items.values().any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
+        self.items
+            .values()
+            .any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
     }
 
     /// Puts an event in its place. `true` if anything changed: merging again is a no-op.
     pub fn place(&mut self, placing: Placing) -> bool {
-        let Some(key) = item_key(&placing.event) else { return false };
+        let Some(key) = item_key(&placing.event) else {
+            return false;
+        };
         match self.items.entry(key) {
             std::collections::btree_map::Entry::Vacant(vacant) => {
                 vacant.insert(Item {
@@ -107,8 +121,11 @@ impl Entity {
         let mut changed = false;
         for item in other.items.values() {
             for origin in &item.origins {
-                changed |=
-                    self.place(Placing { event: item.event.clone(), origin: *origin, at: item.since });
+                changed |= self.place(Placing {
+                    event: item.event.clone(),
+                    origin: *origin,
+                    at: item.since,
+                });
             }
         }
         changed
@@ -121,7 +138,10 @@ impl Entity {
             origins: item.origins.iter().copied().collect(),
             since: item.since,
         });
-        EntityShape { id: self.id, items: items.collect() }
+        EntityShape {
+            id: self.id,
+            items: items.collect(),
+        }
     }
 
     /// # Errors
@@ -131,7 +151,11 @@ impl Entity {
         for item in shape.items {
             let event = Arc::new(Event::decode(item.event)?);
             for origin in item.origins {
-                entity.place(Placing { event: event.clone(), origin, at: item.since });
+                entity.place(Placing {
+                    event: event.clone(),
+                    origin,
+                    at: item.since,
+                });
             }
         }
         Ok(entity)
@@ -149,12 +173,19 @@ fn item_key(event: &Event) -> Option<ItemKey> {
     match &event.body {
         None => Some(ItemKey::Newer(hash)),
         Some(Body::Record(_)) => Some(ItemKey::Record(hash)),
-        Some(Body::Decided(decided)) => {
-            Some(ItemKey::Decision { epoch: decided.epoch, place: decided.place, hash })
-        }
-        Some(Body::Fact(fact)) => Some(ItemKey::Fact { key: fact.key(), hash }),
+        Some(Body::Decided(decided)) => Some(ItemKey::Decision {
+            epoch: decided.epoch,
+            place: decided.place,
+            hash,
+        }),
+        Some(Body::Fact(fact)) => Some(ItemKey::Fact {
+            key: fact.key(),
+            hash,
+        }),
         // Cell-level events are no part of any entity, whatever their envelope says.
-        Some(Body::Carried(_) | Body::Succeeds(_) | Body::Beat(_) | Body::Placed(_) | Body::Closed(_)) => None,
+        Some(Body::Carried(_) | Body::Succeeds(_) | Body::Beat(_) | Body::Placed(_) | Body::Closed(_)) => {
+            None
+        }
         Some(Body::Audit(_)) => None,
     }
 }
@@ -279,7 +310,12 @@ impl<'a, K: Kind> Reading<'a, K> {
                 Some(Body::Decided(decided)) => {
                     if let Some(link) = legal_link::<K>(decided, item) {
                         by_hash.insert(link.hash, link);
-                        chains.entry(decided.epoch).or_default().entry(decided.place).or_default().push(link);
+                        chains
+                            .entry(decided.epoch)
+                            .or_default()
+                            .entry(decided.place)
+                            .or_default()
+                            .push(link);
                     }
                 }
                 Some(_) => {}
@@ -291,7 +327,9 @@ impl<'a, K: Kind> Reading<'a, K> {
     }
 
     fn take_record(&mut self, record: &Record, item: &Item) {
-        let Some(record) = K::record(&self.entity.id, record) else { return };
+        let Some(record) = K::record(&self.entity.id, record) else {
+            return;
+        };
         if self.record.is_none() || item.since < self.created {
             self.record = Some(record);
             self.created = item.since;
@@ -307,9 +345,15 @@ impl<'a, K: Kind> Reading<'a, K> {
     ) {
         let mut in_history: BTreeSet<Hash> = BTreeSet::new();
         for (epoch, chain) in chains.iter().rev() {
-            let Some(first) = chain.get(&0).and_then(|contents| contents.first()) else { continue };
-            let inherited: Option<Vec<_>> =
-                first.decided.inherits.iter().map(|hash| by_hash.get(hash).copied()).collect();
+            let Some(first) = chain.get(&0).and_then(|contents| contents.first()) else {
+                continue;
+            };
+            let inherited: Option<Vec<_>> = first
+                .decided
+                .inherits
+                .iter()
+                .map(|hash| by_hash.get(hash).copied())
+                .collect();
             let Some(inherited) = inherited else { continue };
             self.epoch = Some(*epoch);
             self.history = inherited;
@@ -328,10 +372,15 @@ impl<'a, K: Kind> Reading<'a, K> {
         let Some(effective) = self.epoch else { return };
         let lower = chains.iter().filter(|(epoch, _)| **epoch < effective);
         let links = lower.flat_map(|(_, chain)| chain.values().flatten());
-        self.strays.extend(links.filter(|link| !in_history.contains(&link.hash)));
+        self.strays
+            .extend(links.filter(|link| !in_history.contains(&link.hash)));
         // The losing side of a fork in the effective chain is as good as a stray of it.
-        let forked = chains[&effective].values().filter(|contents| contents.len() > 1).flatten();
-        self.strays.extend(forked.filter(|link| !in_history.contains(&link.hash)));
+        let forked = chains[&effective]
+            .values()
+            .filter(|contents| contents.len() > 1)
+            .flatten();
+        self.strays
+            .extend(forked.filter(|link| !in_history.contains(&link.hash)));
     }
 
     fn fold(&mut self) {
@@ -349,13 +398,24 @@ impl<'a, K: Kind> Reading<'a, K> {
 
     /// The first content of each fact, in key order: captures before refunds.
     pub fn known_facts(&self) -> impl Iterator<Item = (&FactKey, &'a Fact)> + '_ {
-        self.facts.iter().filter_map(|(key, contents)| contents.first().map(|(fact, _)| (key, *fact)))
+        self.facts
+            .iter()
+            .filter_map(|(key, contents)| contents.first().map(|(fact, _)| (key, *fact)))
     }
 }
 
 /// A decision is legal if the actor that its epoch names wrote it.
 fn legal_link<'a, K: Kind>(decided: &'a Decided, item: &'a Item) -> Option<Link<'a, K::Decision>> {
     let body = K::decision(&decided.body)?;
-    let origin = item.origins.iter().find(|origin| origin.dot.actor == decided.epoch.actor)?;
-    Some(Link { decided, body, hash: item.event.hash, since: item.since, dot: origin.dot })
+    let origin = item
+        .origins
+        .iter()
+        .find(|origin| origin.dot.actor == decided.epoch.actor)?;
+    Some(Link {
+        decided,
+        body,
+        hash: item.event.hash,
+        since: item.since,
+        dot: origin.dot,
+    })
 }

@@ -1,1 +1,3 @@
 //! The gate (being written).
+mod envelope;
+pub use envelope::{Envelope, MessageId, MessageKind, Requirement};

@@ -97,7 +97,9 @@ pub fn order_admits(status: OrderStatus, op: Op) -> Verdict {
         (Op::Amend | Op::Pay | Op::Ask | Op::Cancel | Op::Withdraw | Op::Refund, S::Cancelled) => {
             V::AlreadyCancelled
         }
-        (Op::Amend | Op::Pay | Op::Ask | Op::Cancel | Op::Withdraw | Op::Refund, S::Expired) => V::AlreadyExpired,
+        (Op::Amend | Op::Pay | Op::Ask | Op::Cancel | Op::Withdraw | Op::Refund, S::Expired) => {
+            V::AlreadyExpired
+        }
         (Op::Accept | Op::Decline | Op::Discard, _) => V::WrongKind,
     }
 }
@@ -116,7 +118,9 @@ pub fn payment_admits(status: PaymentStatus, op: Op) -> Verdict {
         (Op::Discard, S::Accepted) => V::AlreadyAccepted,
         (Op::Discard, S::Closing) => V::IsClosing,
         (Op::Discard, S::Ended) => V::AlreadyEnded,
-        (Op::Place | Op::Amend | Op::Pay | Op::Ask | Op::Withdraw | Op::Cancel | Op::Refund, _) => V::WrongKind,
+        (Op::Place | Op::Amend | Op::Pay | Op::Ask | Op::Withdraw | Op::Cancel | Op::Refund, _) => {
+            V::WrongKind
+        }
     }
 }
 

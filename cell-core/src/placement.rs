@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::canon::{message};
+use crate::canon::message;
 use crate::id::{ActorId, NodeId, RegionId, Slot};
 
 message! {
@@ -41,7 +41,15 @@ impl Placement {
     /// The placement of a new cluster: term 1, step 0, each slot at the first node of `home(slot)`.
     pub fn initial(members: Vec<RegionId>, home: impl Fn(Slot) -> RegionId) -> Self {
         let homes = Slot::all()
-            .map(|slot| Home { term: 1, step: 0, actor: None, node: NodeId { region: home(slot), index: 0 } })
+            .map(|slot| Home {
+                term: 1,
+                step: 0,
+                actor: None,
+                node: NodeId {
+                    region: home(slot),
+                    index: 0,
+                },
+            })
             .collect();
         Placement { homes, members }
     }
@@ -62,8 +70,12 @@ impl Placement {
         let home = &mut self.homes[usize::from(slot.number())];
         let higher = (epoch.term, epoch.step, Some(epoch.actor)) > (home.term, home.step, home.actor);
         if higher {
-            *home =
-                Home { term: epoch.term, step: epoch.step, actor: Some(epoch.actor), node: epoch.actor.node };
+            *home = Home {
+                term: epoch.term,
+                step: epoch.step,
+                actor: Some(epoch.actor),
+                node: epoch.actor.node,
+            };
         }
         higher
     }
@@ -75,14 +87,26 @@ impl Placement {
     #[must_use]
     pub fn owned(&self, slot: Slot, me: &ActorId) -> Option<Epoch> {
         let home = self.home(slot);
-        (home.node == me.node && home.actor.is_none_or(|seen| seen <= *me))
-            .then_some(Epoch { term: home.term, step: home.step, actor: *me })
+        (home.node == me.node && home.actor.is_none_or(|seen| seen <= *me)).then_some(Epoch {
+            term: home.term,
+            step: home.step,
+            actor: *me,
+        })
     }
 
     /// Slots whose known epoch differs from the initial one, for persisting.
     pub fn learned(&self) -> impl Iterator<Item = (Slot, Epoch)> + '_ {
         Slot::all().zip(&self.homes).filter_map(|(slot, home)| {
-            home.actor.map(|actor| (slot, Epoch { term: home.term, step: home.step, actor }))
+            home.actor.map(|actor| {
+                (
+                    slot,
+                    Epoch {
+                        term: home.term,
+                        step: home.step,
+                        actor,
+                    },
+                )
+            })
         })
     }
 }
@@ -92,7 +116,14 @@ mod tests {
     use super::*;
 
     fn actor(region: &str, start: u64) -> ActorId {
-        ActorId { node: NodeId { region: RegionId::new(region).unwrap(), index: 0 }, start, nonce: 1 }
+        ActorId {
+            node: NodeId {
+                region: RegionId::new(region).unwrap(),
+                index: 0,
+            },
+            start,
+            nonce: 1,
+        }
     }
 
     #[test]
@@ -104,11 +135,33 @@ mod tests {
         assert!(placement.join(slot, &first) && !placement.join(slot, &first));
         let restarted = placement.owned(slot, &actor("north", 2)).unwrap();
         assert!(placement.join(slot, &restarted));
-        assert_eq!(placement.owned(slot, &actor("north", 1)), None, "the older start stops");
-        let moved = Epoch { term: 1, step: 1, actor: actor("east", 1) };
+        assert_eq!(
+            placement.owned(slot, &actor("north", 1)),
+            None,
+            "the older start stops"
+        );
+        let moved = Epoch {
+            term: 1,
+            step: 1,
+            actor: actor("east", 1),
+        };
         assert!(placement.join(slot, &moved));
-        assert!(!placement.join(slot, &Epoch { term: 1, step: 0, actor: actor("north", 99) }));
+        assert!(!placement.join(
+            slot,
+            &Epoch {
+                term: 1,
+                step: 0,
+                actor: actor("north", 99)
+            }
+        ));
         assert_eq!(placement.owned(slot, &actor("north", 99)), None);
-        assert!(placement.join(slot, &Epoch { term: 2, step: 0, actor: actor("north", 3) }));
+        assert!(placement.join(
+            slot,
+            &Epoch {
+                term: 2,
+                step: 0,
+                actor: actor("north", 3)
+            }
+        ));
     }
 }

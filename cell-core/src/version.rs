@@ -4,7 +4,7 @@ use std::fmt;
 
 use crdts::{CmRDT, CvRDT, VClock};
 
-use crate::canon::{message};
+use crate::canon::message;
 use crate::id::ActorId;
 
 message! {

@@ -5,7 +5,7 @@ use super::{Alarm, Cell, Front, Step, Unavailable, View};
 use crate::canon::{Malformed, Message};
 use crate::clock::Observed;
 use crate::duty::MessageBody;
-use crate::entity::{Blocked, Entity, Reading};
+use crate::entity::{Blocked, Entity};
 use crate::event::{Body, Change, Entry, Event, Record};
 use crate::gate::Envelope;
 use crate::id::{EntityId, Hash};
@@ -63,13 +63,20 @@ impl Cell {
         now_ms: u64,
     ) -> Result<Result<Step, Refused>, Unavailable> {
         let dot = entry.dot;
-        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
+        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front {
+            seq: 0,
+            hash: Hash::ZERO,
+        });
         if !self.placement.members().contains(&dot.actor.region()) {
             return Ok(Err(Refused::NotAMember));
         }
         if dot.seq <= front.seq {
             let conflict = dot.seq == front.seq && entry.hash != front.hash;
-            return Ok(if conflict { Err(Refused::Conflict) } else { Ok(Step::default()) });
+            return Ok(if conflict {
+                Err(Refused::Conflict)
+            } else {
+                Ok(Step::default())
+            });
         }
         if dot.seq != front.seq + 1 {
             return Ok(Err(Refused::Gap { have: front.seq }));
@@ -85,12 +92,28 @@ impl Cell {
         let observed = self.clock.observe(change.at, now_ms);
         let mut draft = Draft::new(self, view, now_ms, &change.trace);
         if let Observed::Ahead { by_ms } = observed {
-            draft.alarm(Alarm::ClockAhead { actor: dot.actor, by_ms });
+            draft.alarm(Alarm::ClockAhead {
+                actor: dot.actor,
+                by_ms,
+            });
         }
         for (place, event) in change.events.iter().enumerate() {
-            draft.place(event, EventId { dot, place: place as u64 }, change.at)?;
+            draft.place(
+                event,
+                EventId {
+                    dot,
+                    place: place as u64,
+                },
+                change.at,
+            )?;
         }
-        draft.cell.frontier.insert(dot.actor, Front { seq: dot.seq, hash: entry.hash });
+        draft.cell.frontier.insert(
+            dot.actor,
+            Front {
+                seq: dot.seq,
+                hash: entry.hash,
+            },
+        );
         draft.settle_touched()?;
         draft.finish(vec![entry.clone()]).map(Ok)
     }
@@ -99,7 +122,12 @@ impl Cell {
     ///
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.
-    pub fn merge(&mut self, view: &dyn View, entities: Vec<Entity>, now_ms: u64) -> Result<Step, Unavailable> {
+    pub fn merge(
+        &mut self,
+        view: &dyn View,
+        entities: Vec<Entity>,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
         let mut draft = Draft::new(self, view, now_ms, "");
         for entity in &entities {
             draft.join(entity)?;
@@ -127,9 +155,19 @@ impl Cell {
         let _ = self.clock.observe(change.at, now_ms);
         let mut draft = Draft::new(self, view, now_ms, "");
         for (place, event) in change.events.iter().enumerate() {
-            draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
+            draft.place(
+                event,
+                EventId {
+                    dot: entry.dot,
+                    place: place as u64,
+                },
+                change.at,
+            )?;
         }
-        let front = Front { seq: entry.dot.seq, hash: entry.hash };
+        let front = Front {
+            seq: entry.dot.seq,
+            hash: entry.hash,
+        };
         draft.cell.frontier.insert(entry.dot.actor, front);
         draft.finish(Vec::new()).map(Ok)
     }
@@ -192,7 +230,11 @@ impl Draft<'_> {
             return Ok(Answer::Done);
         }
         let phase = self.read::<Payment, _>(payment, |reading| {
-            reading.state.as_ref().map(|state| state.phase).ok_or(reading.blocked)
+            reading
+                .state
+                .as_ref()
+                .map(|state| state.phase)
+                .ok_or(reading.blocked)
         })?;
         Ok(match phase {
             Some(Ok(PaymentPhase::Known)) if why == Delivery::Ready => {
@@ -205,12 +247,20 @@ impl Draft<'_> {
     }
 
     fn end_idle(&mut self, payment: EntityId, code: &str) -> Result<(), Unavailable> {
-        let Some(id) = payment.payment() else { return Ok(()) };
+        let Some(id) = payment.payment() else {
+            return Ok(());
+        };
         let idle = self.read::<Payment, _>(payment, |reading| {
-            reading.state.as_ref().is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
+            reading
+                .state
+                .as_ref()
+                .is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
         })?;
         if idle == Some(true) {
-            let ended = crate::payment::Ended { how: crate::order::How::Failed, code: code.to_owned() };
+            let ended = crate::payment::Ended {
+                how: crate::order::How::Failed,
+                code: code.to_owned(),
+            };
             self.decide_payment(id, crate::payment::PaymentDecision::Ended(ended), None)?;
             self.settle_touched()?;
         }
@@ -240,12 +290,17 @@ impl Draft<'_> {
         self.settle_touched()?;
         let waits = self.read::<Order, _>(order, |reading| {
             let state = reading.state.as_ref().filter(|_| reading.blocked.is_none())?;
-            let open = state.open_permit().is_some_and(|(payment, _)| *payment == stalled.payment);
+            let open = state
+                .open_permit()
+                .is_some_and(|(payment, _)| *payment == stalled.payment);
             Some(open && !state.stalled.contains(&stalled.payment))
         })?;
         match waits.flatten() {
             Some(true) => {
-                let decision = Stalled { payment: stalled.payment, missing: stalled.missing.clone() };
+                let decision = Stalled {
+                    payment: stalled.payment,
+                    missing: stalled.missing.clone(),
+                };
                 self.decide_order(stalled.order, OrderDecision::Stalled(decision), None)?;
                 Ok(Answer::Done)
             }

@@ -8,31 +8,56 @@ use crate::graph::{Verdict, order_admits, order_status, payment_admits, payment_
 use crate::id::{EntityId, OrderId, PaymentId, UserId};
 use crate::money::MoneyError;
 use crate::order::{
-    Amended, Cancelled, How, LINES_MAX, Order, OrderContent, OrderDecision, OrderPhase, OrderRecord, OrderState,
-    PermitClosing, PermitOpened, RefundCase, RefundGranted, Why, uuid7_time_ms,
+    Amended, Cancelled, How, LINES_MAX, Order, OrderContent, OrderDecision, OrderPhase, OrderRecord,
+    OrderState, PermitClosing, PermitOpened, RefundCase, RefundGranted, Why, uuid7_time_ms,
 };
 use crate::payment::{Accepted, Ended, Payment, PaymentDecision, PaymentState, Permit, Received};
 use crate::placement::Home;
 use crate::settle::expires_at_ms;
 
 /// Longest idempotency key, in bytes.
-pub const KEY_BYTES_MAX: usize = 255;
+pub(super) const KEY_BYTES_MAX: usize = 255;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    Place { record: Box<OrderRecord> },
-    Amend { order: OrderId, content: Box<OrderContent> },
+    Place {
+        record: Box<OrderRecord>,
+    },
+    Amend {
+        order: OrderId,
+        content: Box<OrderContent>,
+    },
     /// Pay one's own order.
-    Pay { order: OrderId, card: String },
+    Pay {
+        order: OrderId,
+        card: String,
+    },
     /// Ask somebody else to pay.
-    AskPayer { order: OrderId, payer: UserId, until_ms: Option<u64>, window_ms: Option<u64> },
-    Withdraw { payment: PaymentId },
-    Cancel { order: OrderId },
+    AskPayer {
+        order: OrderId,
+        payer: UserId,
+        until_ms: Option<u64>,
+        window_ms: Option<u64>,
+    },
+    Withdraw {
+        payment: PaymentId,
+    },
+    Cancel {
+        order: OrderId,
+    },
     /// Give back a part, or what is left.
-    Refund { order: OrderId, amount_minor: Option<u64> },
-    Accept { payment: PaymentId, card: String },
-    Decline { payment: PaymentId },
+    Refund {
+        order: OrderId,
+        amount_minor: Option<u64>,
+    },
+    Accept {
+        payment: PaymentId,
+        card: String,
+    },
+    Decline {
+        payment: PaymentId,
+    },
 }
 
 impl Ask {
@@ -122,22 +147,37 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(problem: Problem, detail: impl Into<String>) -> Refusal {
-        Refusal { problem, detail: detail.into(), pointer: None, home: None }
+        Refusal {
+            problem,
+            detail: detail.into(),
+            pointer: None,
+            home: None,
+        }
     }
     fn invalid(pointer: &'static str, detail: impl Into<String>) -> Refusal {
-        Refusal { pointer: Some(pointer), ..Refusal::new(Problem::Invalid, detail) }
+        Refusal {
+            pointer: Some(pointer),
+            ..Refusal::new(Problem::Invalid, detail)
+        }
     }
     fn not_found() -> Refusal {
         Refusal::new(Problem::NotFound, "no such order or payment of yours")
     }
     fn forbidden(what: &str, status: &str, op: Op, verdict: Verdict) -> Refusal {
-        Refusal::new(Problem::Forbidden, format!("'{op}' is refused: the {what} is {status} ({verdict})"))
+        Refusal::new(
+            Problem::Forbidden,
+            format!("'{op}' is refused: the {what} is {status} ({verdict})"),
+        )
     }
 }
 
 impl From<MoneyError> for Refusal {
     fn from(error: MoneyError) -> Refusal {
-        let pointer = if matches!(error, MoneyError::Currency(_)) { "/currency" } else { "/lines" };
+        let pointer = if matches!(error, MoneyError::Currency(_)) {
+            "/currency"
+        } else {
+            "/lines"
+        };
         Refusal::invalid(pointer, error.to_string())
     }
 }
@@ -165,7 +205,10 @@ impl Cell {
 impl Draft<'_> {
     fn carry_out(&mut self, command: &Command) -> Outcome {
         if command.key.is_empty() || command.key.len() > KEY_BYTES_MAX {
-            return Ok(Err(Refusal::new(Problem::Invalid, "an idempotency key has 1 to 255 bytes")));
+            return Ok(Err(Refusal::new(
+                Problem::Invalid,
+                "an idempotency key has 1 to 255 bytes",
+            )));
         }
         match &command.ask {
             Ask::Place { record } => self.place_order(command, record),
@@ -192,16 +235,29 @@ impl Draft<'_> {
         self.cell.owned(slot).is_none().then(|| {
             let home = *self.cell.placement().home(slot);
             let detail = format!("{slot:?} has its home in {}", home.node.region);
-            Refusal { home: Some(home), ..Refusal::new(Problem::Misdirected, detail) }
+            Refusal {
+                home: Some(home),
+                ..Refusal::new(Problem::Misdirected, detail)
+            }
         })
     }
 
     fn place_order(&mut self, command: &Command, record: &OrderRecord) -> Outcome {
         let order = record.order_id();
-        if let Some(refusal) = self.misdirected(order.into()).or_else(|| check_record(command, record)) {
+        if let Some(refusal) = self
+            .misdirected(order.into())
+            .or_else(|| check_record(command, record))
+        {
             return Ok(Err(refusal));
         }
-        let reply = |repeated| Ok(Ok(Reply { order, payment: None, pending: false, repeated }));
+        let reply = |repeated| {
+            Ok(Ok(Reply {
+                order,
+                payment: None,
+                pending: false,
+                repeated,
+            }))
+        };
         for other in self.orders_of_key(&record.user, &record.key)? {
             if other == order {
                 return reply(true);
@@ -209,7 +265,10 @@ impl Draft<'_> {
             let detail = format!("the key was used for {other} with another body");
             return Ok(Err(Refusal::new(Problem::KeyReused, detail)));
         }
-        self.push(Event::new(vec![order.into()], Body::Record(Record::Order(record.clone()))))?;
+        self.push(Event::new(
+            vec![order.into()],
+            Body::Record(Record::Order(record.clone())),
+        ))?;
         reply(false)
     }
 
@@ -218,7 +277,9 @@ impl Draft<'_> {
     fn on_order(&mut self, command: &Command, order: OrderId) -> Outcome {
         let Some(entity) = self.entity(order.into())? else {
             // Unknown here: the home may know it.
-            return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
+            return Ok(Err(self
+                .misdirected(order.into())
+                .unwrap_or_else(Refusal::not_found)));
         };
         let owner = Reading::<Order>::of(&entity).record.map(|record| record.user);
         if owner.as_ref() != Some(&command.user) {
@@ -230,7 +291,9 @@ impl Draft<'_> {
         // The tail first, then a true answer.
         self.touch(order.into());
         self.settle_touched()?;
-        let Some(entity) = self.entity(order.into())? else { return Ok(Err(Refusal::not_found())) };
+        let Some(entity) = self.entity(order.into())? else {
+            return Ok(Err(Refusal::not_found()));
+        };
         let reading = Reading::<Order>::of(&entity);
         let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
             return Ok(Err(blocked(reading.blocked)));
@@ -240,12 +303,17 @@ impl Draft<'_> {
             return Ok(answer.map(|()| Reply {
                 order,
                 payment: permit_of(state, &reference),
-                pending: state.open_permit().is_some_and(|(_, permit)| permit.closing.is_some()),
+                pending: state
+                    .open_permit()
+                    .is_some_and(|(_, permit)| permit.closing.is_some()),
                 repeated: true,
             }));
         }
         if state.decisions >= REQUEST_DECISIONS_MAX {
-            return Ok(Err(Refusal::new(Problem::TooMany, "the order has too many decisions")));
+            return Ok(Err(Refusal::new(
+                Problem::TooMany,
+                "the order has too many decisions",
+            )));
         }
         let op = command.ask.op();
         let status = order_status(state);
@@ -264,38 +332,54 @@ impl Draft<'_> {
         reading: &Reading<'_, Order>,
         state: &OrderState,
     ) -> Outcome {
-        let mut reply = Reply { order, payment: None, pending: false, repeated: false };
+        let mut reply = Reply {
+            order,
+            payment: None,
+            pending: false,
+            repeated: false,
+        };
         match &command.ask {
             Ask::Amend { content, .. } => {
                 if let Some(refusal) = check_content(content) {
                     return Ok(Err(refusal));
                 }
                 if content.currency != state.content.currency {
-                    return Ok(Err(Refusal::invalid("/currency", "the currency of an order does not change")));
+                    return Ok(Err(Refusal::invalid(
+                        "/currency",
+                        "the currency of an order does not change",
+                    )));
                 }
-                let amended = OrderDecision::Amended(Amended { content: (**content).clone() });
+                let amended = OrderDecision::Amended(Amended {
+                    content: (**content).clone(),
+                });
                 self.decide_order(order, amended, Some(reference))?;
             }
             Ask::Pay { card, .. } => {
                 let window = Some(self.cell.rules.permit_window_ms);
-                let permit = match self.permit(command, reading, state, &command.user, None, window, &reference)
-                {
-                    Ok(permit) => permit,
-                    Err(refusal) => return Ok(Err(refusal)),
-                };
+                let permit =
+                    match self.permit(command, reading, state, &command.user, None, window, &reference) {
+                        Ok(permit) => permit,
+                        Err(refusal) => return Ok(Err(refusal)),
+                    };
                 let payment = permit.payment_id();
                 reply.payment = Some(payment);
                 let opened = OrderDecision::PermitOpened(PermitOpened { permit });
                 self.decide_order(order, opened, Some(reference.clone()))?;
                 self.accept_own(payment, card, &reference)?;
             }
-            Ask::AskPayer { payer, until_ms, window_ms, .. } => {
+            Ask::AskPayer {
+                payer,
+                until_ms,
+                window_ms,
+                ..
+            } => {
                 if *payer == command.user {
                     let detail = "the payer is the buyer: pay the order instead";
                     return Ok(Err(Refusal::invalid("/payer", detail)));
                 }
                 let window = window_ms.or(Some(self.cell.rules.permit_window_ms));
-                let permit = match self.permit(command, reading, state, payer, *until_ms, window, &reference) {
+                let permit = match self.permit(command, reading, state, payer, *until_ms, window, &reference)
+                {
                     Ok(permit) => permit,
                     Err(refusal) => return Ok(Err(refusal)),
                 };
@@ -308,7 +392,12 @@ impl Draft<'_> {
                 if open.is_none() {
                     let status = order_status(state);
                     let verdict = Verdict::NothingOpen;
-                    return Ok(Err(Refusal::forbidden("order", status.as_str(), Op::Withdraw, verdict)));
+                    return Ok(Err(Refusal::forbidden(
+                        "order",
+                        status.as_str(),
+                        Op::Withdraw,
+                        verdict,
+                    )));
                 }
                 self.close_permit(order, *payment, Why::Withdrawal, reference)?;
                 (reply.payment, reply.pending) = (Some(*payment), true);
@@ -382,10 +471,17 @@ impl Draft<'_> {
         // Cut to the order's own window, which is the same in every region that holds the order.
         let until = until.min(expires);
         if until <= now.saturating_add(self.cell.rules.attempt_margin_ms) {
-            return Err(Refusal::invalid("/until_ms", "the time to pay is over before it begins"));
+            return Err(Refusal::invalid(
+                "/until_ms",
+                "the time to pay is over before it begins",
+            ));
         }
         let order = reading.entity.id.order().ok_or_else(Refusal::not_found)?;
-        let buyer = reading.record.as_ref().map(|record| record.user.clone()).ok_or_else(Refusal::not_found)?;
+        let buyer = reading
+            .record
+            .as_ref()
+            .map(|record| record.user.clone())
+            .ok_or_else(Refusal::not_found)?;
         Ok(Permit {
             order,
             buyer,
@@ -407,11 +503,16 @@ impl Draft<'_> {
         reference: &CommandRef,
     ) -> Result<(), Unavailable> {
         let fresh = self.read::<Payment, _>(payment.into(), |reading| {
-            reading.state.as_ref().is_some_and(|state| state.phase == crate::payment::PaymentPhase::Known)
+            reading
+                .state
+                .as_ref()
+                .is_some_and(|state| state.phase == crate::payment::PaymentPhase::Known)
         })?;
         if fresh == Some(true) {
             self.decide_payment(payment, PaymentDecision::Received(Received {}), None)?;
-            let accepted = PaymentDecision::Accepted(Accepted { card: card.to_owned() });
+            let accepted = PaymentDecision::Accepted(Accepted {
+                card: card.to_owned(),
+            });
             self.decide_payment(payment, accepted, Some(reference.clone()))?;
         }
         self.touch(payment.into());
@@ -422,7 +523,9 @@ impl Draft<'_> {
 
     fn on_payment(&mut self, command: &Command, payment: PaymentId) -> Outcome {
         let Some(entity) = self.entity(payment.into())? else {
-            return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
+            return Ok(Err(self
+                .misdirected(payment.into())
+                .unwrap_or_else(Refusal::not_found)));
         };
         let payer = Reading::<Payment>::of(&entity).record.map(|permit| permit.payer);
         if payer.as_ref() != Some(&command.user) {
@@ -433,7 +536,9 @@ impl Draft<'_> {
         }
         self.touch(payment.into());
         self.settle_touched()?;
-        let Some(entity) = self.entity(payment.into())? else { return Ok(Err(Refusal::not_found())) };
+        let Some(entity) = self.entity(payment.into())? else {
+            return Ok(Err(Refusal::not_found()));
+        };
         let reading = Reading::<Payment>::of(&entity);
         let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
             return Ok(Err(blocked(reading.blocked)));
@@ -446,9 +551,13 @@ impl Draft<'_> {
         };
         let reference = reference(command);
         if let Some(answer) = repeated(&reference, &state.commands, &state.superseded) {
-            return Ok(answer.map(|()| Reply { repeated: true, ..reply }));
+            return Ok(answer.map(|()| Reply {
+                repeated: true,
+                ..reply
+            }));
         }
-        self.admit_payment(command, reference, payment, state).map(|admitted| admitted.map(|()| reply))
+        self.admit_payment(command, reference, payment, state)
+            .map(|admitted| admitted.map(|()| reply))
     }
 
     fn admit_payment(
@@ -459,7 +568,10 @@ impl Draft<'_> {
         state: &PaymentState,
     ) -> Result<Result<(), Refusal>, Unavailable> {
         if state.decisions >= DECISIONS_MAX {
-            return Ok(Err(Refusal::new(Problem::TooMany, "the payment has too many decisions")));
+            return Ok(Err(Refusal::new(
+                Problem::TooMany,
+                "the payment has too many decisions",
+            )));
         }
         let op = command.ask.op();
         let status = payment_status(state);
@@ -469,14 +581,18 @@ impl Draft<'_> {
         }
         let decision = match &command.ask {
             Ask::Accept { card, .. } => {
-                let late = self.now_ms.saturating_add(self.cell.rules.attempt_margin_ms) >= state.permit.until_ms;
+                let late =
+                    self.now_ms.saturating_add(self.cell.rules.attempt_margin_ms) >= state.permit.until_ms;
                 if late {
                     let detail = "'accept' is refused: too late to pay before the request ends";
                     return Ok(Err(Refusal::new(Problem::Forbidden, detail)));
                 }
                 PaymentDecision::Accepted(Accepted { card: card.clone() })
             }
-            _ => PaymentDecision::Ended(Ended { how: How::Declined, code: String::new() }),
+            _ => PaymentDecision::Ended(Ended {
+                how: How::Declined,
+                code: String::new(),
+            }),
         };
         self.decide_payment(payment, decision, Some(reference))?;
         self.touch(payment.into());
@@ -485,7 +601,13 @@ impl Draft<'_> {
 }
 
 fn reference(command: &Command) -> CommandRef {
-    CommandRef::new(&command.user, command.ask.op(), command.ask.entity(), &command.key, &command.body)
+    CommandRef::new(
+        &command.user,
+        command.ask.op(),
+        command.ask.entity(),
+        &command.key,
+        &command.body,
+    )
 }
 
 fn blocked(blocked: Option<Blocked>) -> Refusal {
@@ -505,7 +627,10 @@ fn repeated(
 ) -> Option<Result<(), Refusal>> {
     match commands.get(&reference.id) {
         Some(digest) if *digest == reference.digest => Some(Ok(())),
-        Some(_) => Some(Err(Refusal::new(Problem::KeyReused, "the key was used with another body"))),
+        Some(_) => Some(Err(Refusal::new(
+            Problem::KeyReused,
+            "the key was used with another body",
+        ))),
         None if superseded.contains(&reference.id) => {
             let detail = "the command was given to a home that was replaced, and had to be dropped; ask anew";
             Some(Err(Refusal::new(Problem::Superseded, detail)))
@@ -515,7 +640,11 @@ fn repeated(
 }
 
 fn permit_of(state: &OrderState, reference: &CommandRef) -> Option<PaymentId> {
-    state.permits.iter().find(|(_, permit)| permit.permit.command == reference.id).map(|(id, _)| *id)
+    state
+        .permits
+        .iter()
+        .find(|(_, permit)| permit.permit.command == reference.id)
+        .map(|(id, _)| *id)
 }
 
 /// A refund of everything that was captured and not refunded, under the capture's one automatic case.
@@ -528,7 +657,9 @@ fn remaining(state: &OrderState) -> Option<RefundCase> {
 /// A granted refund is capped at captured − refunded; its case is the command that asked for it.
 fn granted(state: &OrderState, amount_minor: Option<u64>, reference: &CommandRef) -> Option<RefundCase> {
     let applied = state.applied.as_ref()?;
-    let left = applied.amount_minor.saturating_sub(state.refunded_minor(&applied.intent));
+    let left = applied
+        .amount_minor
+        .saturating_sub(state.refunded_minor(&applied.intent));
     let amount_minor = amount_minor.unwrap_or(left);
     let fits = amount_minor > 0 && amount_minor <= left;
     fits.then(|| RefundCase {
@@ -541,10 +672,20 @@ fn granted(state: &OrderState, amount_minor: Option<u64>, reference: &CommandRef
 
 fn check_content(content: &OrderContent) -> Option<Refusal> {
     if content.lines.is_empty() || content.lines.len() > LINES_MAX {
-        return Some(Refusal::invalid("/lines", format!("an order has 1 to {LINES_MAX} lines")));
+        return Some(Refusal::invalid(
+            "/lines",
+            format!("an order has 1 to {LINES_MAX} lines"),
+        ));
     }
-    if content.lines.iter().any(|line| line.quantity == 0 || line.sku.is_empty()) {
-        return Some(Refusal::invalid("/lines", "a line needs a sku and a quantity above zero"));
+    if content
+        .lines
+        .iter()
+        .any(|line| line.quantity == 0 || line.sku.is_empty())
+    {
+        return Some(Refusal::invalid(
+            "/lines",
+            "a line needs a sku and a quantity above zero",
+        ));
     }
     match content.total_minor() {
         Ok(0) => Some(Refusal::invalid("/lines", "the total is zero: nothing to pay")),
@@ -555,7 +696,10 @@ fn check_content(content: &OrderContent) -> Option<Refusal> {
 
 fn check_record(command: &Command, record: &OrderRecord) -> Option<Refusal> {
     if record.user != command.user || record.key != command.key {
-        return Some(Refusal::new(Problem::Invalid, "an order is placed by its own user, under its own key"));
+        return Some(Refusal::new(
+            Problem::Invalid,
+            "an order is placed by its own user, under its own key",
+        ));
     }
     check_content(&record.content)
 }

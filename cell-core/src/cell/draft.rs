@@ -77,7 +77,11 @@ impl<'a> Draft<'a> {
         self.alarms.push(alarm);
     }
 
-    pub(super) fn orders_of_key(&self, user: &crate::id::UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+    pub(super) fn orders_of_key(
+        &self,
+        user: &crate::id::UserId,
+        key: &str,
+    ) -> Result<Vec<OrderId>, Unavailable> {
         self.view.orders_of_key(user, key)
     }
 
@@ -85,7 +89,8 @@ impl<'a> Draft<'a> {
     pub(super) fn holds(&self, event: &Event) -> Result<bool, Unavailable> {
         for id in &event.entities {
             let held = self.entity(*id)?;
-            let held = held.is_some_and(|entity| entity.items().any(|(_, item)| item.event.hash == event.hash));
+            let held =
+                held.is_some_and(|entity| entity.items().any(|(_, item)| item.event.hash == event.hash));
             if !held {
                 return Ok(false);
             }
@@ -106,17 +111,25 @@ impl<'a> Draft<'a> {
         match &event.body {
             Some(Body::Carried(carried)) => {
                 // Carried bytes that cannot be read stay in the change; they have no effect.
-                let Ok(inner) = Event::decode(carried.event.clone()) else { return Ok(()) };
+                let Ok(inner) = Event::decode(carried.event.clone()) else {
+                    return Ok(());
+                };
                 if matches!(inner.body, Some(Body::Carried(_))) {
                     return Ok(());
                 }
                 return self.place(&Arc::new(inner), carried.origin, carried.at);
             }
             Some(Body::Decided(decided)) => {
-                event.entities.iter().for_each(|id| self.contact(id.slot(), &decided.epoch));
+                event
+                    .entities
+                    .iter()
+                    .for_each(|id| self.contact(id.slot(), &decided.epoch));
             }
             Some(Body::Placed(placed)) => {
-                placed.slots.iter().for_each(|slot| self.contact(*slot, &placed.epoch));
+                placed
+                    .slots
+                    .iter()
+                    .for_each(|slot| self.contact(*slot, &placed.epoch));
             }
             Some(Body::Closed(closed)) => {
                 let last = self.cell.closed.entry(closed.actor).or_insert(0);
@@ -130,7 +143,11 @@ impl<'a> Draft<'a> {
         }
         for id in &event.entities {
             let mut entity = self.entity(*id)?.unwrap_or_else(|| Arc::new(Entity::new(*id)));
-            if Arc::make_mut(&mut entity).place(Placing { event: event.clone(), origin, at }) {
+            if Arc::make_mut(&mut entity).place(Placing {
+                event: event.clone(),
+                origin,
+                at,
+            }) {
                 self.changed.insert(*id, entity);
                 self.touched.insert(*id);
             }
@@ -151,7 +168,10 @@ impl<'a> Draft<'a> {
     /// Adds an event of this node's own.
     pub(super) fn push(&mut self, event: Event) -> Result<(), Unavailable> {
         let event = Arc::new(event);
-        let origin = EventId { dot: self.dot, place: self.events.len() as u64 };
+        let origin = EventId {
+            dot: self.dot,
+            place: self.events.len() as u64,
+        };
         self.events.push(event.clone());
         self.place(&event, origin, self.at)
     }
@@ -208,7 +228,13 @@ impl<'a> Draft<'a> {
         if place == 0 {
             self.carry(&entity, &inherits)?;
         }
-        let decided = Decided { epoch, place, command, inherits, body };
+        let decided = Decided {
+            epoch,
+            place,
+            command,
+            inherits,
+            body,
+        };
         self.push(Event::new(vec![id], Body::Decided(decided)))
     }
 
@@ -222,13 +248,18 @@ impl<'a> Draft<'a> {
             Some(Body::Record(_) | Body::Fact(_)) => true,
             _ => false,
         };
-        let foreign = entity.items().map(|(_, item)| item).filter(|item| {
-            wanted(item) && item.origins.iter().all(|origin| origin.dot.actor != me)
-        });
+        let foreign = entity
+            .items()
+            .map(|(_, item)| item)
+            .filter(|item| wanted(item) && item.origins.iter().all(|origin| origin.dot.actor != me));
         let carried: Vec<Carried> = foreign
             .filter_map(|item| {
                 let origin = *item.origins.first()?;
-                Some(Carried { origin, at: item.since, event: item.event.bytes.clone() })
+                Some(Carried {
+                    origin,
+                    at: item.since,
+                    event: item.event.bytes.clone(),
+                })
             })
             .collect();
         for carried in carried {
@@ -242,7 +273,9 @@ impl<'a> Draft<'a> {
     /// Decides everything this node owes on what was touched, until nothing is owed.
     pub(super) fn settle_touched(&mut self) -> Result<(), Unavailable> {
         for _ in 0..SETTLE_STEPS_MAX {
-            let Some(id) = self.touched.pop_first() else { return Ok(()) };
+            let Some(id) = self.touched.pop_first() else {
+                return Ok(());
+            };
             if self.settle_once(id)? {
                 self.touched.insert(id);
             }
@@ -254,13 +287,20 @@ impl<'a> Draft<'a> {
 
     /// One settling step on one entity and what stands beside it. `true` if something was decided.
     fn settle_once(&mut self, id: EntityId) -> Result<bool, Unavailable> {
-        let Some(entity) = self.entity(id)? else { return Ok(false) };
+        let Some(entity) = self.entity(id)? else {
+            return Ok(false);
+        };
         match id.kind {
             EntityKind::ORDER => {
                 let reading = Reading::<Order>::of(&entity);
                 self.note_blocked(id, reading.blocked);
                 let glances = payment_glances(&reading, |id| self.entity(id))?;
-                self.touched.extend(glances.keys().filter(|id| self.stale(id)).map(|id| EntityId::from(*id)));
+                let stale: Vec<_> = glances
+                    .keys()
+                    .filter(|id| self.stale(id))
+                    .map(|id| EntityId::from(*id))
+                    .collect();
+                self.touched.extend(stale);
                 if self.cell.owned(id.slot()).is_none() {
                     return Ok(false);
                 }
@@ -270,7 +310,9 @@ impl<'a> Draft<'a> {
                     None => self.same_key(&reading)?,
                     next => next,
                 };
-                let (Some(next), Some(order)) = (next, id.order()) else { return Ok(false) };
+                let (Some(next), Some(order)) = (next, id.order()) else {
+                    return Ok(false);
+                };
                 self.rows.extend(next.row);
                 let last = next.decisions.len().saturating_sub(1);
                 for (i, decision) in next.decisions.into_iter().enumerate() {
@@ -282,7 +324,9 @@ impl<'a> Draft<'a> {
             EntityKind::PAYMENT => {
                 let reading = Reading::<Payment>::of(&entity);
                 self.note_blocked(id, reading.blocked);
-                let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else { return Ok(false) };
+                let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else {
+                    return Ok(false);
+                };
                 let order = EntityId::from(permit.order);
                 if self.cell.owned(id.slot()).is_none() {
                     self.touch_if_owed(order)?;
@@ -324,7 +368,9 @@ impl<'a> Draft<'a> {
         if self.cell.owned(order.slot()).is_none() {
             return Ok(());
         }
-        let Some(entity) = self.entity(order)? else { return Ok(()) };
+        let Some(entity) = self.entity(order)? else {
+            return Ok(());
+        };
         let reading = Reading::<Order>::of(&entity);
         let glances = payment_glances(&reading, |id| self.entity(id))?;
         let glance = |payment: &PaymentId| glances.get(payment).copied().unwrap_or_default();
@@ -336,17 +382,25 @@ impl<'a> Draft<'a> {
 
     fn around(&self, reading: &Reading<'_, Payment>, payment: PaymentId) -> Result<Around, Unavailable> {
         let Some(permit) = &reading.record else {
-            return Ok(Around { permit: settle::PermitGlance::Unknown, order_lost: false });
+            return Ok(Around {
+                permit: settle::PermitGlance::Unknown,
+                order_lost: false,
+            });
         };
         let order = self.entity(permit.order.into())?;
         let glance = crate::duty::OrderGlance::of(order.as_deref(), &payment);
-        let known = order.as_deref().is_some_and(|order| Reading::<Order>::of(order).record.is_some());
+        let known = order
+            .as_deref()
+            .is_some_and(|order| Reading::<Order>::of(order).record.is_some());
         let opener = reading.known_facts().find_map(|(_, fact)| match fact {
             crate::event::Fact::Capture(capture) => capture.order_epoch.map(|epoch| epoch.actor),
             _ => None,
         });
         let order_lost = !known && opener.is_some_and(|actor| self.cell.closed.contains_key(&actor));
-        Ok(Around { permit: glance.permit, order_lost })
+        Ok(Around {
+            permit: glance.permit,
+            order_lost,
+        })
     }
 
     /// Two orders of one user under one key with different bodies: the later is cancelled if nothing was paid.
@@ -354,7 +408,8 @@ impl<'a> Draft<'a> {
         &self,
         reading: &Reading<'_, Order>,
     ) -> Result<Option<settle::Next<OrderDecision>>, Unavailable> {
-        let (Some(record), Some(state), Some(id)) = (&reading.record, &reading.state, reading.entity.id.order())
+        let (Some(record), Some(state), Some(id)) =
+            (&reading.record, &reading.state, reading.entity.id.order())
         else {
             return Ok(None);
         };
@@ -382,7 +437,11 @@ impl<'a> Draft<'a> {
                 };
                 let cancelled = OrderDecision::Cancelled(crate::order::Cancelled { refund: None });
                 let decisions = vec![OrderDecision::CaseOpened(case), cancelled];
-                return Ok(Some(settle::Next { decisions, row: None, command: None }));
+                return Ok(Some(settle::Next {
+                    decisions,
+                    row: None,
+                    command: None,
+                }));
             }
         }
         Ok(None)
@@ -401,10 +460,25 @@ impl<'a> Draft<'a> {
     /// Seals the change, if anything was pushed, behind the entries that came from elsewhere.
     pub(super) fn finish(self, mut entries: Vec<Entry>) -> Result<Step, Unavailable> {
         if !self.events.is_empty() {
-            let previous = self.cell.frontier.get(&self.dot.actor).map_or(Hash::ZERO, |front| front.hash);
-            let change = Change { dot: self.dot, at: self.at, trace: self.trace, events: self.events };
+            let previous = self
+                .cell
+                .frontier
+                .get(&self.dot.actor)
+                .map_or(Hash::ZERO, |front| front.hash);
+            let change = Change {
+                dot: self.dot,
+                at: self.at,
+                trace: self.trace,
+                events: self.events,
+            };
             let entry = change.seal(&previous);
-            self.cell.frontier.insert(self.dot.actor, Front { seq: self.dot.seq, hash: entry.hash });
+            self.cell.frontier.insert(
+                self.dot.actor,
+                Front {
+                    seq: self.dot.seq,
+                    hash: entry.hash,
+                },
+            );
             entries.push(entry);
         }
         Ok(Step {
@@ -430,7 +504,9 @@ pub(super) fn payment_glances(
         if glances.contains_key(&payment) {
             continue;
         }
-        let glance = entity(payment.into())?.map(|entity| glance_at(&entity)).unwrap_or_default();
+        let glance = entity(payment.into())?
+            .map(|entity| glance_at(&entity))
+            .unwrap_or_default();
         glances.insert(payment, glance);
     }
     Ok(glances)
@@ -440,7 +516,10 @@ fn glance_at(entity: &Entity) -> PaymentGlance {
     let reading = Reading::<Payment>::of(entity);
     let captured = reading.facts.keys().any(|key| key.kind == 1);
     let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
-        return PaymentGlance { captured, ..PaymentGlance::default() };
+        return PaymentGlance {
+            captured,
+            ..PaymentGlance::default()
+        };
     };
     PaymentGlance {
         ended: state.ended(),
