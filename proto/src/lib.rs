@@ -1,1 +1,15 @@
-//! Placeholder while the workspace is laid out.
+//! The only wire and disk format between processes: generated messages and services, and total conversions to and from
+//! cell-core. It decides nothing.
+
+mod convert;
+
+pub use convert::{BadWire, Frontier};
+
+/// Generated from `proto/homecell/v1/*.proto`.
+#[expect(missing_docs, clippy::all, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("homecell.v1");
+}
+
+/// The descriptors of every message and service, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
