@@ -2,7 +2,7 @@
 
 use crate::canon::codes;
 use crate::event::Op;
-use crate::order::{How, OrderPhase, OrderState};
+use crate::order::{OrderPhase, OrderState};
 use crate::payment::{PaymentPhase, PaymentState};
 
 codes! {
@@ -122,10 +122,4 @@ pub fn payment_admits(status: PaymentStatus, op: Op) -> Verdict {
             V::WrongKind
         }
     }
-}
-
-/// How a permit ends when its payment ended this way; they share their names.
-#[must_use]
-pub fn reopens_order(how: How) -> bool {
-    how != How::Captured
 }
