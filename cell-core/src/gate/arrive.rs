@@ -46,6 +46,11 @@ impl Gate {
             out.push(Output::Ack { id });
             return true;
         }
+        // Asked about before and not answered: one of the two is enough, the newer.
+        let envelope = match self.probing.remove(&id) {
+            Some(probing) if probing.epoch > envelope.epoch => probing,
+            _ => envelope,
+        };
         if self.items.len() + self.undecoded.len() >= self.config.items_max {
             out.push(Output::Refuse {
                 id,
@@ -128,7 +133,7 @@ impl Gate {
     /// No more may wait, but perhaps this one need not: asks before accepting it.
     fn probe(&mut self, envelope: Envelope, out: &mut Vec<Output>) {
         let id = envelope.id;
-        if !self.probing.contains_key(&id) && self.probing.len() >= self.config.probing_max {
+        if self.probing.len() >= self.config.probing_max {
             out.push(Output::Refuse {
                 id,
                 why: Refusal::Busy,
