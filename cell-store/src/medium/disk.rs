@@ -1,0 +1,211 @@
+//! A folder of a real file system.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Medium;
+use crate::lock::{FolderLock, create_folder};
+
+/// Read handles kept open; beyond it all are dropped and opened again when needed.
+const READ_HANDLES_MAX: usize = 64;
+/// Offset, length and memory of a direct read are multiples of this (the largest logical block in common use).
+const DIRECT_ALIGN_BYTES: usize = 4096;
+const DIRECT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Why a folder could not be taken. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MediumError {
+    /// Two writers on one log would destroy it, so the second is refused.
+    #[error("folder {} is in use: another process holds its lock", folder.display())]
+    Held { folder: PathBuf },
+    /// The folder cannot be made, opened or locked.
+    #[error("folder {}: {source}", folder.display())]
+    Io { folder: PathBuf, source: io::Error },
+}
+
+/// A folder on disk, locked for this process for as long as the value lives.
+#[derive(Debug)]
+pub struct DiskMedium {
+    dir: PathBuf,
+    dir_handle: File,
+    /// The handle that wrote is the one that syncs: a write-back error is reported only to handles that were open.
+    writer: Mutex<Option<(String, Arc<File>)>>,
+    readers: Mutex<HashMap<String, Arc<File>>>,
+    _lock: FolderLock,
+}
+
+impl DiskMedium {
+    /// Makes the folder where it is missing and takes its lock.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, MediumError> {
+        let dir = dir.as_ref().to_path_buf();
+        let io = |source| MediumError::Io {
+            folder: dir.clone(),
+            source,
+        };
+        create_folder(&dir).map_err(io)?;
+        let lock = FolderLock::acquire(&dir)
+            .map_err(io)?
+            .ok_or_else(|| MediumError::Held { folder: dir.clone() })?;
+        let dir_handle = File::open(&dir).map_err(io)?;
+        Ok(Self {
+            dir,
+            dir_handle,
+            writer: Mutex::default(),
+            readers: Mutex::default(),
+            _lock: lock,
+        })
+    }
+
+    fn writer(&self, file: &str) -> io::Result<Arc<File>> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((name, handle)) = writer.as_ref()
+            && name == file
+        {
+            return Ok(Arc::clone(handle));
+        }
+        let handle = Arc::new(
+            OpenOptions::new()
+                .read(true)
+                .append(true)
+                .open(self.dir.join(file))?,
+        );
+        *writer = Some((file.to_owned(), Arc::clone(&handle)));
+        Ok(handle)
+    }
+
+    fn reader(&self, file: &str) -> io::Result<Arc<File>> {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = readers.get(file) {
+            return Ok(Arc::clone(handle));
+        }
+        let handle = Arc::new(File::open(self.dir.join(file))?);
+        if readers.len() >= READ_HANDLES_MAX {
+            readers.clear();
+        }
+        readers.insert(file.to_owned(), Arc::clone(&handle));
+        Ok(handle)
+    }
+
+    /// `InvalidInput` where the file system knows no direct reads.
+    fn read_direct(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let handle = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(self.dir.join(file))?;
+        let mut memory = vec![0_u8; DIRECT_CHUNK_BYTES + DIRECT_ALIGN_BYTES];
+        let pad = memory.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
+        let aligned = memory
+            .get_mut(pad..pad.saturating_add(DIRECT_CHUNK_BYTES))
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut filled = 0;
+        while filled < buf.len() {
+            let at = offset + filled as u64;
+            let skip = (at % DIRECT_ALIGN_BYTES as u64) as usize;
+            let wanted = (skip + buf.len() - filled)
+                .next_multiple_of(DIRECT_ALIGN_BYTES)
+                .min(DIRECT_CHUNK_BYTES);
+            let got = match handle.read_at(&mut aligned[..wanted], at - skip as u64) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            let usable = got.saturating_sub(skip).min(buf.len() - filled);
+            buf[filled..filled + usable].copy_from_slice(&aligned[skip..skip + usable]);
+            filled += usable;
+            if got < wanted {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Medium for DiskMedium {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn len(&self, file: &str) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.dir.join(file))?.len())
+    }
+
+    fn create(&self, file: &str) -> io::Result<()> {
+        let path = self.dir.join(file);
+        let handle = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .open(path)?;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        *writer = Some((file.to_owned(), Arc::new(handle)));
+        Ok(())
+    }
+
+    fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        (&*self.writer(file)?).write_all(bytes)
+    }
+
+    fn read_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        read_full(&*self.reader(file)?, offset, buf)
+    }
+
+    fn read_fresh_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match self.read_direct(file, offset, buf) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                tracing::warn!(folder = %self.dir.display(), file, "no direct reads here, reading through the page cache");
+                self.read_at(file, offset, buf)
+            }
+            other => other,
+        }
+    }
+
+    fn truncate(&self, file: &str, len: u64) -> io::Result<()> {
+        self.writer(file)?.set_len(len)
+    }
+
+    fn delete(&self, file: &str) -> io::Result<()> {
+        self.readers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(file);
+        std::fs::remove_file(self.dir.join(file))
+    }
+
+    fn sync(&self, file: &str) -> io::Result<()> {
+        self.writer(file)?.sync_data()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.dir_handle.sync_all()
+    }
+
+    fn entropy(&self) -> u64 {
+        RandomState::new().build_hasher().finish()
+    }
+}
+
+fn read_full(handle: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match handle.read_at(&mut buf[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(got) => filled += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,202 @@
+//! The view's store: atomic batches, ordered keys, durable only after [`Store::sync`].
+
+mod memory;
+mod sled_store;
+
+use std::fmt;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use memory::MemoryStore;
+pub use sled_store::{SledConfig, SledStore};
+
+/// Longest key.
+pub const KEY_BYTES_MAX: usize = 1_024;
+/// Largest value: sled keeps larger ones in files that it never syncs.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A key or value is larger than allowed; nothing of the batch was written. The caller's fault.
+    #[error("store: a {what} of {bytes} bytes is above {bytes_max}")]
+    TooLarge {
+        what: &'static str,
+        bytes: usize,
+        bytes_max: usize,
+    },
+    /// Another process holds the folder.
+    #[error("folder {} is in use: another process holds its lock", folder.display())]
+    Held { folder: PathBuf },
+    /// The store fails verification. Never to be read as "not found": discard and rebuild it.
+    #[error("store: damaged: {0}")]
+    Damaged(String),
+    /// The disk failed; whether the batch took effect is unknown.
+    #[error("store: {0}")]
+    Io(String),
+}
+
+/// Puts and deletes that take effect together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub(crate) entries: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl Batch {
+    #[must_use]
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.entries.push((key.into(), Some(value.into())));
+    }
+    pub fn delete(&mut self, key: impl Into<Bytes>) {
+        self.entries.push((key.into(), None));
+    }
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+    /// Everything of `other` behind what is here.
+    pub fn append(&mut self, mut other: Batch) {
+        self.entries.append(&mut other.entries);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        for (key, value) in &self.entries {
+            let value = value.as_ref().map_or(0, Bytes::len);
+            for (what, bytes, bytes_max) in [
+                ("key", key.len(), KEY_BYTES_MAX),
+                ("value", value, VALUE_BYTES_MAX),
+            ] {
+                if bytes > bytes_max {
+                    return Err(StoreError::TooLarge {
+                        what,
+                        bytes,
+                        bytes_max,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An ordered range of keys.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    pub start: Bound<Bytes>,
+    pub end: Bound<Bytes>,
+    /// From the end backwards.
+    pub reverse: bool,
+    /// Pairs at most.
+    pub limit: usize,
+}
+
+impl Scan {
+    /// Every key that begins with `prefix`, forwards.
+    #[must_use]
+    pub fn prefix(prefix: impl Into<Bytes>, limit: usize) -> Scan {
+        let start: Bytes = prefix.into();
+        let mut end = start.to_vec();
+        while end.last() == Some(&0xff) {
+            end.pop();
+        }
+        let end = match end.last_mut() {
+            Some(last) => {
+                *last += 1;
+                Bound::Excluded(Bytes::from(end))
+            }
+            None => Bound::Unbounded,
+        };
+        Scan {
+            start: Bound::Included(start),
+            end,
+            reverse: false,
+            limit,
+        }
+    }
+    /// The same, only behind `key`.
+    #[must_use]
+    pub fn after(mut self, key: impl Into<Bytes>) -> Scan {
+        self.start = Bound::Excluded(key.into());
+        self
+    }
+    /// The same, only before `key`.
+    #[must_use]
+    pub fn before(mut self, key: impl Into<Bytes>) -> Scan {
+        self.end = Bound::Excluded(key.into());
+        self
+    }
+    #[must_use]
+    pub fn reversed(mut self) -> Scan {
+        self.reverse = true;
+        self
+    }
+    /// Whether the bounds leave no key at all; engines panic on such ranges.
+    pub(crate) fn is_empty(&self) -> bool {
+        match (&self.start, &self.end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end))
+            | (Bound::Excluded(start), Bound::Included(end)) => start >= end,
+            _ => false,
+        }
+    }
+}
+
+/// A key-value store for a view that can be rebuilt. Every engine passes one conformance suite.
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// Whole or not at all, also across a crash; durable after [`Store::sync`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn write(&self, batch: Batch) -> Result<(), StoreError>;
+    /// # Errors
+    /// [`StoreError`]; damage is never `Ok(None)`.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+    /// # Errors
+    /// [`StoreError`].
+    fn scan(&self, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError>;
+    /// Everything written before is on disk after.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// Which engine keeps the view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    #[default]
+    Sled,
+    Memory,
+}
+
+/// Opens the view's store in `dir`.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open(engine: Engine, dir: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    match engine {
+        Engine::Sled => Ok(Arc::new(SledStore::open(dir, &SledConfig::default())?)),
+        Engine::Memory => Ok(Arc::new(MemoryStore::new())),
+    }
+}
+
+/// Removes a store that is to be rebuilt. The log is somewhere else.
+///
+/// # Errors
+/// The folder cannot be removed.
+pub fn discard(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
