@@ -417,6 +417,15 @@ impl LogReader {
             let Some((name, frame)) = self.locate(at)? else {
                 break;
             };
+            if frame.first > at {
+                // A hole is met as a hole, never read over.
+                let lost = at..frame.first;
+                return if found.is_empty() {
+                    Err(LogError::Damaged { lost })
+                } else {
+                    Ok(found)
+                };
+            }
             let records =
                 recover::read_frame(&*self.shared.medium, &name, &frame).map_err(io_error("read"))?;
             let Some(records) = records else {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use cell_store::{Batch, DiskMedium, Engine, Log, LogConfig, Position, Store, open};
+use cell_store::{Batch, DiskMedium, Engine, Log, LogConfig, Position, open};
 
 const FOLDER: &str = "CELL_STORE_KILL_FOLDER";
 
