@@ -14,10 +14,7 @@ pub enum Malformed {
     Wire(&'static str),
     /// A required field is absent.
     #[error("field {field} of {message} is missing")]
-    Missing {
-        message: &'static str,
-        field: &'static str,
-    },
+    Missing { message: &'static str, field: &'static str },
     /// A value is outside what its type allows.
     #[error("{0}")]
     Value(&'static str),
@@ -135,10 +132,7 @@ impl<'a> Reader<'a> {
     fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
-            let (&byte, rest) = self
-                .rest
-                .split_first()
-                .ok_or(Malformed::Wire("a varint ends early"))?;
+            let (&byte, rest) = self.rest.split_first().ok_or(Malformed::Wire("a varint ends early"))?;
             self.rest = rest;
             if shift == 63 && byte > 1 {
                 return Err(Malformed::Wire("a varint is longer than 64 bits"));
@@ -256,9 +250,7 @@ impl<const N: usize> Field for [u8; N] {
     }
     fn take(slot: &mut Option<Self>, raw: Raw<'_>) -> Result<(), Malformed> {
         *slot = Some(
-            raw.bytes()?
-                .try_into()
-                .map_err(|_| Malformed::Value("a byte string has the wrong length"))?,
+            raw.bytes()?.try_into().map_err(|_| Malformed::Value("a byte string has the wrong length"))?,
         );
         Ok(())
     }
@@ -473,6 +465,7 @@ mod tests {
 
     message! {
         /// A shape with every container.
+        #[expect(unreachable_pub, reason = "the macro declares public shapes")]
         pub struct Sample {
             1 => number: u64,
             2 => text: String,
@@ -481,6 +474,7 @@ mod tests {
         }
     }
     message! {
+        #[expect(unreachable_pub, reason = "the macro declares public shapes")]
         pub struct Inner { 1 => id: [u8; 4], 2 => long: String }
     }
 
@@ -491,10 +485,7 @@ mod tests {
                 number: 300,
                 text: "x".repeat(len),
                 list: vec![String::new(), "b".into()],
-                inner: Some(Inner {
-                    id: [0; 4],
-                    long: "y".repeat(len),
-                }),
+                inner: Some(Inner { id: [0; 4], long: "y".repeat(len) }),
             };
             assert_eq!(Sample::decode(&sample.to_canon()), Ok(sample));
         }
@@ -502,12 +493,7 @@ mod tests {
 
     #[test]
     fn every_truncation_is_an_error_or_a_shorter_message_and_never_a_panic() {
-        let sample = Sample {
-            number: 1 << 60,
-            text: "abc".into(),
-            list: vec!["d".into()],
-            inner: None,
-        };
+        let sample = Sample { number: 1 << 60, text: "abc".into(), list: vec!["d".into()], inner: None };
         let bytes = sample.to_canon();
         for cut in 0..bytes.len() {
             assert_ne!(Sample::decode(&bytes[..cut]), Ok(sample.clone()), "cut at {cut}");
@@ -516,12 +502,6 @@ mod tests {
 
     #[test]
     fn a_missing_id_names_message_and_field() {
-        assert_eq!(
-            Inner::decode(&[]),
-            Err(Malformed::Missing {
-                message: "Inner",
-                field: "id"
-            })
-        );
+        assert_eq!(Inner::decode(&[]), Err(Malformed::Missing { message: "Inner", field: "id" }));
     }
 }

@@ -120,10 +120,7 @@ impl Cell {
     }
     #[must_use]
     pub fn version(&self) -> VersionVector {
-        self.frontier
-            .iter()
-            .map(|(actor, front)| (*actor, front.seq))
-            .collect()
+        self.frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect()
     }
     #[must_use]
     pub fn beats(&self) -> &BTreeMap<RegionId, u64> {
@@ -158,10 +155,7 @@ impl Cell {
         if let Some(old) = old {
             let front = draft.cell.frontier.get(&old).copied();
             let (last, hash) = front.map_or((0, Hash::ZERO), |front| (front.seq, front.hash));
-            draft.push(Event::new(
-                Vec::new(),
-                Body::Succeeds(Succeeds { old, last, hash }),
-            ))?;
+            draft.push(Event::new(Vec::new(), Body::Succeeds(Succeeds { old, last, hash })))?;
         } else {
             draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
         }
@@ -202,11 +196,7 @@ impl Cell {
         step: u64,
         now_ms: u64,
     ) -> Result<Step, Unavailable> {
-        let epoch = Epoch {
-            term,
-            step,
-            actor: self.me,
-        };
+        let epoch = Epoch { term, step, actor: self.me };
         let mut draft = Draft::new(self, view, now_ms, "");
         slots.iter().for_each(|slot| draft.contact(*slot, &epoch));
         draft.push(Event::new(Vec::new(), Body::Placed(Placed { slots, epoch })))?;
@@ -246,14 +236,8 @@ impl Cell {
             let (order, payment) = fact.concerns();
             if let Fact::Capture(capture) = &fact {
                 // An answer that carries a higher epoch is contact: stop owning before settling anything.
-                capture
-                    .order_epoch
-                    .iter()
-                    .for_each(|epoch| draft.contact(order.slot(), epoch));
-                capture
-                    .payment_epoch
-                    .iter()
-                    .for_each(|epoch| draft.contact(payment.slot(), epoch));
+                capture.order_epoch.iter().for_each(|epoch| draft.contact(order.slot(), epoch));
+                capture.payment_epoch.iter().for_each(|epoch| draft.contact(payment.slot(), epoch));
             }
             let event = Event::new(vec![order.into(), payment.into()], Body::Fact(fact));
             if !draft.holds(&event)? {
@@ -284,11 +268,7 @@ impl Cell {
             (attempt.end.is_none() && now_ms >= attempt.expires_at_ms.saturating_add(past)).then_some(())
         })?;
         if open.flatten().is_some() {
-            let ended = AttemptEnded {
-                k,
-                end: AttemptEnd::NeverStarted,
-                code: String::new(),
-            };
+            let ended = AttemptEnded { k, end: AttemptEnd::NeverStarted, code: String::new() };
             draft.decide_payment(payment, PaymentDecision::AttemptEnded(ended), None)?;
             draft.settle_touched()?;
         }
@@ -327,10 +307,7 @@ impl Cell {
                 .is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
         })?;
         if idle == Some(true) {
-            let ended = Ended {
-                how: crate::order::How::Failed,
-                code: format!("discarded: {reason}"),
-            };
+            let ended = Ended { how: crate::order::How::Failed, code: format!("discarded: {reason}") };
             draft.decide_payment(payment, PaymentDecision::Ended(ended), None)?;
             draft.settle_touched()?;
         }
@@ -348,10 +325,7 @@ impl Cell {
         let Some(entity) = view.entity(id)? else {
             return Ok(Vec::new());
         };
-        let speaker = Speaker {
-            region: self.me.region(),
-            epoch,
-        };
+        let speaker = Speaker { region: self.me.region(), epoch };
         let mine = |slot| self.owned(slot).is_some();
         match id.kind {
             EntityKind::ORDER => {
@@ -376,8 +350,6 @@ impl Cell {
     /// Whether a dot is covered by the frontier.
     #[must_use]
     pub fn covers(&self, dot: &Dot) -> bool {
-        self.frontier
-            .get(&dot.actor)
-            .is_some_and(|front| front.seq >= dot.seq)
+        self.frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq)
     }
 }

@@ -35,15 +35,9 @@ impl HlcClock {
     /// A stamp later than every stamp made or followed before.
     pub fn tick(&mut self, now_ms: u64) -> Hlc {
         self.last = if now_ms > self.last.wall_ms {
-            Hlc {
-                wall_ms: now_ms,
-                counter: 0,
-            }
+            Hlc { wall_ms: now_ms, counter: 0 }
         } else {
-            Hlc {
-                wall_ms: self.last.wall_ms,
-                counter: self.last.counter + 1,
-            }
+            Hlc { wall_ms: self.last.wall_ms, counter: self.last.counter + 1 }
         };
         self.last
     }
@@ -69,45 +63,16 @@ mod tests {
         let first = clock.tick(1_000);
         let second = clock.tick(990);
         assert!(second > first);
-        assert_eq!(
-            clock.tick(1_001),
-            Hlc {
-                wall_ms: 1_001,
-                counter: 0
-            }
-        );
+        assert_eq!(clock.tick(1_001), Hlc { wall_ms: 1_001, counter: 0 });
     }
 
     #[test]
     fn a_remote_clock_far_ahead_is_reported_and_not_followed() {
         let mut clock = HlcClock::default();
-        let ahead = Hlc {
-            wall_ms: 1_000 + SKEW_MS_MAX + 1,
-            counter: 0,
-        };
-        assert_eq!(
-            clock.observe(ahead, 1_000),
-            Observed::Ahead {
-                by_ms: SKEW_MS_MAX + 1
-            }
-        );
+        let ahead = Hlc { wall_ms: 1_000 + SKEW_MS_MAX + 1, counter: 0 };
+        assert_eq!(clock.observe(ahead, 1_000), Observed::Ahead { by_ms: SKEW_MS_MAX + 1 });
         assert!(clock.tick(1_000) < ahead);
-        assert_eq!(
-            clock.observe(
-                Hlc {
-                    wall_ms: 1_400,
-                    counter: 3
-                },
-                1_000
-            ),
-            Observed::Joined
-        );
-        assert_eq!(
-            clock.tick(1_000),
-            Hlc {
-                wall_ms: 1_400,
-                counter: 4
-            }
-        );
+        assert_eq!(clock.observe(Hlc { wall_ms: 1_400, counter: 3 }, 1_000), Observed::Joined);
+        assert_eq!(clock.tick(1_000), Hlc { wall_ms: 1_400, counter: 4 });
     }
 }

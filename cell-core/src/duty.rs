@@ -69,11 +69,7 @@ pub enum Act {
     /// Give money back, once per case.
     Refund { case: RefundCase, order: OrderId },
     /// Ask after a refund that a stray may have started; never start it.
-    AskRefund {
-        case: RefundCase,
-        order: OrderId,
-        give_up_at_ms: u64,
-    },
+    AskRefund { case: RefundCase, order: OrderId, give_up_at_ms: u64 },
     /// Tell another slot's owner, for as long as the need shows.
     Send(Box<Envelope>),
 }
@@ -89,12 +85,7 @@ pub struct Duty {
 
 impl Duty {
     fn new(entity: EntityId, what: &str, subject: &[u8], due_ms: u64, act: Act) -> Duty {
-        Duty {
-            id: duty_id(what, subject),
-            entity,
-            due_ms,
-            act,
-        }
+        Duty { id: duty_id(what, subject), entity, due_ms, act }
     }
 }
 
@@ -140,12 +131,7 @@ impl Speaker {
             body: Bytes::from(need.body.to_canon()),
             created_ms: need.created_ms,
         };
-        Duty {
-            id,
-            entity,
-            due_ms: 0,
-            act: Act::Send(Box::new(envelope)),
-        }
+        Duty { id, entity, due_ms: 0, act: Act::Send(Box::new(envelope)) }
     }
 }
 
@@ -156,11 +142,7 @@ pub fn stalled_notice(request: &Envelope, missing: &str, region: RegionId, now_m
         return None;
     };
     let payment = body.permit.payment_id();
-    let about = StalledBody {
-        order: body.permit.order,
-        payment,
-        missing: missing.to_owned(),
-    };
+    let about = StalledBody { order: body.permit.order, payment, missing: missing.to_owned() };
     Some(Envelope {
         id: MessageId(duty_id("stalled-notice", &payment.0.0)),
         kind: MessageKind::StalledNotice,
@@ -211,15 +193,9 @@ pub fn order_duties(
         if seen.ended.is_some() {
             continue;
         }
-        let open = state
-            .permits
-            .get(&payment)
-            .filter(|permit| permit.closed.is_none());
+        let open = state.permits.get(&payment).filter(|permit| permit.closed.is_none());
         let close_at = permit.until_ms.saturating_add(rules.close_margin_ms);
-        let barred = reading
-            .facts
-            .keys()
-            .any(|key| key.kind == 4 && key.outside == payment.to_string());
+        let barred = reading.facts.keys().any(|key| key.kind == 4 && key.outside == payment.to_string());
         if !barred && open.is_some() {
             let act = Act::CloseAtGateway { payment, order };
             duties.push(Duty::new(entity, "order-close", &payment.0.0, close_at, act));
@@ -227,9 +203,7 @@ pub fn order_duties(
         if mine(permit.payer.slot()) {
             continue;
         }
-        let opened_by = open
-            .filter(|open| open.closing.is_none())
-            .map(|open| open.opened_by);
+        let opened_by = open.filter(|open| open.closing.is_none()).map(|open| open.opened_by);
         match opened_by {
             Some(dot) if !seen.received => duties.push(speaker.say(
                 entity,
@@ -268,27 +242,13 @@ pub fn order_duties(
         }
     }
     refund_orders(reading, state, order, mine, speaker, &mut duties);
-    for case in state
-        .asked
-        .values()
-        .filter(|case| !refund_known(reading, &case.case))
-    {
+    for case in state.asked.values().filter(|case| !refund_known(reading, &case.case)) {
         let give_up_at_ms = reading.created.wall_ms.saturating_add(rules.refund_expiry_ms);
-        let act = Act::AskRefund {
-            case: case.clone(),
-            order,
-            give_up_at_ms,
-        };
+        let act = Act::AskRefund { case: case.clone(), order, give_up_at_ms };
         duties.push(Duty::new(entity, "ask-refund", &case.case, 0, act));
     }
     if state.phase == OrderPhase::Payable && state.open_permit().is_none() {
-        duties.push(Duty::new(
-            entity,
-            "expire",
-            &order.0.0,
-            expires_at_ms(reading),
-            Act::Decide,
-        ));
+        duties.push(Duty::new(entity, "expire", &order.0.0, expires_at_ms(reading), Act::Decide));
     }
     duties
 }
@@ -330,27 +290,19 @@ fn refund_orders(
                 subject: case.payment.into(),
                 from_slot: order.slot(),
                 to_slot: case.payment.slot(),
-                requires: vec![Requirement {
-                    entity,
-                    dot: refund.owed_by,
-                }],
+                requires: vec![Requirement { entity, dot: refund.owed_by }],
                 deadline_ms: 0,
                 until_ms: 0,
                 created_ms: reading.created.wall_ms,
                 about: &case.case,
-                body: MessageBody::RefundOrder(RefundOrderBody {
-                    refund: case.clone(),
-                    order,
-                }),
+                body: MessageBody::RefundOrder(RefundOrderBody { refund: case.clone(), order }),
             },
         ));
     }
 }
 
 fn refund_known(reading: &Reading<'_, Order>, case: &[u8; 16]) -> bool {
-    reading
-        .known_facts()
-        .any(|(_, fact)| matches!(fact, Fact::Refund(refund) if refund.case == *case))
+    reading.known_facts().any(|(_, fact)| matches!(fact, Fact::Refund(refund) if refund.case == *case))
 }
 
 // === payments ===
@@ -367,11 +319,7 @@ impl OrderGlance {
     /// Of an order as it is known here; being *present* is not being *authorised*: only the effective history counts.
     #[must_use]
     pub fn of(order: Option<&Entity>, payment: &PaymentId) -> OrderGlance {
-        let unknown = OrderGlance {
-            permit: PermitGlance::Unknown,
-            refunds: Vec::new(),
-            epoch: None,
-        };
+        let unknown = OrderGlance { permit: PermitGlance::Unknown, refunds: Vec::new(), epoch: None };
         let Some(order) = order else { return unknown };
         let reading = Reading::<Order>::of(order);
         let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
@@ -399,18 +347,9 @@ impl OrderGlance {
             }
             None => PermitGlance::Unknown,
         };
-        let owed = state
-            .refunds
-            .values()
-            .filter(|refund| refund.case.payment == *payment && !refund.settled);
-        let owed = owed
-            .map(|refund| refund.case.clone())
-            .filter(|case| !refund_known(&reading, &case.case));
-        OrderGlance {
-            permit,
-            refunds: owed.collect(),
-            epoch: reading.epoch,
-        }
+        let owed = state.refunds.values().filter(|refund| refund.case.payment == *payment && !refund.settled);
+        let owed = owed.map(|refund| refund.case.clone()).filter(|case| !refund_known(&reading, &case.case));
+        OrderGlance { permit, refunds: owed.collect(), epoch: reading.epoch }
     }
 }
 
@@ -440,19 +379,10 @@ pub fn payment_duties(
             payment_epoch: speaker.epoch,
         };
         if state.closing.is_some() {
-            let act = Act::CloseAtGateway {
-                payment,
-                order: permit.order,
-            };
+            let act = Act::CloseAtGateway { payment, order: permit.order };
             duties.push(Duty::new(entity, "payment-close", &payment.0.0, 0, act));
         } else {
-            duties.push(Duty::new(
-                entity,
-                "charge",
-                &attempt.key,
-                0,
-                Act::Charge(Box::new(charge)),
-            ));
+            duties.push(Duty::new(entity, "charge", &attempt.key, 0, Act::Charge(Box::new(charge))));
         }
     }
     let known = |case: &RefundCase| {
@@ -462,10 +392,7 @@ pub fn payment_duties(
     };
     let orphans = state.orphan_refunds.values();
     for case in order.refunds.iter().chain(orphans).filter(|case| !known(case)) {
-        let act = Act::Refund {
-            case: case.clone(),
-            order: permit.order,
-        };
+        let act = Act::Refund { case: case.clone(), order: permit.order };
         duties.push(Duty::new(entity, "refund", &case.case, 0, act));
     }
     duties.extend(result_duty(reading, state, order, mine, speaker));
@@ -487,10 +414,8 @@ fn result_duty(
     speaker: &Speaker,
 ) -> Option<Duty> {
     let (_, dot) = (state.ended()?, state.ended_by?);
-    let waiting = matches!(
-        order.permit,
-        PermitGlance::Unknown | PermitGlance::Open | PermitGlance::Closing(_)
-    );
+    let waiting =
+        matches!(order.permit, PermitGlance::Unknown | PermitGlance::Open | PermitGlance::Closing(_));
     if !waiting || mine(state.permit.order.slot()) {
         return None;
     }

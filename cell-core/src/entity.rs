@@ -74,10 +74,7 @@ message! {
 impl Entity {
     #[must_use]
     pub fn new(id: EntityId) -> Entity {
-        Entity {
-            id,
-            items: BTreeMap::new(),
-        }
+        Entity { id, items: BTreeMap::new() }
     }
 
     /// The items in key order.
@@ -88,9 +85,7 @@ impl Entity {
     /// Whether an event of the change at `dot` is in it.
     #[must_use]
     pub fn contains(&self, dot: &Dot) -> bool {
-        self.items
-            .values()
-            .any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
+        self.items.values().any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
     }
 
     /// Puts an event in its place. `true` if anything changed: merging again is a no-op.
@@ -121,11 +116,7 @@ impl Entity {
         let mut changed = false;
         for item in other.items.values() {
             for origin in &item.origins {
-                changed |= self.place(Placing {
-                    event: item.event.clone(),
-                    origin: *origin,
-                    at: item.since,
-                });
+                changed |= self.place(Placing { event: item.event.clone(), origin: *origin, at: item.since });
             }
         }
         changed
@@ -138,10 +129,7 @@ impl Entity {
             origins: item.origins.iter().copied().collect(),
             since: item.since,
         });
-        EntityShape {
-            id: self.id,
-            items: items.collect(),
-        }
+        EntityShape { id: self.id, items: items.collect() }
     }
 
     /// # Errors
@@ -151,11 +139,7 @@ impl Entity {
         for item in shape.items {
             let event = Arc::new(Event::decode(item.event)?);
             for origin in item.origins {
-                entity.place(Placing {
-                    event: event.clone(),
-                    origin,
-                    at: item.since,
-                });
+                entity.place(Placing { event: event.clone(), origin, at: item.since });
             }
         }
         Ok(entity)
@@ -173,15 +157,10 @@ fn item_key(event: &Event) -> Option<ItemKey> {
     match &event.body {
         None => Some(ItemKey::Newer(hash)),
         Some(Body::Record(_)) => Some(ItemKey::Record(hash)),
-        Some(Body::Decided(decided)) => Some(ItemKey::Decision {
-            epoch: decided.epoch,
-            place: decided.place,
-            hash,
-        }),
-        Some(Body::Fact(fact)) => Some(ItemKey::Fact {
-            key: fact.key(),
-            hash,
-        }),
+        Some(Body::Decided(decided)) => {
+            Some(ItemKey::Decision { epoch: decided.epoch, place: decided.place, hash })
+        }
+        Some(Body::Fact(fact)) => Some(ItemKey::Fact { key: fact.key(), hash }),
         // Cell-level events are no part of any entity, whatever their envelope says.
         Some(Body::Carried(_) | Body::Succeeds(_) | Body::Beat(_) | Body::Placed(_) | Body::Closed(_)) => {
             None
@@ -284,6 +263,9 @@ pub struct Reading<'a, K: Kind> {
     pub blocked: Option<Blocked>,
 }
 
+/// Per epoch and place, the contents that stand there, in hash order.
+type Chains<'a, D> = BTreeMap<Epoch, BTreeMap<u64, Vec<Link<'a, D>>>>;
+
 impl<'a, K: Kind> Reading<'a, K> {
     #[must_use]
     pub fn of(entity: &'a Entity) -> Reading<'a, K> {
@@ -300,7 +282,7 @@ impl<'a, K: Kind> Reading<'a, K> {
             facts: BTreeMap::new(),
             blocked: None,
         };
-        let mut chains: BTreeMap<Epoch, BTreeMap<u64, Vec<Link<'a, K::Decision>>>> = BTreeMap::new();
+        let mut chains: Chains<'a, K::Decision> = Chains::new();
         let mut by_hash: HashMap<Hash, Link<'a, K::Decision>> = HashMap::new();
         for item in entity.items.values() {
             match &item.event.body {
@@ -310,12 +292,7 @@ impl<'a, K: Kind> Reading<'a, K> {
                 Some(Body::Decided(decided)) => {
                     if let Some(link) = legal_link::<K>(decided, item) {
                         by_hash.insert(link.hash, link);
-                        chains
-                            .entry(decided.epoch)
-                            .or_default()
-                            .entry(decided.place)
-                            .or_default()
-                            .push(link);
+                        chains.entry(decided.epoch).or_default().entry(decided.place).or_default().push(link);
                     }
                 }
                 Some(_) => {}
@@ -338,22 +315,14 @@ impl<'a, K: Kind> Reading<'a, K> {
     }
 
     /// The chain of the highest epoch that has its first decision, what it inherited in front.
-    fn choose(
-        &mut self,
-        chains: &BTreeMap<Epoch, BTreeMap<u64, Vec<Link<'a, K::Decision>>>>,
-        by_hash: &HashMap<Hash, Link<'a, K::Decision>>,
-    ) {
+    fn choose(&mut self, chains: &Chains<'a, K::Decision>, by_hash: &HashMap<Hash, Link<'a, K::Decision>>) {
         let mut in_history: BTreeSet<Hash> = BTreeSet::new();
         for (epoch, chain) in chains.iter().rev() {
             let Some(first) = chain.get(&0).and_then(|contents| contents.first()) else {
                 continue;
             };
-            let inherited: Option<Vec<_>> = first
-                .decided
-                .inherits
-                .iter()
-                .map(|hash| by_hash.get(hash).copied())
-                .collect();
+            let inherited: Option<Vec<_>> =
+                first.decided.inherits.iter().map(|hash| by_hash.get(hash).copied()).collect();
             let Some(inherited) = inherited else { continue };
             self.epoch = Some(*epoch);
             self.history = inherited;
@@ -372,15 +341,10 @@ impl<'a, K: Kind> Reading<'a, K> {
         let Some(effective) = self.epoch else { return };
         let lower = chains.iter().filter(|(epoch, _)| **epoch < effective);
         let links = lower.flat_map(|(_, chain)| chain.values().flatten());
-        self.strays
-            .extend(links.filter(|link| !in_history.contains(&link.hash)));
+        self.strays.extend(links.filter(|link| !in_history.contains(&link.hash)));
         // The losing side of a fork in the effective chain is as good as a stray of it.
-        let forked = chains[&effective]
-            .values()
-            .filter(|contents| contents.len() > 1)
-            .flatten();
-        self.strays
-            .extend(forked.filter(|link| !in_history.contains(&link.hash)));
+        let forked = chains[&effective].values().filter(|contents| contents.len() > 1).flatten();
+        self.strays.extend(forked.filter(|link| !in_history.contains(&link.hash)));
     }
 
     fn fold(&mut self) {
@@ -398,24 +362,13 @@ impl<'a, K: Kind> Reading<'a, K> {
 
     /// The first content of each fact, in key order: captures before refunds.
     pub fn known_facts(&self) -> impl Iterator<Item = (&FactKey, &'a Fact)> + '_ {
-        self.facts
-            .iter()
-            .filter_map(|(key, contents)| contents.first().map(|(fact, _)| (key, *fact)))
+        self.facts.iter().filter_map(|(key, contents)| contents.first().map(|(fact, _)| (key, *fact)))
     }
 }
 
 /// A decision is legal if the actor that its epoch names wrote it.
 fn legal_link<'a, K: Kind>(decided: &'a Decided, item: &'a Item) -> Option<Link<'a, K::Decision>> {
     let body = K::decision(&decided.body)?;
-    let origin = item
-        .origins
-        .iter()
-        .find(|origin| origin.dot.actor == decided.epoch.actor)?;
-    Some(Link {
-        decided,
-        body,
-        hash: item.event.hash,
-        since: item.since,
-        dot: origin.dot,
-    })
+    let origin = item.origins.iter().find(|origin| origin.dot.actor == decided.epoch.actor)?;
+    Some(Link { decided, body, hash: item.event.hash, since: item.since, dot: origin.dot })
 }

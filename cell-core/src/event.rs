@@ -57,12 +57,7 @@ impl CommandRef {
     pub fn new(user: &UserId, op: Op, entity: Option<EntityId>, key: &str, body: &[u8]) -> CommandRef {
         let entity = entity.map(|id| id.to_bytes());
         let entity: &[u8] = entity.as_ref().map_or(&[], |bytes| bytes);
-        let parts = [
-            user.as_str().as_bytes(),
-            op.as_str().as_bytes(),
-            entity,
-            key.as_bytes(),
-        ];
+        let parts = [user.as_str().as_bytes(), op.as_str().as_bytes(), entity, key.as_bytes()];
         CommandRef {
             user: user.clone(),
             op,
@@ -146,6 +141,7 @@ message! {
 
 message! {
     /// What happened in the outside world, keyed by (kind, the outside party's own id).
+    #[expect(clippy::large_enum_variant, reason = "facts are few and short-lived")]
     pub enum Fact { 1 => Capture(Capture), 2 => Refund(Refund), 3 => Failure(Failure), 4 => Barred(Barred) }
 }
 
@@ -246,12 +242,7 @@ impl Event {
     pub fn new(entities: Vec<EntityId>, body: Body) -> Event {
         let shape = EventShape { entities, body };
         let bytes = Bytes::from(shape.to_canon());
-        Event {
-            hash: Hash::of(&bytes),
-            bytes,
-            entities: shape.entities,
-            body: Some(shape.body),
-        }
+        Event { hash: Hash::of(&bytes), bytes, entities: shape.entities, body: Some(shape.body) }
     }
 
     /// # Errors
@@ -259,26 +250,10 @@ impl Event {
     pub fn decode(bytes: Bytes) -> Result<Event, Malformed> {
         let hash = Hash::of(&bytes);
         match EventShape::decode(&bytes) {
-            Ok(shape) => Ok(Event {
-                hash,
-                entities: shape.entities,
-                body: Some(shape.body),
-                bytes,
-            }),
-            Err(
-                Malformed::Newer(_)
-                | Malformed::Missing {
-                    message: "EventShape",
-                    ..
-                },
-            ) => {
+            Ok(shape) => Ok(Event { hash, entities: shape.entities, body: Some(shape.body), bytes }),
+            Err(Malformed::Newer(_) | Malformed::Missing { message: "EventShape", .. }) => {
                 let entities = EventAddress::decode(&bytes)?.entities;
-                Ok(Event {
-                    hash,
-                    entities,
-                    body: None,
-                    bytes,
-                })
+                Ok(Event { hash, entities, body: None, bytes })
             }
             Err(error) => Err(error),
         }
@@ -328,21 +303,14 @@ impl Change {
             events: self.events.iter().map(|event| event.bytes.clone()).collect(),
         };
         let bytes = Bytes::from(shape.to_canon());
-        Entry {
-            dot: self.dot,
-            hash: Entry::chain(previous, &self.dot, &bytes),
-            bytes,
-        }
+        Entry { dot: self.dot, hash: Entry::chain(previous, &self.dot, &bytes), bytes }
     }
 
     /// # Errors
     /// [`Malformed`] if these are not the bytes of a change.
     pub fn decode(bytes: &[u8]) -> Result<Change, Malformed> {
         let shape = ChangeShape::decode(bytes)?;
-        let events = shape
-            .events
-            .into_iter()
-            .map(|bytes| Event::decode(bytes).map(Arc::new));
+        let events = shape.events.into_iter().map(|bytes| Event::decode(bytes).map(Arc::new));
         Ok(Change {
             dot: shape.dot,
             at: shape.at,

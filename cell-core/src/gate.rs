@@ -156,10 +156,7 @@ impl Gate {
             Input::Malformed { bytes, from, reason } => {
                 self.malformed(now_ms, bytes, from, reason, &mut out);
             }
-            Input::Decoded {
-                id,
-                envelope: Some(envelope),
-            } => self.decoded(now_ms, id, envelope, &mut out),
+            Input::Decoded { id, envelope: Some(envelope) } => self.decoded(now_ms, id, envelope, &mut out),
             Input::Decoded { envelope: None, .. } => {}
             Input::Applied { upto } => self.applied(now_ms, &upto),
             Input::Present { present } => self.present(now_ms, &present),
@@ -190,20 +187,13 @@ impl Gate {
 
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts {
-            undecoded: self.undecoded.len(),
-            ..self.index.counts
-        }
+        Counts { undecoded: self.undecoded.len(), ..self.index.counts }
     }
 
     fn conclude(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         self.hand_out(now_ms, out);
         self.recheck_some(out);
-        let next_ms = if self.recheck.is_some() {
-            Some(now_ms)
-        } else {
-            self.index.next_timer_ms()
-        };
+        let next_ms = if self.recheck.is_some() { Some(now_ms) } else { self.index.next_timer_ms() };
         if next_ms != self.announced_ms {
             out.extend(next_ms.map(|ms| Output::WakeAt { ms }));
             self.announced_ms = next_ms;
@@ -216,10 +206,7 @@ impl Gate {
         self.frontier.clear();
         self.ended.clear();
         for (id, _) in std::mem::take(&mut self.probing) {
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
         }
         self.enlist_all(now_ms);
     }
@@ -239,25 +226,10 @@ impl Gate {
                 self.index.add(&item);
                 self.items.insert(id, Box::new(item));
             }
-            Record::Undecoded(Undecoded {
-                id,
-                from,
-                reason,
-                arrived_ms,
-                ..
-            }) => {
-                self.undecoded.insert(
-                    id,
-                    Kept {
-                        from,
-                        arrived_ms,
-                        reason,
-                    },
-                );
+            Record::Undecoded(Undecoded { id, from, reason, arrived_ms, .. }) => {
+                self.undecoded.insert(id, Kept { from, arrived_ms, reason });
             }
-            Record::DeadLettered(DeadLettered {
-                id, reason, detail, ..
-            }) => {
+            Record::DeadLettered(DeadLettered { id, reason, detail, .. }) => {
                 if let Some(item) = self.items.get_mut(&id) {
                     item.told = true;
                     self.index.enter(id, item, State::Dead(reason), NEVER);
@@ -288,7 +260,5 @@ impl Gate {
 }
 
 fn persist(record: Record, out: &mut Vec<Output>) {
-    out.push(Output::Persist {
-        record: Box::new(record),
-    });
+    out.push(Output::Persist { record: Box::new(record) });
 }

@@ -250,11 +250,7 @@ impl Slot {
     /// # Errors
     /// [`IdError::Slot`] if `number` is not below [`SLOT_COUNT`].
     pub fn new(number: u16) -> Result<Self, IdError> {
-        if number < SLOT_COUNT {
-            Ok(Slot(number))
-        } else {
-            Err(IdError::Slot)
-        }
+        if number < SLOT_COUNT { Ok(Slot(number)) } else { Err(IdError::Slot) }
     }
     /// The slot of a user: the first 16 bits (big endian) of BLAKE3(user id), modulo [`SLOT_COUNT`].
     #[must_use]
@@ -438,10 +434,7 @@ impl EntityId {
     }
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 17]) -> EntityId {
-        EntityId {
-            kind: EntityKind(bytes[0]),
-            id: PublicId(std::array::from_fn(|i| bytes[i + 1])),
-        }
+        EntityId { kind: EntityKind(bytes[0]), id: PublicId(std::array::from_fn(|i| bytes[i + 1])) }
     }
     #[must_use]
     pub fn order(&self) -> Option<OrderId> {
@@ -454,18 +447,12 @@ impl EntityId {
 }
 impl From<OrderId> for EntityId {
     fn from(id: OrderId) -> Self {
-        EntityId {
-            kind: EntityKind::ORDER,
-            id: id.0,
-        }
+        EntityId { kind: EntityKind::ORDER, id: id.0 }
     }
 }
 impl From<PaymentId> for EntityId {
     fn from(id: PaymentId) -> Self {
-        EntityId {
-            kind: EntityKind::PAYMENT,
-            id: id.0,
-        }
+        EntityId { kind: EntityKind::PAYMENT, id: id.0 }
     }
 }
 impl fmt::Display for EntityId {
@@ -488,9 +475,7 @@ impl fmt::Debug for EntityId {
 impl FromStr for EntityId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        text.parse::<OrderId>()
-            .map(EntityId::from)
-            .or_else(|_| text.parse::<PaymentId>().map(EntityId::from))
+        text.parse::<OrderId>().map(EntityId::from).or_else(|_| text.parse::<PaymentId>().map(EntityId::from))
     }
 }
 impl Field for EntityId {
@@ -515,10 +500,8 @@ mod tests {
 
     #[test]
     fn slots_never_change_for_a_user() {
-        let seen: Vec<u16> = ["alice", "bob", "carol", "shop1:用户", ""]
-            .iter()
-            .map(|u| Slot::of_user(u).number())
-            .collect();
+        let seen: Vec<u16> =
+            ["alice", "bob", "carol", "shop1:用户", ""].iter().map(|u| Slot::of_user(u).number()).collect();
         assert_eq!(seen, SLOT_VECTORS);
     }
     const SLOT_VECTORS: [u16; 5] = [434, 118, 669, 638, 787];
@@ -530,28 +513,15 @@ mod tests {
         assert_eq!((id.0.time_ms(), id.slot()), (1_790_000_000_123, slot));
         assert_eq!(id.to_string().parse::<OrderId>(), Ok(id));
         assert_eq!(id.to_string().len(), 30);
-        for bad in [
-            "ord_",
-            "pay_",
-            "ord_zzzzzzzzzzzzzzzzzzzzzzzzzz",
-            "ord_0000000000000000000000000u",
-            "x",
-        ] {
+        for bad in ["ord_", "pay_", "ord_zzzzzzzzzzzzzzzzzzzzzzzzzz", "ord_0000000000000000000000000u", "x"] {
             assert_eq!(bad.parse::<OrderId>(), Err(IdError::Public), "{bad}");
         }
     }
 
     #[test]
     fn an_actor_survives_its_text() {
-        let node = NodeId {
-            region: RegionId::new("north-2").unwrap(),
-            index: 3,
-        };
-        let actor = ActorId {
-            node,
-            start: 7,
-            nonce: 0xdead,
-        };
+        let node = NodeId { region: RegionId::new("north-2").unwrap(), index: 3 };
+        let actor = ActorId { node, start: 7, nonce: 0xdead };
         assert_eq!(actor.to_string().parse::<ActorId>(), Ok(actor));
         assert!("north.1".parse::<ActorId>().is_err());
     }

@@ -40,15 +40,11 @@ pub(crate) fn checked_total(content: &OrderContent) -> Result<u64, MoneyError> {
         let amount = line.quantity.checked_mul(line.unit_minor);
         plus = amount
             .and_then(|amount| plus.checked_add(amount))
-            .ok_or_else(|| MoneyError::Overflow {
-                at: format!("lines/{i}"),
-            })?;
+            .ok_or_else(|| MoneyError::Overflow { at: format!("lines/{i}") })?;
     }
     let sum = |parts: [(&str, u64); 4], start: u64| {
         parts.iter().try_fold(start, |sum, (name, part)| {
-            sum.checked_add(*part).ok_or_else(|| MoneyError::Overflow {
-                at: (*name).to_owned(),
-            })
+            sum.checked_add(*part).ok_or_else(|| MoneyError::Overflow { at: (*name).to_owned() })
         })
     };
     let plus = sum(
@@ -70,11 +66,7 @@ pub(crate) fn checked_total(content: &OrderContent) -> Result<u64, MoneyError> {
         0,
     )?;
     let total = plus.checked_sub(minus).ok_or(MoneyError::Negative)?;
-    if total > AMOUNT_MINOR_MAX {
-        Err(MoneyError::TooLarge)
-    } else {
-        Ok(total)
-    }
+    if total > AMOUNT_MINOR_MAX { Err(MoneyError::TooLarge) } else { Ok(total) }
 }
 
 #[cfg(test)]
@@ -119,10 +111,7 @@ mod tests {
         let mut order = content(&[(1, 100)]);
         order.points_minor = 101;
         assert_eq!(order.total_minor(), Err(MoneyError::Negative));
-        assert_eq!(
-            content(&[(1, AMOUNT_MINOR_MAX + 1)]).total_minor(),
-            Err(MoneyError::TooLarge)
-        );
+        assert_eq!(content(&[(1, AMOUNT_MINOR_MAX + 1)]).total_minor(), Err(MoneyError::TooLarge));
         order.currency = "cny".into();
         assert_eq!(order.total_minor(), Err(MoneyError::Currency("cny".into())));
     }

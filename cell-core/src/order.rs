@@ -90,17 +90,12 @@ pub fn uuid7_time_ms(key: &str) -> Option<u64> {
     if !dashed || bytes[14] != b'7' || !matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B') {
         return None;
     }
-    let hex = bytes
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| ![8, 13, 18, 23].contains(i));
+    let hex = bytes.iter().enumerate().filter(|(i, _)| ![8, 13, 18, 23].contains(i));
     if !hex.clone().all(|(_, b)| b.is_ascii_hexdigit()) {
         return None;
     }
     let digits = hex.take(12).map(|(_, b)| (*b as char).to_digit(16));
-    digits
-        .into_iter()
-        .try_fold(0u64, |time, digit| Some(time << 4 | u64::from(digit?)))
+    digits.into_iter().try_fold(0u64, |time, digit| Some(time << 4 | u64::from(digit?)))
 }
 
 // === decisions ===
@@ -168,12 +163,7 @@ impl RefundCase {
     #[must_use]
     pub fn whole(intent: &str, payment: PaymentId, amount_minor: u64) -> RefundCase {
         let case = Hash::of_parts(&[b"refund", intent.as_bytes()]).short();
-        RefundCase {
-            case,
-            intent: intent.to_owned(),
-            payment,
-            amount_minor,
-        }
+        RefundCase { case, intent: intent.to_owned(), payment, amount_minor }
     }
 }
 
@@ -365,13 +355,8 @@ impl OrderState {
     /// Of a capture, what refunds are owed or done.
     #[must_use]
     pub fn refunded_minor(&self, intent: &str) -> u64 {
-        let of_intent = self
-            .refunds
-            .values()
-            .filter(|refund| refund.case.intent == intent);
-        of_intent
-            .map(|refund| refund.case.amount_minor)
-            .fold(0, u64::saturating_add)
+        let of_intent = self.refunds.values().filter(|refund| refund.case.intent == intent);
+        of_intent.map(|refund| refund.case.amount_minor).fold(0, u64::saturating_add)
     }
 
     /// The label shown to people.
@@ -442,23 +427,14 @@ impl Kind for Order {
             state.commands.insert(command.id, command.digest);
         }
         if let Some(refund) = link.body.refund() {
-            let owed = RefundState {
-                case: refund.clone(),
-                settled: false,
-                owed_by: link.dot,
-            };
+            let owed = RefundState { case: refund.clone(), settled: false, owed_by: link.dot };
             state.asked.remove(&refund.case);
             state.refunds.entry(refund.case).or_insert(owed);
         }
         match link.body {
             OrderDecision::PermitOpened(opened) => {
                 let permit = opened.permit.clone();
-                let opened = PermitState {
-                    closing: None,
-                    closed: None,
-                    opened_by: link.dot,
-                    permit,
-                };
+                let opened = PermitState { closing: None, closed: None, opened_by: link.dot, permit };
                 state.permits.insert(opened.permit.payment_id(), opened);
             }
             OrderDecision::PermitClosing(closing) => {
@@ -472,10 +448,7 @@ impl Kind for Order {
                 }
             }
             OrderDecision::CaptureSettled(settled) => {
-                state.settled.insert(FactKey {
-                    kind: 1,
-                    outside: settled.intent.clone(),
-                });
+                state.settled.insert(FactKey { kind: 1, outside: settled.intent.clone() });
                 if settled.verdict == CaptureVerdict::Applied {
                     state.phase = OrderPhase::Paid;
                     state.applied = Some(AppliedCapture {
@@ -486,10 +459,7 @@ impl Kind for Order {
                 }
             }
             OrderDecision::RefundSettled(settled) => {
-                state.settled.insert(FactKey {
-                    kind: 2,
-                    outside: settled.refund.clone(),
-                });
+                state.settled.insert(FactKey { kind: 2, outside: settled.refund.clone() });
                 state.asked.remove(&settled.case);
                 if let Some(refund) = state.refunds.get_mut(&settled.case) {
                     refund.settled = true;
@@ -508,10 +478,7 @@ impl Kind for Order {
                 state.content_hash = amended.content.hash();
             }
             OrderDecision::FactNoted(noted) => {
-                state.settled.insert(FactKey {
-                    kind: noted.kind as u8,
-                    outside: noted.outside.clone(),
-                });
+                state.settled.insert(FactKey { kind: noted.kind as u8, outside: noted.outside.clone() });
             }
         }
     }

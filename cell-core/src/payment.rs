@@ -275,10 +275,7 @@ impl Kind for Payment {
                 state.ended_by = Some(link.dot);
             }
             PaymentDecision::FactNoted(noted) => {
-                state.settled.insert(FactKey {
-                    kind: noted.kind as u8,
-                    outside: noted.outside.clone(),
-                });
+                state.settled.insert(FactKey { kind: noted.kind as u8, outside: noted.outside.clone() });
             }
             PaymentDecision::Reconciled(reconciled) => {
                 for verdict in &reconciled.verdicts {
@@ -290,9 +287,7 @@ impl Kind for Payment {
             }
             PaymentDecision::ClosingAsked(asked) => state.closing = state.closing.max(Some(asked.why)),
             PaymentDecision::RefundOrphan(orphan) => {
-                state
-                    .orphan_refunds
-                    .insert(orphan.refund.case, orphan.refund.clone());
+                state.orphan_refunds.insert(orphan.refund.case, orphan.refund.clone());
             }
             PaymentDecision::CaseOpened(_) => {}
         }

@@ -41,15 +41,7 @@ impl Placement {
     /// The placement of a new cluster: term 1, step 0, each slot at the first node of `home(slot)`.
     pub fn initial(members: Vec<RegionId>, home: impl Fn(Slot) -> RegionId) -> Self {
         let homes = Slot::all()
-            .map(|slot| Home {
-                term: 1,
-                step: 0,
-                actor: None,
-                node: NodeId {
-                    region: home(slot),
-                    index: 0,
-                },
-            })
+            .map(|slot| Home { term: 1, step: 0, actor: None, node: NodeId { region: home(slot), index: 0 } })
             .collect();
         Placement { homes, members }
     }
@@ -70,12 +62,8 @@ impl Placement {
         let home = &mut self.homes[usize::from(slot.number())];
         let higher = (epoch.term, epoch.step, Some(epoch.actor)) > (home.term, home.step, home.actor);
         if higher {
-            *home = Home {
-                term: epoch.term,
-                step: epoch.step,
-                actor: Some(epoch.actor),
-                node: epoch.actor.node,
-            };
+            *home =
+                Home { term: epoch.term, step: epoch.step, actor: Some(epoch.actor), node: epoch.actor.node };
         }
         higher
     }
@@ -97,16 +85,7 @@ impl Placement {
     /// Slots whose known epoch differs from the initial one, for persisting.
     pub fn learned(&self) -> impl Iterator<Item = (Slot, Epoch)> + '_ {
         Slot::all().zip(&self.homes).filter_map(|(slot, home)| {
-            home.actor.map(|actor| {
-                (
-                    slot,
-                    Epoch {
-                        term: home.term,
-                        step: home.step,
-                        actor,
-                    },
-                )
-            })
+            home.actor.map(|actor| (slot, Epoch { term: home.term, step: home.step, actor }))
         })
     }
 }
@@ -116,14 +95,7 @@ mod tests {
     use super::*;
 
     fn actor(region: &str, start: u64) -> ActorId {
-        ActorId {
-            node: NodeId {
-                region: RegionId::new(region).unwrap(),
-                index: 0,
-            },
-            start,
-            nonce: 1,
-        }
+        ActorId { node: NodeId { region: RegionId::new(region).unwrap(), index: 0 }, start, nonce: 1 }
     }
 
     #[test]
@@ -135,33 +107,11 @@ mod tests {
         assert!(placement.join(slot, &first) && !placement.join(slot, &first));
         let restarted = placement.owned(slot, &actor("north", 2)).unwrap();
         assert!(placement.join(slot, &restarted));
-        assert_eq!(
-            placement.owned(slot, &actor("north", 1)),
-            None,
-            "the older start stops"
-        );
-        let moved = Epoch {
-            term: 1,
-            step: 1,
-            actor: actor("east", 1),
-        };
+        assert_eq!(placement.owned(slot, &actor("north", 1)), None, "the older start stops");
+        let moved = Epoch { term: 1, step: 1, actor: actor("east", 1) };
         assert!(placement.join(slot, &moved));
-        assert!(!placement.join(
-            slot,
-            &Epoch {
-                term: 1,
-                step: 0,
-                actor: actor("north", 99)
-            }
-        ));
+        assert!(!placement.join(slot, &Epoch { term: 1, step: 0, actor: actor("north", 99) }));
         assert_eq!(placement.owned(slot, &actor("north", 99)), None);
-        assert!(placement.join(
-            slot,
-            &Epoch {
-                term: 2,
-                step: 0,
-                actor: actor("north", 3)
-            }
-        ));
+        assert!(placement.join(slot, &Epoch { term: 2, step: 0, actor: actor("north", 3) }));
     }
 }

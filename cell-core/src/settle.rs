@@ -63,18 +63,10 @@ pub struct Next<D> {
 
 impl<D> Next<D> {
     fn row(row: Row, decisions: Vec<D>) -> Option<Next<D>> {
-        Some(Next {
-            decisions,
-            row: Some(row),
-            command: None,
-        })
+        Some(Next { decisions, row: Some(row), command: None })
     }
     fn plain(decision: D) -> Option<Next<D>> {
-        Some(Next {
-            decisions: vec![decision],
-            row: None,
-            command: None,
-        })
+        Some(Next { decisions: vec![decision], row: None, command: None })
     }
 }
 

@@ -72,9 +72,7 @@ impl VersionVector {
 impl FromIterator<(ActorId, u64)> for VersionVector {
     fn from_iter<I: IntoIterator<Item = (ActorId, u64)>>(pairs: I) -> Self {
         let mut vector = VersionVector::new();
-        pairs
-            .into_iter()
-            .for_each(|(actor, seq)| vector.raise(Dot { actor, seq }));
+        pairs.into_iter().for_each(|(actor, seq)| vector.raise(Dot { actor, seq }));
         vector
     }
 }

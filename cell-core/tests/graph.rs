@@ -25,9 +25,7 @@ ended: place=wrong-kind amend=wrong-kind pay=wrong-kind ask=wrong-kind withdraw=
 #[test]
 fn every_pair_of_order_status_and_command_is_allowed_or_refused_by_name() {
     let line = |status: &OrderStatus| {
-        let cells = Op::ALL
-            .iter()
-            .map(|op| format!(" {op}={}", order_admits(*status, *op)));
+        let cells = Op::ALL.iter().map(|op| format!(" {op}={}", order_admits(*status, *op)));
         format!("{status}:{}\n", cells.collect::<String>())
     };
     assert_eq!(OrderStatus::ALL.iter().map(line).collect::<String>(), ORDERS);
@@ -36,9 +34,7 @@ fn every_pair_of_order_status_and_command_is_allowed_or_refused_by_name() {
 #[test]
 fn every_pair_of_payment_status_and_command_is_allowed_or_refused_by_name() {
     let line = |status: &PaymentStatus| {
-        let cells = Op::ALL
-            .iter()
-            .map(|op| format!(" {op}={}", payment_admits(*status, *op)));
+        let cells = Op::ALL.iter().map(|op| format!(" {op}={}", payment_admits(*status, *op)));
         format!("{status}:{}\n", cells.collect::<String>())
     };
     assert_eq!(PaymentStatus::ALL.iter().map(line).collect::<String>(), PAYMENTS);

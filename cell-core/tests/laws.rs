@@ -19,12 +19,7 @@ fn record() -> OrderRecord {
         key: "k".to_owned(),
         content: OrderContent {
             currency: "EUR".to_owned(),
-            lines: vec![Line {
-                sku: "s".to_owned(),
-                title: String::new(),
-                quantity: 1,
-                unit_minor: 100,
-            }],
+            lines: vec![Line { sku: "s".to_owned(), title: String::new(), quantity: 1, unit_minor: 100 }],
             promotions_minor: 0,
             coupon_minor: 0,
             points_minor: 0,
@@ -61,22 +56,11 @@ fn permit() -> Permit {
 }
 
 fn actor(start: u64) -> ActorId {
-    ActorId {
-        node: NodeId {
-            region: RegionId::new("north").unwrap(),
-            index: 0,
-        },
-        start,
-        nonce: start,
-    }
+    ActorId { node: NodeId { region: RegionId::new("north").unwrap(), index: 0 }, start, nonce: start }
 }
 
 fn id_of(payment: bool) -> EntityId {
-    if payment {
-        permit().payment_id().into()
-    } else {
-        order().into()
-    }
+    if payment { permit().payment_id().into() } else { order().into() }
 }
 
 /// Everything that can stand in an entity, of several epochs, with forks and with facts recorded twice.
@@ -85,41 +69,19 @@ fn placings(payment: bool) -> Vec<Placing> {
     let mut all: Vec<Placing> = Vec::new();
     let mut put = |body: Body, who: u64, seq: u64| {
         let event = Arc::new(Event::new(vec![id], body));
-        let origin = EventId {
-            dot: Dot {
-                actor: actor(who),
-                seq,
-            },
-            place: 0,
-        };
-        all.push(Placing {
-            event: event.clone(),
-            origin,
-            at: Hlc {
-                wall_ms: seq,
-                counter: who,
-            },
-        });
+        let origin = EventId { dot: Dot { actor: actor(who), seq }, place: 0 };
+        all.push(Placing { event: event.clone(), origin, at: Hlc { wall_ms: seq, counter: who } });
         event.hash
     };
-    let born = if payment {
-        Record::Permit(permit())
-    } else {
-        Record::Order(record())
-    };
+    let born = if payment { Record::Permit(permit()) } else { Record::Order(record()) };
     put(Body::Record(born.clone()), 1, 1);
     put(Body::Record(born), 2, 1);
     let decision = |n: u64| {
         if payment {
             Decision::Payment(match n % 3 {
                 0 => PaymentDecision::Received(Received {}),
-                1 => PaymentDecision::Accepted(Accepted {
-                    card: format!("card{n}"),
-                }),
-                _ => PaymentDecision::Ended(Ended {
-                    how: How::Declined,
-                    code: n.to_string(),
-                }),
+                1 => PaymentDecision::Accepted(Accepted { card: format!("card{n}") }),
+                _ => PaymentDecision::Ended(Ended { how: How::Declined, code: n.to_string() }),
             })
         } else {
             Decision::Order(match n % 2 {
@@ -130,39 +92,19 @@ fn placings(payment: bool) -> Vec<Placing> {
     };
     let mut history: Vec<Hash> = Vec::new();
     for who in 1..4 {
-        let epoch = Epoch {
-            term: 1,
-            step: 0,
-            actor: actor(who),
-        };
+        let epoch = Epoch { term: 1, step: 0, actor: actor(who) };
         let inherits = history.clone();
         for place in 0..3 {
             let inherits = if place == 0 { inherits.clone() } else { Vec::new() };
-            let decided = Decided {
-                epoch,
-                place,
-                command: None,
-                inherits,
-                body: decision(place + who),
-            };
+            let decided = Decided { epoch, place, command: None, inherits, body: decision(place + who) };
             let hash = put(Body::Decided(decided), who, 2 + place);
             if place == 0 && who < 3 {
                 history.push(hash);
             }
         }
     }
-    let fork = Epoch {
-        term: 1,
-        step: 0,
-        actor: actor(3),
-    };
-    let fork = Decided {
-        epoch: fork,
-        place: 1,
-        command: None,
-        inherits: Vec::new(),
-        body: decision(9),
-    };
+    let fork = Epoch { term: 1, step: 0, actor: actor(3) };
+    let fork = Decided { epoch: fork, place: 1, command: None, inherits: Vec::new(), body: decision(9) };
     put(Body::Decided(fork), 3, 9);
     for (who, amount_minor) in [(1, 100), (2, 100), (2, 70)] {
         let capture = Capture {
@@ -184,9 +126,7 @@ fn placings(payment: bool) -> Vec<Placing> {
 fn entity_of(payment: bool, picks: &[usize]) -> Entity {
     let all = placings(payment);
     let mut entity = Entity::new(id_of(payment));
-    picks
-        .iter()
-        .for_each(|pick| entity.apply(all[pick % all.len()].clone()));
+    picks.iter().for_each(|pick| entity.apply(all[pick % all.len()].clone()));
     entity
 }
 
@@ -274,21 +214,11 @@ fn the_highest_epoch_that_has_its_first_decision_is_the_history_and_a_hole_ends_
     entity.apply(decided(1, 2));
     entity.apply(decided(2, 1));
     let reading = Reading::<Order>::of(&entity);
-    assert_eq!(
-        (reading.epoch.unwrap().actor, reading.history.len()),
-        (actor(1), 1)
-    );
+    assert_eq!((reading.epoch.unwrap().actor, reading.history.len()), (actor(1), 1));
     entity.apply(decided(2, 0));
     let reading = Reading::<Order>::of(&entity);
-    assert_eq!(
-        (reading.epoch.unwrap().actor, reading.history.len()),
-        (actor(2), 3)
-    );
-    assert_eq!(
-        reading.strays.len(),
-        1,
-        "the third decision of the first epoch was not inherited"
-    );
+    assert_eq!((reading.epoch.unwrap().actor, reading.history.len()), (actor(2), 3));
+    assert_eq!(reading.strays.len(), 1, "the third decision of the first epoch was not inherited");
 }
 
 #[test]

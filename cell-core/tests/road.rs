@@ -25,11 +25,7 @@ impl View for Shelf {
         Ok(self.entities.get(&id).cloned())
     }
     fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
-        Ok(self
-            .keys
-            .get(&(user.clone(), key.to_owned()))
-            .cloned()
-            .unwrap_or_default())
+        Ok(self.keys.get(&(user.clone(), key.to_owned())).cloned().unwrap_or_default())
     }
 }
 
@@ -46,25 +42,11 @@ fn region(name: &str) -> RegionId {
 impl Region {
     fn new(name: &str) -> Region {
         let placement = Placement::initial(vec![region("north"), region("east")], |slot| {
-            if slot.number() < 512 {
-                region("north")
-            } else {
-                region("east")
-            }
+            if slot.number() < 512 { region("north") } else { region("east") }
         });
-        let me = ActorId {
-            node: NodeId {
-                region: region(name),
-                index: 0,
-            },
-            start: 1,
-            nonce: 7,
-        };
-        let mut this = Region {
-            cell: Cell::new(me, placement, Rules::default()),
-            shelf: Shelf::default(),
-            log: vec![],
-        };
+        let me = ActorId { node: NodeId { region: region(name), index: 0 }, start: 1, nonce: 7 };
+        let mut this =
+            Region { cell: Cell::new(me, placement, Rules::default()), shelf: Shelf::default(), log: vec![] };
         let step = this.cell.start(&this.shelf, None, 1).unwrap();
         this.take(step);
         this
@@ -72,9 +54,7 @@ impl Region {
 
     fn take(&mut self, step: Step) {
         for (id, entity) in step.entities {
-            let record = id
-                .order()
-                .and_then(|_| Reading::<Order>::of(&entity).record.clone());
+            let record = id.order().and_then(|_| Reading::<Order>::of(&entity).record.clone());
             if let (Some(order), Some(record)) = (id.order(), record) {
                 let orders = self.shelf.keys.entry((record.user, record.key)).or_default();
                 if !orders.contains(&order) {
@@ -127,26 +107,17 @@ impl Region {
     }
 
     fn deliver(&mut self, envelope: &Envelope, now: u64) -> Answer {
-        let (step, answer) = self
-            .cell
-            .deliver(&self.shelf, envelope, Delivery::Ready, now)
-            .unwrap();
+        let (step, answer) = self.cell.deliver(&self.shelf, envelope, Delivery::Ready, now).unwrap();
         self.take(step);
         answer
     }
 
     fn order(&self, id: OrderId) -> &'static str {
-        Reading::<Order>::of(&self.shelf.entities[&id.into()])
-            .state
-            .unwrap()
-            .label()
+        Reading::<Order>::of(&self.shelf.entities[&id.into()]).state.unwrap().label()
     }
 
     fn payment(&self, id: PaymentId) -> &'static str {
-        Reading::<Payment>::of(&self.shelf.entities[&id.into()])
-            .state
-            .unwrap()
-            .label()
+        Reading::<Payment>::of(&self.shelf.entities[&id.into()]).state.unwrap().label()
     }
 }
 
@@ -173,12 +144,7 @@ fn user_of(home: &str, nth: usize) -> String {
 fn place(cell: &mut Region, user: &str, key: &str, now: u64) -> Result<OrderId, Problem> {
     let content = OrderContent {
         currency: "CNY".to_owned(),
-        lines: vec![Line {
-            sku: "tea".to_owned(),
-            title: String::new(),
-            quantity: 2,
-            unit_minor: 4_500,
-        }],
+        lines: vec![Line { sku: "tea".to_owned(), title: String::new(), quantity: 2, unit_minor: 4_500 }],
         promotions_minor: 0,
         coupon_minor: 0,
         points_minor: 0,
@@ -198,25 +164,12 @@ fn place(cell: &mut Region, user: &str, key: &str, now: u64) -> Result<OrderId, 
         attributes: String::new(),
         time_ms: 0,
     };
-    cell.ask(
-        user,
-        key,
-        Ask::Place {
-            record: Box::new(record),
-        },
-        now,
-    )
-    .map(|reply| reply.order)
+    cell.ask(user, key, Ask::Place { record: Box::new(record) }, now).map(|reply| reply.order)
 }
 
 fn ask_payer(cell: &mut Region, buyer: &str, order: OrderId, payer: &str, key: &str, now: u64) -> PaymentId {
     let payer = UserId::new(payer).unwrap();
-    let ask = Ask::AskPayer {
-        order,
-        payer,
-        until_ms: None,
-        window_ms: None,
-    };
+    let ask = Ask::AskPayer { order, payer, until_ms: None, window_ms: None };
     cell.ask(buyer, key, ask, now).unwrap().payment.unwrap()
 }
 
@@ -225,11 +178,7 @@ fn an_order_placed_in_one_region_is_paid_for_by_someone_in_another() {
     let (mut north, mut east) = (Region::new("north"), Region::new("east"));
     let (a, b) = (user_of("north", 0), user_of("east", 0));
     let order = place(&mut north, &a, "k1", 1_000).unwrap();
-    assert_eq!(
-        place(&mut north, &a, "k1", 1_001),
-        Ok(order),
-        "a repeat is the same order"
-    );
+    assert_eq!(place(&mut north, &a, "k1", 1_001), Ok(order), "a repeat is the same order");
     assert_eq!(place(&mut east, &a, "k2", 1_001), Err(Problem::Misdirected));
     let payment = ask_payer(&mut north, &a, order, &b, "k3", 1_002);
     assert_eq!(ask_payer(&mut north, &a, order, &b, "k3", 1_003), payment);
@@ -237,39 +186,12 @@ fn an_order_placed_in_one_region_is_paid_for_by_someone_in_another() {
     assert_eq!(request.requires.len(), 1);
 
     east.pull(&north, 1_010);
-    assert_eq!(
-        east.payment(payment),
-        "received",
-        "the data alone raises the request"
-    );
+    assert_eq!(east.payment(payment), "received", "the data alone raises the request");
     assert_eq!(east.deliver(&request, 1_011), Answer::Done);
-    assert_eq!(
-        east.ask(
-            &a,
-            "x",
-            Ask::Accept {
-                payment,
-                card: "c".into()
-            },
-            1_012
-        ),
-        Err(Problem::NotFound)
-    );
-    east.ask(
-        &b,
-        "k4",
-        Ask::Accept {
-            payment,
-            card: "visa".into(),
-        },
-        1_012,
-    )
-    .unwrap();
+    assert_eq!(east.ask(&a, "x", Ask::Accept { payment, card: "c".into() }, 1_012), Err(Problem::NotFound));
+    east.ask(&b, "k4", Ask::Accept { payment, card: "visa".into() }, 1_012).unwrap();
     let charge = east.charge(payment).unwrap();
-    let step = east
-        .cell
-        .facts(&east.shelf, vec![captured(&charge)], "", 1_020)
-        .unwrap();
+    let step = east.cell.facts(&east.shelf, vec![captured(&charge)], "", 1_020).unwrap();
     east.take(step);
     assert_eq!(east.payment(payment), "captured");
     assert_eq!(east.charge(payment), None);
@@ -281,19 +203,9 @@ fn an_order_placed_in_one_region_is_paid_for_by_someone_in_another() {
     assert_eq!(north.message(order, MessageKind::PayRequest), None);
     east.pull(&north, 1_040);
     assert_eq!(east.order(order), "Paid");
-    assert_eq!(
-        east.message(payment, MessageKind::Result),
-        None,
-        "the need is gone with the permit"
-    );
-    assert_eq!(
-        north.shelf.entities[&order.into()],
-        east.shelf.entities[&order.into()]
-    );
-    assert_eq!(
-        north.shelf.entities[&payment.into()],
-        east.shelf.entities[&payment.into()]
-    );
+    assert_eq!(east.message(payment, MessageKind::Result), None, "the need is gone with the permit");
+    assert_eq!(north.shelf.entities[&order.into()], east.shelf.entities[&order.into()]);
+    assert_eq!(north.shelf.entities[&payment.into()], east.shelf.entities[&payment.into()]);
 }
 
 #[test]
@@ -322,31 +234,16 @@ fn a_capture_that_wins_against_a_cancel_is_cancelled_with_one_refund_owed() {
     let order = place(&mut north, &a, "k1", 1_000).unwrap();
     let payment = ask_payer(&mut north, &a, order, &b, "k2", 1_001);
     east.pull(&north, 1_002);
-    east.ask(
-        &b,
-        "k3",
-        Ask::Accept {
-            payment,
-            card: "visa".into(),
-        },
-        1_003,
-    )
-    .unwrap();
+    east.ask(&b, "k3", Ask::Accept { payment, card: "visa".into() }, 1_003).unwrap();
     let charge = east.charge(payment).unwrap();
     assert!(north.ask(&a, "k4", Ask::Cancel { order }, 1_004).unwrap().pending);
-    let step = east
-        .cell
-        .facts(&east.shelf, vec![captured(&charge)], "", 1_005)
-        .unwrap();
+    let step = east.cell.facts(&east.shelf, vec![captured(&charge)], "", 1_005).unwrap();
     east.take(step);
     north.pull(&east, 1_006);
     assert_eq!(north.order(order), "Cancelled");
     east.pull(&north, 1_007);
-    let refunds = east
-        .duties(payment)
-        .into_iter()
-        .filter(|duty| matches!(duty.act, Act::Refund { .. }))
-        .count();
+    let refunds =
+        east.duties(payment).into_iter().filter(|duty| matches!(duty.act, Act::Refund { .. })).count();
     assert_eq!(refunds, 1);
     assert!(north.message(order, MessageKind::RefundOrder).is_some());
 }
@@ -364,21 +261,12 @@ fn a_stray_tail_that_nothing_contradicts_is_adopted_by_the_new_home() {
     east.take(step);
     let other = ask_payer(&mut east, &a, order, &b, "k5", 1_004);
     assert_ne!(other, payment);
-    east.ask(&a, "k6", Ask::Withdraw { payment: other }, 1_005)
-        .unwrap();
+    east.ask(&a, "k6", Ask::Withdraw { payment: other }, 1_005).unwrap();
     assert_eq!(east.order(order), "PendingPayment");
     east.pull(&north, 1_006);
-    assert_eq!(
-        east.payment(payment),
-        "received",
-        "adopted: still payable, none open"
-    );
+    assert_eq!(east.payment(payment), "received", "adopted: still payable, none open");
     north.pull(&east, 1_007);
-    assert_eq!(
-        place(&mut north, &a, "k9", 1_008),
-        Err(Problem::Misdirected),
-        "a zombie stops on contact"
-    );
+    assert_eq!(place(&mut north, &a, "k9", 1_008), Err(Problem::Misdirected), "a zombie stops on contact");
     assert_eq!(north.shelf.entities, east.shelf.entities);
 }
 
@@ -390,20 +278,13 @@ fn an_expired_request_unlocks_the_order_and_an_idle_order_expires() {
     let payment = ask_payer(&mut north, &a, order, &b, "k2", 1_001);
     east.pull(&north, 1_002);
     let until = 1_001 + Rules::default().permit_window_ms;
-    assert!(
-        east.duties(payment)
-            .iter()
-            .any(|duty| duty.act == Act::Decide && duty.due_ms == until)
-    );
+    assert!(east.duties(payment).iter().any(|duty| duty.act == Act::Decide && duty.due_ms == until));
     let step = east.cell.wake(&east.shelf, payment.into(), until).unwrap();
     east.take(step);
     assert_eq!(east.payment(payment), "expired");
     north.pull(&east, until + 1);
     assert_eq!(north.order(order), "PendingPayment");
-    let step = north
-        .cell
-        .wake(&north.shelf, order.into(), 1_000 + 1_800_000)
-        .unwrap();
+    let step = north.cell.wake(&north.shelf, order.into(), 1_000 + 1_800_000).unwrap();
     north.take(step);
     assert_eq!(north.order(order), "Expired");
 }

@@ -40,10 +40,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig {
-            segment_bytes_max: 64 << 20,
-            recent_bytes_max: 8 << 20,
-        }
+        LogConfig { segment_bytes_max: 64 << 20, recent_bytes_max: 8 << 20 }
     }
 }
 
@@ -172,10 +169,7 @@ impl Log {
         for (i, first) in firsts.iter().enumerate() {
             let name = segment_name(*first);
             if *first > next {
-                let known = recovery
-                    .damage
-                    .last_mut()
-                    .filter(|damage: &&mut Damage| damage.lost.end == next);
+                let known = recovery.damage.last_mut().filter(|damage: &&mut Damage| damage.lost.end == next);
                 match known {
                     Some(damage) => damage.lost.end = *first,
                     None => recovery.damage.push(Damage {
@@ -205,17 +199,7 @@ impl Log {
             recent: Mutex::default(),
             durable: AtomicU64::new(next),
         });
-        Ok((
-            Log {
-                shared,
-                config,
-                nonce,
-                next,
-                buffer: Vec::new(),
-                poisoned: false,
-            },
-            recovery,
-        ))
+        Ok((Log { shared, config, nonce, next, buffer: Vec::new(), poisoned: false }, recovery))
     }
 
     /// Appends one group as one frame in one write. Not durable before [`Log::sync`], and not seen by readers.
@@ -256,16 +240,9 @@ impl Log {
         if let Err(source) = self.shared.medium.append(&segment.name, frame) {
             // Any part of it may be there: a later frame must not stand behind it.
             self.poisoned = self.shared.medium.truncate(&segment.name, segment.bytes).is_err();
-            return Err(LogError::Io {
-                what: "append",
-                source,
-            });
+            return Err(LogError::Io { what: "append", source });
         }
-        segment.frames.push(FrameRef {
-            first,
-            count,
-            offset: segment.bytes,
-        });
+        segment.frames.push(FrameRef { first, count, offset: segment.bytes });
         segment.bytes += frame.len() as u64;
         Ok(())
     }
@@ -276,17 +253,9 @@ impl Log {
             self.sync()?;
         }
         let name = segment_name(first);
-        self.shared
-            .medium
-            .create(&name)
-            .map_err(io_error("create segment"))?;
+        self.shared.medium.create(&name).map_err(io_error("create segment"))?;
         self.shared.medium.sync_dir().map_err(io_error("sync folder"))?;
-        write(&self.shared.segments).push(Segment {
-            name,
-            first,
-            frames: Vec::new(),
-            bytes: 0,
-        });
+        write(&self.shared.segments).push(Segment { name, first, frames: Vec::new(), bytes: 0 });
         Ok(())
     }
 
@@ -317,9 +286,7 @@ impl Log {
         if self.poisoned {
             return Err(LogError::Poisoned);
         }
-        let name = read(&self.shared.segments)
-            .last()
-            .map(|segment| segment.name.clone());
+        let name = read(&self.shared.segments).last().map(|segment| segment.name.clone());
         if let Some(name) = name
             && let Err(source) = self.shared.medium.sync(&name)
         {
@@ -338,9 +305,7 @@ impl Log {
 
     #[must_use]
     pub fn reader(&self) -> LogReader {
-        LogReader {
-            shared: self.shared.clone(),
-        }
+        LogReader { shared: self.shared.clone() }
     }
 
     /// Deletes segments that hold only records before `position`. The newest segment stays.
@@ -356,10 +321,7 @@ impl Log {
                     _ => break,
                 }
             };
-            self.shared
-                .medium
-                .delete(&name)
-                .map_err(io_error("delete segment"))?;
+            self.shared.medium.delete(&name).map_err(io_error("delete segment"))?;
             write(&self.shared.segments).remove(0);
         }
         self.shared.medium.sync_dir().map_err(io_error("sync folder"))
@@ -384,11 +346,7 @@ impl LogReader {
     /// The oldest position kept.
     #[must_use]
     pub fn first(&self) -> Position {
-        Position(
-            read(&self.shared.segments)
-                .first()
-                .map_or(0, |segment| segment.first),
-        )
+        Position(read(&self.shared.segments).first().map_or(0, |segment| segment.first))
     }
 
     /// Records from `from` on, never past the durable position, until `bytes_max` is reached (at least one record if
@@ -404,13 +362,8 @@ impl LogReader {
         if let Some(found) = self.read_recent(from.0, durable, bytes_max) {
             return Ok(found);
         }
-        if let Some(damage) = read(&self.shared.damage)
-            .iter()
-            .find(|damage| damage.lost.contains(&from.0))
-        {
-            return Err(LogError::Damaged {
-                lost: damage.lost.clone(),
-            });
+        if let Some(damage) = read(&self.shared.damage).iter().find(|damage| damage.lost.contains(&from.0)) {
+            return Err(LogError::Damaged { lost: damage.lost.clone() });
         }
         let (mut found, mut bytes, mut at) = (Vec::new(), 0, from.0);
         while at < durable && (bytes < bytes_max || found.is_empty()) {
@@ -420,22 +373,14 @@ impl LogReader {
             if frame.first > at {
                 // A hole is met as a hole, never read over.
                 let lost = at..frame.first;
-                return if found.is_empty() {
-                    Err(LogError::Damaged { lost })
-                } else {
-                    Ok(found)
-                };
+                return if found.is_empty() { Err(LogError::Damaged { lost }) } else { Ok(found) };
             }
             let records =
                 recover::read_frame(&*self.shared.medium, &name, &frame).map_err(io_error("read"))?;
             let Some(records) = records else {
                 let lost = frame.first..frame.first + u64::from(frame.count);
                 // What was read before it is good; the next call meets the damage first.
-                return if found.is_empty() {
-                    Err(LogError::Damaged { lost })
-                } else {
-                    Ok(found)
-                };
+                return if found.is_empty() { Err(LogError::Damaged { lost }) } else { Ok(found) };
             };
             for (i, record) in records.into_iter().enumerate() {
                 let position = frame.first + i as u64;
@@ -455,10 +400,7 @@ impl LogReader {
     /// As [`LogReader::read`].
     pub fn get(&self, position: Position) -> Result<Option<Bytes>, LogError> {
         let found = self.read(position, 1)?;
-        Ok(found
-            .into_iter()
-            .find(|(at, _)| *at == position)
-            .map(|(_, record)| record))
+        Ok(found.into_iter().find(|(at, _)| *at == position).map(|(_, record)| record))
     }
 
     fn read_recent(&self, from: u64, durable: u64, bytes_max: usize) -> Option<Vec<(Position, Bytes)>> {
@@ -471,9 +413,7 @@ impl LogReader {
             bytes += record.len();
             fits && *position < durable
         });
-        let found: Vec<_> = wanted
-            .map(|(position, record)| (Position(*position), record.clone()))
-            .collect();
+        let found: Vec<_> = wanted.map(|(position, record)| (Position(*position), record.clone())).collect();
         (!found.is_empty()).then_some(found)
     }
 
@@ -481,15 +421,11 @@ impl LogReader {
     fn locate(&self, at: u64) -> Result<Option<(String, FrameRef)>, LogError> {
         let segments = read(&self.shared.segments);
         if let Some(first) = segments.first().filter(|first| at < first.first) {
-            return Err(LogError::Deleted {
-                first: Position(first.first),
-            });
+            return Err(LogError::Deleted { first: Position(first.first) });
         }
         let after = segments.partition_point(|segment| segment.first <= at);
         for segment in &segments[after.saturating_sub(1)..] {
-            let frame = segment
-                .frames
-                .partition_point(|frame| frame.first + u64::from(frame.count) <= at);
+            let frame = segment.frames.partition_point(|frame| frame.first + u64::from(frame.count) <= at);
             if let Some(frame) = segment.frames.get(frame) {
                 return Ok(Some((segment.name.clone(), *frame)));
             }

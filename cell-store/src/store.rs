@@ -23,11 +23,7 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub enum StoreError {
     /// A key or value is larger than allowed; nothing of the batch was written. The caller's fault.
     #[error("store: a {what} of {bytes} bytes is above {bytes_max}")]
-    TooLarge {
-        what: &'static str,
-        bytes: usize,
-        bytes_max: usize,
-    },
+    TooLarge { what: &'static str, bytes: usize, bytes_max: usize },
     /// Another process holds the folder.
     #[error("folder {} is in use: another process holds its lock", folder.display())]
     Held { folder: PathBuf },
@@ -72,16 +68,11 @@ impl Batch {
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         for (key, value) in &self.entries {
             let value = value.as_ref().map_or(0, Bytes::len);
-            for (what, bytes, bytes_max) in [
-                ("key", key.len(), KEY_BYTES_MAX),
-                ("value", value, VALUE_BYTES_MAX),
-            ] {
+            for (what, bytes, bytes_max) in
+                [("key", key.len(), KEY_BYTES_MAX), ("value", value, VALUE_BYTES_MAX)]
+            {
                 if bytes > bytes_max {
-                    return Err(StoreError::TooLarge {
-                        what,
-                        bytes,
-                        bytes_max,
-                    });
+                    return Err(StoreError::TooLarge { what, bytes, bytes_max });
                 }
             }
         }
@@ -116,12 +107,7 @@ impl Scan {
             }
             None => Bound::Unbounded,
         };
-        Scan {
-            start: Bound::Included(start),
-            end,
-            reverse: false,
-            limit,
-        }
+        Scan { start: Bound::Included(start), end, reverse: false, limit }
     }
     /// The same, only behind `key`.
     #[must_use]

@@ -20,10 +20,7 @@ fn child_appends_until_it_is_killed() {
     };
     let folder = std::path::PathBuf::from(folder);
     let medium = Arc::new(DiskMedium::open(folder.join("log")).unwrap());
-    let config = LogConfig {
-        segment_bytes_max: 20_000,
-        ..LogConfig::default()
-    };
+    let config = LogConfig { segment_bytes_max: 20_000, ..LogConfig::default() };
     let (mut log, recovery) = Log::open(medium, config).unwrap();
     assert_eq!(recovery.damage, []);
     let view = open(Engine::Sled, &folder.join("view")).unwrap();
@@ -55,23 +52,16 @@ fn what_was_acknowledged_survives_sigkill_and_no_view_batch_is_half() {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let wanted = 3 + round * 5;
-        let acks = lines
-            .map_while(Result::ok)
-            .filter_map(|line| line.strip_prefix("acked ")?.parse::<u64>().ok());
+        let acks =
+            lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("acked ")?.parse::<u64>().ok());
         acknowledged = acks.take(wanted).last().unwrap_or(acknowledged);
         child.kill().unwrap();
         child.wait().unwrap();
-        let (log, recovery) = Log::open(
-            Arc::new(DiskMedium::open(folder.path().join("log")).unwrap()),
-            LogConfig::default(),
-        )
-        .unwrap();
+        let (log, recovery) =
+            Log::open(Arc::new(DiskMedium::open(folder.path().join("log")).unwrap()), LogConfig::default())
+                .unwrap();
         assert_eq!(recovery.damage, []);
-        assert!(
-            log.durable() >= Position(acknowledged),
-            "{} < {acknowledged}",
-            log.durable()
-        );
+        assert!(log.durable() >= Position(acknowledged), "{} < {acknowledged}", log.durable());
         let view = open(Engine::Sled, &folder.path().join("view")).unwrap();
         for n in (0..log.durable().0).step_by(3) {
             let pair = [0, 1].map(|copy| view.get(&view_key(n, copy)).unwrap().is_some());

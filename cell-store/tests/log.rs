@@ -15,10 +15,7 @@ fn record(n: u64, len: usize) -> Vec<u8> {
 }
 
 fn open(medium: &FaultMedium, segment_bytes_max: u64) -> (Log, cell_store::Recovery) {
-    let config = LogConfig {
-        segment_bytes_max,
-        recent_bytes_max: 200,
-    };
+    let config = LogConfig { segment_bytes_max, recent_bytes_max: 200 };
     Log::open(Arc::new(medium.clone()), config).unwrap()
 }
 
@@ -31,11 +28,7 @@ fn all(log: &Log) -> Vec<u64> {
         };
         at = Position(last.0 + 1);
         found.extend(records.iter().map(|(position, record)| {
-            assert_eq!(
-                record[..8],
-                position.0.to_le_bytes(),
-                "a record is where it was put"
-            );
+            assert_eq!(record[..8], position.0.to_le_bytes(), "a record is where it was put");
             position.0
         }));
     }
@@ -85,10 +78,7 @@ fn a_flipped_bit_in_the_middle_is_named_and_everything_around_it_stays_readable(
     medium.flip_bit(&name, frame * 4 + 60, 3).unwrap();
     let (log, recovery) = open(&medium, 1_000_000);
     assert_eq!(recovery.damage.len(), 1);
-    assert_eq!(
-        (recovery.damage[0].lost.clone(), recovery.damage[0].reason),
-        (4..5, DamageReason::Checksum)
-    );
+    assert_eq!((recovery.damage[0].lost.clone(), recovery.damage[0].reason), (4..5, DamageReason::Checksum));
     assert_eq!(recovery.records, 8);
     let reader = log.reader();
     assert_eq!(reader.read(Position(0), 10_000).unwrap().len(), 4);
@@ -111,11 +101,7 @@ fn a_deleted_segment_is_missing_and_not_a_shorter_log() {
     medium.delete(&names[1]).unwrap();
     let (log, recovery) = open(&medium, 300);
     assert_eq!(recovery.damage[0].reason, DamageReason::Missing);
-    assert!(
-        log.reader()
-            .read(Position(recovery.damage[0].lost.start), 100)
-            .is_err()
-    );
+    assert!(log.reader().read(Position(recovery.damage[0].lost.start), 100).is_err());
     assert_eq!(log.durable(), Position(9));
 }
 
@@ -129,10 +115,7 @@ fn a_failed_sync_poisons_the_log() {
     medium.fail_next_sync();
     assert!(matches!(log.sync(), Err(LogError::Io { what: "sync", .. })));
     assert!(matches!(log.sync(), Err(LogError::Poisoned)));
-    assert!(matches!(
-        log.append_group(&[record(2, 1)]),
-        Err(LogError::Poisoned)
-    ));
+    assert!(matches!(log.append_group(&[record(2, 1)]), Err(LogError::Poisoned)));
     assert_eq!(
         log.reader().read(Position(0), 1_000).unwrap().len(),
         1,
@@ -146,18 +129,12 @@ fn a_full_disk_refuses_the_group_and_the_log_goes_on_when_there_is_room() {
     let (mut log, _) = open(&medium, 1_000_000);
     log.append_group(&[record(0, 1)]).unwrap();
     medium.fail_next_append(io::ErrorKind::StorageFull);
-    assert!(matches!(
-        log.append_group(&[record(1, 1)]),
-        Err(LogError::Io { what: "append", .. })
-    ));
+    assert!(matches!(log.append_group(&[record(1, 1)]), Err(LogError::Io { what: "append", .. })));
     log.append_group(&[record(1, 1)]).unwrap();
     log.sync().unwrap();
     assert_eq!(all(&log), [0, 1]);
     let (log, recovery) = open(&medium, 1_000_000);
-    assert_eq!(
-        (all(&log), recovery.damage.len(), recovery.cut_bytes),
-        (vec![0, 1], 0, 0)
-    );
+    assert_eq!((all(&log), recovery.damage.len(), recovery.cut_bytes), (vec![0, 1], 0, 0));
 }
 
 #[test]
@@ -182,10 +159,7 @@ fn old_segments_are_deleted_whole_and_reading_them_says_so() {
 #[test]
 fn a_reader_in_another_thread_sees_every_record_once_and_in_order() {
     let folder = tempfile::tempdir().unwrap();
-    let config = LogConfig {
-        segment_bytes_max: 3_000,
-        recent_bytes_max: 500,
-    };
+    let config = LogConfig { segment_bytes_max: 3_000, recent_bytes_max: 500 };
     let (mut log, _) = Log::open(Arc::new(DiskMedium::open(folder.path()).unwrap()), config).unwrap();
     let reader = log.reader();
     let tail = std::thread::spawn(move || {
@@ -199,8 +173,7 @@ fn a_reader_in_another_thread_sees_every_record_once_and_in_order() {
         }
     });
     for n in 0..100 {
-        log.append_group(&[record(n * 2, 20), record(n * 2 + 1, 20)])
-            .unwrap();
+        log.append_group(&[record(n * 2, 20), record(n * 2 + 1, 20)]).unwrap();
         log.sync().unwrap();
     }
     tail.join().unwrap();
@@ -211,8 +184,5 @@ fn a_second_process_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let _held = DiskMedium::open(folder.path()).unwrap();
     let error = DiskMedium::open(folder.path()).unwrap_err();
-    assert!(
-        matches!(&error, MediumError::Held { folder: held } if held == folder.path()),
-        "{error}"
-    );
+    assert!(matches!(&error, MediumError::Held { folder: held } if held == folder.path()), "{error}");
 }

@@ -14,17 +14,13 @@ fn each(check: impl Fn(Arc<dyn Store>)) {
 
 fn put(store: &dyn Store, keys: &[&str]) {
     let mut batch = Batch::new();
-    keys.iter()
-        .for_each(|key| batch.put(key.as_bytes().to_vec(), format!("value of {key}").into_bytes()));
+    keys.iter().for_each(|key| batch.put(key.as_bytes().to_vec(), format!("value of {key}").into_bytes()));
     store.write(batch).unwrap();
 }
 
 fn keys(store: &dyn Store, scan: &Scan) -> Vec<String> {
     let pairs = store.scan(scan).unwrap();
-    pairs
-        .iter()
-        .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
-        .collect()
+    pairs.iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
 }
 
 #[test]
@@ -35,10 +31,7 @@ fn keys_come_in_order_both_ways_within_bounds_and_limits() {
         assert_eq!(keys(&*store, &b()), ["b/1", "b/2", "b/3"]);
         assert_eq!(keys(&*store, &b().reversed()), ["b/3", "b/2", "b/1"]);
         assert_eq!(keys(&*store, &b().after("b/1".as_bytes())), ["b/2", "b/3"]);
-        assert_eq!(
-            keys(&*store, &b().before("b/3".as_bytes()).reversed()),
-            ["b/2", "b/1"]
-        );
+        assert_eq!(keys(&*store, &b().before("b/3".as_bytes()).reversed()), ["b/2", "b/1"]);
         assert_eq!(keys(&*store, &Scan::prefix("b/".as_bytes(), 2)), ["b/1", "b/2"]);
         assert_eq!(
             keys(&*store, &b().after("b/9".as_bytes()).before("b/1".as_bytes())),
@@ -56,10 +49,7 @@ fn a_batch_takes_effect_whole_or_not_at_all() {
         batch.put("new".as_bytes(), "1".as_bytes());
         batch.delete("kept".as_bytes());
         batch.put("large".as_bytes(), vec![0; VALUE_BYTES_MAX + 1]);
-        assert!(matches!(
-            store.write(batch),
-            Err(StoreError::TooLarge { what: "value", .. })
-        ));
+        assert!(matches!(store.write(batch), Err(StoreError::TooLarge { what: "value", .. })));
         assert_eq!(store.get(b"new").unwrap(), None);
         assert_eq!(store.get(b"kept").unwrap(), Some(Bytes::from("value of kept")));
         let mut batch = Batch::new();
@@ -103,8 +93,5 @@ fn a_power_cut_takes_what_was_not_synced() {
     store.sync().unwrap();
     put(&store, &["b"]);
     store.lose_unsynced();
-    assert_eq!(
-        (store.get(b"a").unwrap().is_some(), store.get(b"b").unwrap()),
-        (true, None)
-    );
+    assert_eq!((store.get(b"a").unwrap().is_some(), store.get(b"b").unwrap()), (true, None));
 }

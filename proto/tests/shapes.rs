@@ -41,12 +41,7 @@ impl Samples {
         let wire = W::decode(canon.as_slice()).unwrap_or_else(|error| panic!("{name}: prost: {error}"));
         let core = C::decode(&canon).unwrap_or_else(|error| panic!("{name}: canon: {error}"));
         let (by_prost, by_core) = (wire.encode_to_vec(), core.to_canon());
-        self.all.push(Sample {
-            name: format!("{name}.{}", self.size),
-            canon,
-            by_prost,
-            by_core,
-        });
+        self.all.push(Sample { name: format!("{name}.{}", self.size), canon, by_prost, by_core });
     }
 
     fn num(&self) -> u64 {
@@ -66,34 +61,17 @@ impl Samples {
     }
 
     fn actor(&self) -> ActorId {
-        let node = NodeId {
-            region: RegionId::new("north").unwrap(),
-            index: self.num(),
-        };
-        ActorId {
-            node,
-            start: self.num(),
-            nonce: self.num(),
-        }
+        let node = NodeId { region: RegionId::new("north").unwrap(), index: self.num() };
+        ActorId { node, start: self.num(), nonce: self.num() }
     }
     fn dot(&self) -> Dot {
-        Dot {
-            actor: self.actor(),
-            seq: self.num(),
-        }
+        Dot { actor: self.actor(), seq: self.num() }
     }
     fn epoch(&self) -> Epoch {
-        Epoch {
-            term: self.num(),
-            step: self.num(),
-            actor: self.actor(),
-        }
+        Epoch { term: self.num(), step: self.num(), actor: self.actor() }
     }
     fn hlc(&self) -> Hlc {
-        Hlc {
-            wall_ms: self.num(),
-            counter: self.num(),
-        }
+        Hlc { wall_ms: self.num(), counter: self.num() }
     }
     fn hash(&self) -> Hash {
         Hash([self.size; 32])
@@ -112,12 +90,7 @@ impl Samples {
     }
     fn content(&self) -> or::OrderContent {
         let n = self.num();
-        let line = or::Line {
-            sku: self.text(),
-            title: self.text(),
-            quantity: n,
-            unit_minor: n,
-        };
+        let line = or::Line { sku: self.text(), title: self.text(), quantity: n, unit_minor: n };
         or::OrderContent {
             currency: self.text(),
             lines: self.many(line),
@@ -145,12 +118,7 @@ impl Samples {
     }
     fn refund(&self) -> or::RefundCase {
         let case = [self.size; 16];
-        or::RefundCase {
-            case,
-            intent: self.text(),
-            payment: self.payment(),
-            amount_minor: self.num(),
-        }
+        or::RefundCase { case, intent: self.text(), payment: self.payment(), amount_minor: self.num() }
     }
     fn reconciled(&self) -> or::Reconciled {
         let verdict = or::Verdict {
@@ -161,41 +129,22 @@ impl Samples {
             user: self.maybe(self.user()),
             command: self.maybe([1; 16]),
         };
-        or::Reconciled {
-            epoch: self.epoch(),
-            from: self.num(),
-            to: self.num(),
-            verdicts: self.many(verdict),
-        }
+        or::Reconciled { epoch: self.epoch(), from: self.num(), to: self.num(), verdicts: self.many(verdict) }
     }
     fn noted(&self) -> or::FactNoted {
-        or::FactNoted {
-            kind: self.num(),
-            outside: self.text(),
-        }
+        or::FactNoted { kind: self.num(), outside: self.text() }
     }
     fn case(&self) -> or::CaseOpened {
-        or::CaseOpened {
-            subject: self.text(),
-            reason: self.text(),
-        }
+        or::CaseOpened { subject: self.text(), reason: self.text() }
     }
 
     fn order_decisions(&self) -> Vec<or::OrderDecision> {
         use or::OrderDecision as D;
         let (payment, refund) = (self.payment(), self.maybe(self.refund()));
         vec![
-            D::PermitOpened(or::PermitOpened {
-                permit: self.permit(),
-            }),
-            D::PermitClosing(or::PermitClosing {
-                payment,
-                why: or::Why::Cancel,
-            }),
-            D::PermitClosed(or::PermitClosed {
-                payment,
-                how: or::How::Expired,
-            }),
+            D::PermitOpened(or::PermitOpened { permit: self.permit() }),
+            D::PermitClosing(or::PermitClosing { payment, why: or::Why::Cancel }),
+            D::PermitClosed(or::PermitClosed { payment, how: or::How::Expired }),
             D::CaptureSettled(or::CaptureSettled {
                 intent: self.text(),
                 payment,
@@ -213,17 +162,10 @@ impl Samples {
             D::Cancelled(or::Cancelled { refund }),
             D::Expired(or::Expired {}),
             D::Reconciled(self.reconciled()),
-            D::Stalled(or::Stalled {
-                payment,
-                missing: self.text(),
-            }),
+            D::Stalled(or::Stalled { payment, missing: self.text() }),
             D::CaseOpened(self.case()),
-            D::RefundGranted(or::RefundGranted {
-                refund: self.refund(),
-            }),
-            D::Amended(or::Amended {
-                content: self.content(),
-            }),
+            D::RefundGranted(or::RefundGranted { refund: self.refund() }),
+            D::Amended(or::Amended { content: self.content() }),
             D::FactNoted(self.noted()),
         ]
     }
@@ -234,27 +176,14 @@ impl Samples {
         vec![
             D::Received(pa::Received {}),
             D::Accepted(pa::Accepted { card: text.clone() }),
-            D::AttemptStarted(pa::AttemptStarted {
-                k,
-                key: [4; 16],
-                expires_at_ms: k,
-            }),
-            D::AttemptEnded(pa::AttemptEnded {
-                k,
-                end: pa::AttemptEnd::Closed,
-                code: text.clone(),
-            }),
-            D::Ended(pa::Ended {
-                how: or::How::Declined,
-                code: text.clone(),
-            }),
+            D::AttemptStarted(pa::AttemptStarted { k, key: [4; 16], expires_at_ms: k }),
+            D::AttemptEnded(pa::AttemptEnded { k, end: pa::AttemptEnd::Closed, code: text.clone() }),
+            D::Ended(pa::Ended { how: or::How::Declined, code: text.clone() }),
             D::EndAmended(pa::EndAmended { intent: text }),
             D::FactNoted(self.noted()),
             D::Reconciled(self.reconciled()),
             D::ClosingAsked(pa::ClosingAsked { why: or::Why::Expiry }),
-            D::RefundOrphan(pa::RefundOrphan {
-                refund: self.refund(),
-            }),
+            D::RefundOrphan(pa::RefundOrphan { refund: self.refund() }),
             D::CaseOpened(self.case()),
         ]
     }
@@ -309,61 +238,24 @@ impl Samples {
             attributes: self.text(),
             time_ms: self.num(),
         };
-        let command = ev::CommandRef {
-            user: self.user(),
-            op: ev::Op::Ask,
-            id: [8; 16],
-            digest: [9; 16],
-        };
+        let command = ev::CommandRef { user: self.user(), op: ev::Op::Ask, id: [8; 16], digest: [9; 16] };
         let decided = |body| {
             let inherits = self.many(self.hash());
             let command = self.maybe(command.clone());
-            B::Decided(ev::Decided {
-                epoch: self.epoch(),
-                place: self.num(),
-                command,
-                inherits,
-                body,
-            })
+            B::Decided(ev::Decided { epoch: self.epoch(), place: self.num(), command, inherits, body })
         };
-        let origin = EventId {
-            dot: self.dot(),
-            place: self.num(),
-        };
+        let origin = EventId { dot: self.dot(), place: self.num() };
         let mut all = vec![
             ("record-order", B::Record(ev::Record::Order(record))),
             ("record-permit", B::Record(ev::Record::Permit(self.permit()))),
-            (
-                "carried",
-                B::Carried(ev::Carried {
-                    origin,
-                    at: self.hlc(),
-                    event: self.blob(),
-                }),
-            ),
+            ("carried", B::Carried(ev::Carried { origin, at: self.hlc(), event: self.blob() })),
             (
                 "succeeds",
-                B::Succeeds(ev::Succeeds {
-                    old: self.actor(),
-                    last: self.num(),
-                    hash: self.hash(),
-                }),
+                B::Succeeds(ev::Succeeds { old: self.actor(), last: self.num(), hash: self.hash() }),
             ),
             ("beat", B::Beat(ev::Beat { wall_ms: self.num() })),
-            (
-                "placed",
-                B::Placed(ev::Placed {
-                    slots: self.many(self.slot()),
-                    epoch: self.epoch(),
-                }),
-            ),
-            (
-                "closed",
-                B::Closed(ev::Closed {
-                    actor: self.actor(),
-                    last: self.num(),
-                }),
-            ),
+            ("placed", B::Placed(ev::Placed { slots: self.many(self.slot()), epoch: self.epoch() })),
+            ("closed", B::Closed(ev::Closed { actor: self.actor(), last: self.num() })),
             (
                 "audit",
                 B::Audit(ev::Audit {
@@ -403,10 +295,7 @@ impl Samples {
             from: RegionId::new("east").unwrap(),
             to_slot: self.slot(),
             subject: self.payment().into(),
-            requires: self.many(Requirement {
-                entity: self.order().into(),
-                dot: self.dot(),
-            }),
+            requires: self.many(Requirement { entity: self.order().into(), dot: self.dot() }),
             epoch: self.epoch(),
             deadline_ms: self.num(),
             until_ms: self.num(),
@@ -421,10 +310,7 @@ impl Samples {
 fn samples() -> Vec<Sample> {
     let mut every = Vec::new();
     for size in 0..3 {
-        let mut samples = Samples {
-            size,
-            all: Vec::new(),
-        };
+        let mut samples = Samples { size, all: Vec::new() };
         for (i, (name, body)) in samples.bodies().into_iter().enumerate() {
             let kind = if matches!(&body, ev::Body::Decided(decided) if matches!(decided.body, ev::Decision::Payment(_)))
             {
@@ -432,10 +318,7 @@ fn samples() -> Vec<Sample> {
             } else {
                 ""
             };
-            let shape = ev::EventShape {
-                entities: samples.many(samples.order().into()),
-                body,
-            };
+            let shape = ev::EventShape { entities: samples.many(samples.order().into()), body };
             samples.add::<_, v1::EventShape>(&format!("event.{i:02}-{kind}{name}"), &shape);
         }
         let change = ev::ChangeShape {
@@ -445,46 +328,20 @@ fn samples() -> Vec<Sample> {
             events: samples.many(samples.blob()),
         };
         samples.add::<_, v1::ChangeShape>("change", &change);
-        let entry = ev::Entry {
-            dot: samples.dot(),
-            hash: samples.hash(),
-            bytes: samples.blob(),
-        };
+        let entry = ev::Entry { dot: samples.dot(), hash: samples.hash(), bytes: samples.blob() };
         samples.add::<_, v1::Entry>("entry", &entry);
-        let origin = EventId {
-            dot: samples.dot(),
-            place: samples.num(),
-        };
-        let item = ItemShape {
-            event: samples.blob(),
-            origins: samples.many(origin),
-            since: samples.hlc(),
-        };
-        let entity = EntityShape {
-            id: samples.order().into(),
-            items: samples.many(item),
-        };
+        let origin = EventId { dot: samples.dot(), place: samples.num() };
+        let item = ItemShape { event: samples.blob(), origins: samples.many(origin), since: samples.hlc() };
+        let entity = EntityShape { id: samples.order().into(), items: samples.many(item) };
         samples.add::<_, v1::EntityShape>("entity", &entity);
         let (permit, payment, order) = (samples.permit(), samples.payment(), samples.order());
         let missing = samples.text();
         let bodies = [
-            MessageBody::PayRequest(PayRequestBody {
-                permit: permit.clone(),
-            }),
-            MessageBody::Withdrawal(WithdrawalBody {
-                permit,
-                why: or::Why::Withdrawal,
-            }),
+            MessageBody::PayRequest(PayRequestBody { permit: permit.clone() }),
+            MessageBody::Withdrawal(WithdrawalBody { permit, why: or::Why::Withdrawal }),
             MessageBody::Result(ResultBody { payment }),
-            MessageBody::RefundOrder(RefundOrderBody {
-                refund: samples.refund(),
-                order,
-            }),
-            MessageBody::Stalled(StalledBody {
-                order,
-                payment,
-                missing,
-            }),
+            MessageBody::RefundOrder(RefundOrderBody { refund: samples.refund(), order }),
+            MessageBody::Stalled(StalledBody { order, payment, missing }),
         ];
         for (i, body) in bodies.iter().enumerate() {
             samples.add::<_, v1::MessageBody>(&format!("message-body.{i}"), body);
@@ -510,21 +367,16 @@ fn the_golden_bytes_of_version_1_never_change() {
     for sample in samples() {
         // Ordinary values are enough on disk; the extremes are long and say nothing more.
         if sample.name.ends_with(".1") {
-            known.insert(
-                format!("{}.hex", sample.name.trim_end_matches(".1")),
-                sample.canon,
-            );
+            known.insert(format!("{}.hex", sample.name.trim_end_matches(".1")), sample.canon);
         }
     }
     for (name, canon) in &known {
         let hex: String = canon.iter().map(|byte| format!("{byte:02x}")).collect();
         let path = folder.join(name);
         match std::fs::read_to_string(&path) {
-            Ok(golden) => assert_eq!(
-                golden.trim_end(),
-                hex,
-                "{name} changed: v1 bytes must be read for ever"
-            ),
+            Ok(golden) => {
+                assert_eq!(golden.trim_end(), hex, "{name} changed: v1 bytes must be read for ever")
+            }
             Err(_) if std::env::var_os("GOLDEN_WRITE").is_some() => {
                 std::fs::create_dir_all(&folder).unwrap();
                 std::fs::write(&path, hex + "\n").unwrap();
@@ -536,31 +388,20 @@ fn the_golden_bytes_of_version_1_never_change() {
     }
     for file in std::fs::read_dir(&folder).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
-        assert!(
-            known.contains_key(&name),
-            "{name} is golden and no shape yields it any more"
-        );
+        assert!(known.contains_key(&name), "{name} is golden and no shape yields it any more");
     }
 }
 
 #[test]
 fn an_event_of_an_unknown_kind_keeps_its_bytes_and_says_where_it_belongs() {
-    let samples = Samples {
-        size: 1,
-        all: Vec::new(),
-    };
+    let samples = Samples { size: 1, all: Vec::new() };
     let shape = v1::EventShape {
-        entities: vec![Bytes::copy_from_slice(
-            &cell_core::id::EntityId::from(samples.order()).to_bytes(),
-        )],
+        entities: vec![Bytes::copy_from_slice(&cell_core::id::EntityId::from(samples.order()).to_bytes())],
         body: None,
     };
     let mut bytes = shape.encode_to_vec();
     // Body { 99: "later" }, as a newer version would write it.
     bytes.extend_from_slice(&[0x12, 0x08, 0x9a, 0x06, 5, b'l', b'a', b't', b'e', b'r']);
     let event = ev::Event::decode(Bytes::from(bytes.clone())).unwrap();
-    assert_eq!(
-        (event.body, event.entities.len(), event.bytes),
-        (None, 1, Bytes::from(bytes))
-    );
+    assert_eq!((event.body, event.entities.len(), event.bytes), (None, 1, Bytes::from(bytes)));
 }

@@ -40,60 +40,23 @@ pub struct MagicAmount {
 /// Every other amount is captured at once.
 pub const MAGIC_AMOUNTS: &[MagicAmount] = &[
     row(91, Behaviour::Refuse, 0, "refused for good (card_declined)"),
-    row(
-        92,
-        Behaviour::RefuseOnce,
-        0,
-        "refused once (try_again), captured when tried again",
-    ),
-    row(
-        93,
-        Behaviour::CaptureLater,
-        1_500,
-        "pending, captured after 1.5 s",
-    ),
-    row(
-        94,
-        Behaviour::DropCallback,
-        0,
-        "captured, the callback is never sent",
-    ),
-    row(
-        95,
-        Behaviour::TripleCallback,
-        0,
-        "captured, each callback is sent three times",
-    ),
+    row(92, Behaviour::RefuseOnce, 0, "refused once (try_again), captured when tried again"),
+    row(93, Behaviour::CaptureLater, 1_500, "pending, captured after 1.5 s"),
+    row(94, Behaviour::DropCallback, 0, "captured, the callback is never sent"),
+    row(95, Behaviour::TripleCallback, 0, "captured, each callback is sent three times"),
     row(96, Behaviour::AnswerLate, 5_000, "captured, the answer takes 5 s"),
     row(97, Behaviour::AnswerBroken, 0, "captured, the answer is a 500"),
-    row(
-        98,
-        Behaviour::StayPending,
-        0,
-        "pending until completed, closed or expired",
-    ),
-    row(
-        99,
-        Behaviour::Redirect,
-        0,
-        "pending with a redirect until completed, closed or expired",
-    ),
+    row(98, Behaviour::StayPending, 0, "pending until completed, closed or expired"),
+    row(99, Behaviour::Redirect, 0, "pending with a redirect until completed, closed or expired"),
 ];
 
 const fn row(cents: u64, behaviour: Behaviour, delay_ms: u64, what: &'static str) -> MagicAmount {
-    MagicAmount {
-        cents,
-        behaviour,
-        delay_ms,
-        what,
-    }
+    MagicAmount { cents, behaviour, delay_ms, what }
 }
 
 /// The behaviour of an amount, and its delay.
 #[must_use]
 pub(crate) fn of_amount(amount_minor: u64) -> (Behaviour, u64) {
-    let magic = MAGIC_AMOUNTS
-        .iter()
-        .find(|magic| magic.cents == amount_minor % 100);
+    let magic = MAGIC_AMOUNTS.iter().find(|magic| magic.cents == amount_minor % 100);
     magic.map_or((Behaviour::Capture, 0), |magic| (magic.behaviour, magic.delay_ms))
 }

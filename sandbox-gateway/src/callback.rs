@@ -40,11 +40,7 @@ pub fn signature(secret: &[u8], t_ms: u64, body: &[u8]) -> String {
     mac.update(t_ms.to_string().as_bytes());
     mac.update(b".");
     mac.update(body);
-    mac.finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Sends callbacks; cheap to clone.
@@ -56,10 +52,7 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(secret: Vec<u8>) -> Caller {
-        Caller {
-            client: Client::builder(TokioExecutor::new()).build_http(),
-            secret: secret.into(),
-        }
+        Caller { client: Client::builder(TokioExecutor::new()).build_http(), secret: secret.into() }
     }
 
     /// Tries the addresses in turn, with pauses that double, until one answers 2xx or the rounds are used up: a lost
@@ -88,11 +81,7 @@ impl Caller {
             .header(SIGNATURE_HEADER, signature)
             .body(Full::new(Bytes::copy_from_slice(body)))
             .map_err(|error| error.to_string())?;
-        let response = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| error.to_string())?;
+        let response = self.client.request(request).await.map_err(|error| error.to_string())?;
         let fine = response.status().is_success();
         // Read to the end, so that the connection is used again.
         let _ = response.into_body().collect().await;

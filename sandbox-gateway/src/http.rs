@@ -53,50 +53,29 @@ pub(crate) struct Problem {
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Problem {
         let (kind, status) = error.problem();
-        Problem {
-            kind,
-            status,
-            detail: error.to_string(),
-        }
+        Problem { kind, status, detail: error.to_string() }
     }
 }
 impl From<JsonRejection> for Problem {
     fn from(error: JsonRejection) -> Problem {
-        Problem {
-            kind: "bad-request",
-            status: 400,
-            detail: error.body_text(),
-        }
+        Problem { kind: "bad-request", status: 400, detail: error.body_text() }
     }
 }
 impl From<QueryRejection> for Problem {
     fn from(error: QueryRejection) -> Problem {
-        Problem {
-            kind: "bad-request",
-            status: 400,
-            detail: error.body_text(),
-        }
+        Problem { kind: "bad-request", status: 400, detail: error.body_text() }
     }
 }
 impl From<std::io::Error> for Problem {
     fn from(error: std::io::Error) -> Problem {
-        Problem {
-            kind: "ledger-unavailable",
-            status: 503,
-            detail: error.to_string(),
-        }
+        Problem { kind: "ledger-unavailable", status: 503, detail: error.to_string() }
     }
 }
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "type": self.kind, "status": self.status, "detail": self.detail });
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (
-            status,
-            [(header::CONTENT_TYPE, "application/problem+json")],
-            body.to_string(),
-        )
-            .into_response()
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
     }
 }
 
@@ -111,17 +90,8 @@ impl Gateway {
         secret: Vec<u8>,
         shutdown: Shutdown,
     ) -> Gateway {
-        let books = Books {
-            ledger,
-            overrides: BTreeMap::new(),
-            events: 0,
-            journal,
-        };
-        Gateway {
-            books: Arc::new(Mutex::new(books)),
-            caller: Caller::new(secret),
-            shutdown,
-        }
+        let books = Books { ledger, overrides: BTreeMap::new(), events: 0, journal };
+        Gateway { books: Arc::new(Mutex::new(books)), caller: Caller::new(secret), shutdown }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -150,9 +120,7 @@ impl Gateway {
 
     /// Tells whoever the intent named, `times` over.
     fn tell(&self, intent: &Intent, refund: Option<&Refund>, times: u32) {
-        let urls = refund
-            .map_or(&intent.callback_urls, |refund| &refund.callback_urls)
-            .clone();
+        let urls = refund.map_or(&intent.callback_urls, |refund| &refund.callback_urls).clone();
         if urls.is_empty() {
             return;
         }
@@ -167,13 +135,7 @@ impl Gateway {
             books.events += 1;
             format!("ev_{}_{:06}", intent.id, books.events)
         };
-        let body = CallbackBody {
-            event_id,
-            kind,
-            created_at_ms: now_ms(),
-            intent,
-            refund,
-        };
+        let body = CallbackBody { event_id, kind, created_at_ms: now_ms(), intent, refund };
         let Ok(body) = serde_json::to_vec(&body) else {
             return;
         };
@@ -218,10 +180,7 @@ impl Gateway {
     }
 
     fn refuse(&self, id: &str, code: &str, retryable: bool) -> Result<(), Problem> {
-        let failure = Some(Refusal {
-            code: code.to_owned(),
-            retryable,
-        });
+        let failure = Some(Refusal { code: code.to_owned(), retryable });
         let moved = {
             let mut books = self.books();
             let moved = books.ledger.finish(id, IntentStatus::Failed, failure, now_ms());
@@ -235,9 +194,7 @@ impl Gateway {
 
 impl Books {
     fn save(&mut self) -> std::io::Result<()> {
-        self.journal
-            .as_mut()
-            .map_or(Ok(()), |journal| journal.save(&self.ledger))
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.save(&self.ledger))
     }
 
     fn behaviour(&self, new: &NewIntent) -> (Behaviour, u64) {
@@ -269,11 +226,7 @@ async fn create(
     let Json(new) = new?;
     if new.key.is_empty() || new.reference.is_empty() || new.amount_minor == 0 || new.currency.len() != 3 {
         let detail = "key, reference, amount_minor and a three-letter currency are needed".to_owned();
-        return Err(Problem {
-            kind: "bad-request",
-            status: 400,
-            detail,
-        });
+        return Err(Problem { kind: "bad-request", status: 400, detail });
     }
     let (intent, fresh, (behaviour, delay_ms), earlier) = {
         let mut books = gateway.books();
@@ -301,11 +254,7 @@ async fn create(
             Behaviour::AnswerLate => tokio::time::sleep(Duration::from_millis(delay_ms)).await,
             Behaviour::AnswerBroken => {
                 let detail = "the sandbox breaks this answer on purpose".to_owned();
-                return Err(Problem {
-                    kind: "broken",
-                    status: 500,
-                    detail,
-                });
+                return Err(Problem { kind: "broken", status: 500, detail });
             }
             _ => {}
         }
@@ -412,12 +361,8 @@ async fn complete(
     of: Result<Json<ByReference>, JsonRejection>,
 ) -> Answer<Done> {
     let reference = of?.0.reference;
-    let pending: Vec<String> = gateway
-        .books()
-        .ledger
-        .of_reference(&reference)
-        .map(|intent| intent.id.clone())
-        .collect();
+    let pending: Vec<String> =
+        gateway.books().ledger.of_reference(&reference).map(|intent| intent.id.clone()).collect();
     let mut done = false;
     for id in pending {
         done |= gateway.capture(&id, 1)?.is_some();

@@ -158,10 +158,7 @@ impl Ledger {
     pub(crate) fn create(&mut self, new: NewIntent, now_ms: u64) -> Result<(Intent, bool), LedgerError> {
         if let Some((id, body)) = self.keys.get(&new.key) {
             // Where callbacks go may differ between regions; the money must not.
-            let same = NewIntent {
-                callback_urls: body.callback_urls.clone(),
-                ..new.clone()
-            } == *body;
+            let same = NewIntent { callback_urls: body.callback_urls.clone(), ..new.clone() } == *body;
             return match self.intents.get(id) {
                 Some(intent) if same => Ok((intent.clone(), false)),
                 _ => Err(LedgerError::KeyReused),
@@ -204,17 +201,10 @@ impl Ledger {
         failure: Option<Refusal>,
         now_ms: u64,
     ) -> Option<Intent> {
-        let intent = self
-            .intents
-            .get_mut(id)
-            .filter(|intent| intent.status == IntentStatus::Pending)?;
+        let intent = self.intents.get_mut(id).filter(|intent| intent.status == IntentStatus::Pending)?;
         let late = now_ms >= intent.expires_at_ms;
         // Never money after its time, whoever asks.
-        intent.status = if late && status == IntentStatus::Captured {
-            IntentStatus::Expired
-        } else {
-            status
-        };
+        intent.status = if late && status == IntentStatus::Captured { IntentStatus::Expired } else { status };
         intent.failure = failure;
         intent.next_action = None;
         if intent.status == IntentStatus::Captured {
@@ -227,64 +217,40 @@ impl Ledger {
     pub(crate) fn redirect(&mut self, id: &str) {
         if let Some(intent) = self.intents.get_mut(id) {
             let url = format!("https://sandbox.example/pay/{id}");
-            intent.next_action = Some(NextAction {
-                kind: "redirect".to_owned(),
-                url,
-            });
+            intent.next_action = Some(NextAction { kind: "redirect".to_owned(), url });
         }
     }
 
     /// Attempts of a reference so far.
     #[must_use]
     pub(crate) fn attempts(&self, reference: &str) -> usize {
-        self.intents
-            .values()
-            .filter(|intent| intent.reference == reference)
-            .count()
+        self.intents.values().filter(|intent| intent.reference == reference).count()
     }
 
     /// # Errors
     /// [`LedgerError::UnknownKey`], also for a key that was forgotten.
     pub(crate) fn by_key(&self, key: &str) -> Result<&Intent, LedgerError> {
-        let id = self
-            .keys
-            .get(key)
-            .map(|(id, _)| id)
-            .ok_or(LedgerError::UnknownKey)?;
+        let id = self.keys.get(key).map(|(id, _)| id).ok_or(LedgerError::UnknownKey)?;
         self.intents.get(id).ok_or(LedgerError::UnknownKey)
     }
 
     /// Closes every pending intent of the reference and bars new ones. Returns those that moved.
     pub(crate) fn close(&mut self, reference: &str, now_ms: u64) -> Vec<Intent> {
         self.closed.insert(reference.to_owned());
-        let of: Vec<String> = self
-            .of_reference(reference)
-            .map(|intent| intent.id.clone())
-            .collect();
-        of.iter()
-            .filter_map(|id| self.finish(id, IntentStatus::Closed, None, now_ms))
-            .collect()
+        let of: Vec<String> = self.of_reference(reference).map(|intent| intent.id.clone()).collect();
+        of.iter().filter_map(|id| self.finish(id, IntentStatus::Closed, None, now_ms)).collect()
     }
 
     /// Expires what is past its time. Returns those that moved.
     pub(crate) fn expire(&mut self, now_ms: u64) -> Vec<Intent> {
         let late =
             |intent: &&Intent| intent.status == IntentStatus::Pending && now_ms >= intent.expires_at_ms;
-        let late: Vec<String> = self
-            .intents
-            .values()
-            .filter(late)
-            .map(|intent| intent.id.clone())
-            .collect();
-        late.iter()
-            .filter_map(|id| self.finish(id, IntentStatus::Expired, None, now_ms))
-            .collect()
+        let late: Vec<String> = self.intents.values().filter(late).map(|intent| intent.id.clone()).collect();
+        late.iter().filter_map(|id| self.finish(id, IntentStatus::Expired, None, now_ms)).collect()
     }
 
     pub(crate) fn of_reference<'a>(&'a self, reference: &'a str) -> impl Iterator<Item = &'a Intent> {
-        self.intents
-            .values()
-            .filter(move |intent| intent.reference == reference)
+        self.intents.values().filter(move |intent| intent.reference == reference)
     }
 
     /// Intents by reference, by slot (the payer's or the buyer's) or by order; all given filters must fit.
@@ -318,10 +284,7 @@ impl Ledger {
                 _ => Err(LedgerError::KeyReused),
             };
         }
-        let intent = self
-            .intents
-            .get_mut(&new.intent_id)
-            .filter(|intent| intent.captured_minor > 0);
+        let intent = self.intents.get_mut(&new.intent_id).filter(|intent| intent.captured_minor > 0);
         let intent = intent.ok_or(LedgerError::NothingCaptured)?;
         let left = intent.captured_minor - intent.refunded_minor;
         if new.amount_minor == 0 || new.amount_minor > left {
@@ -350,11 +313,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::UnknownKey`].
     pub(crate) fn refund_by_key(&self, key: &str) -> Result<&Refund, LedgerError> {
-        let id = self
-            .refund_keys
-            .get(key)
-            .map(|(id, _)| id)
-            .ok_or(LedgerError::UnknownKey)?;
+        let id = self.refund_keys.get(key).map(|(id, _)| id).ok_or(LedgerError::UnknownKey)?;
         self.refunds.get(id).ok_or(LedgerError::UnknownKey)
     }
 
@@ -402,10 +361,7 @@ impl ListFilter {
         let has = |key: &str, value: &String| metadata.get(key) == Some(value);
         self.reference.as_ref().is_none_or(|wanted| wanted == reference)
             && self.order.as_ref().is_none_or(|order| has("order", order))
-            && self
-                .slot
-                .as_ref()
-                .is_none_or(|slot| has("payer_slot", slot) || has("buyer_slot", slot))
+            && self.slot.as_ref().is_none_or(|slot| has("payer_slot", slot) || has("buyer_slot", slot))
     }
 }
 

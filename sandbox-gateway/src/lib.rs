@@ -65,12 +65,7 @@ pub async fn build(config: Config, origins: &Origins) -> Result<SandboxGateway, 
         None => (None, ledger::Ledger::default()),
     };
     let listener = bind("listen", config.listen, origins).await?;
-    Ok(SandboxGateway {
-        listener,
-        ledger,
-        journal,
-        secret,
-    })
+    Ok(SandboxGateway { listener, ledger, journal, secret })
 }
 
 impl SandboxGateway {

@@ -34,10 +34,7 @@ fn main() -> ExitCode {
         telemetry::init(
             "sandbox-gateway",
             "",
-            &TelemetryConfig {
-                format: LogFormat::Text,
-                ..Default::default()
-            },
+            &TelemetryConfig { format: LogFormat::Text, ..Default::default() },
         )?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -42,19 +42,10 @@ async fn bench(ledger: bool) -> Bench {
     let (sender, callbacks) = mpsc::channel(100);
     let heard = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let callback_url = format!("http://{}/callback", heard.local_addr().unwrap());
-    let app = Router::new()
-        .route("/callback", post(hear))
-        .with_state(Arc::new(Mutex::new(sender)));
+    let app = Router::new().route("/callback", post(hear)).with_state(Arc::new(Mutex::new(sender)));
     tokio::spawn(async move { axum::serve(heard, app).await.unwrap() });
     let (address, shutdown, running) = start(&folder, ledger).await;
-    Bench {
-        address,
-        callback_url,
-        callbacks,
-        shutdown,
-        _folder: folder,
-        running,
-    }
+    Bench { address, callback_url, callbacks, shutdown, _folder: folder, running }
 }
 
 async fn start(
@@ -84,9 +75,7 @@ impl Bench {
             .method(method)
             .uri(format!("http://{}{path}", self.address))
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(
-                body.map(|body| body.to_string()).unwrap_or_default(),
-            )))
+            .body(Full::new(Bytes::from(body.map(|body| body.to_string()).unwrap_or_default())))
             .unwrap();
         let response = client.request(request).await.unwrap();
         let status = response.status().as_u16();
@@ -101,21 +90,14 @@ impl Bench {
     }
 
     async fn create(&self, key: &str, reference: &str, amount: u64) -> (u16, Value) {
-        self.call("POST", "/v1/intents", Some(self.intent(key, reference, amount)))
-            .await
+        self.call("POST", "/v1/intents", Some(self.intent(key, reference, amount))).await
     }
 
     async fn callback(&mut self) -> Value {
         let heard = tokio::time::timeout(Duration::from_secs(10), self.callbacks.recv()).await;
         let (headers, body) = heard.expect("a callback within ten seconds").unwrap();
         let sent = headers[SIGNATURE_HEADER].to_str().unwrap().to_owned();
-        let t: u64 = sent
-            .split(',')
-            .next()
-            .unwrap()
-            .trim_start_matches("t=")
-            .parse()
-            .unwrap();
+        let t: u64 = sent.split(',').next().unwrap().trim_start_matches("t=").parse().unwrap();
         assert_eq!(sent, format!("t={t},v1={}", signature(SECRET, t, &body)));
         serde_json::from_slice(&body).unwrap()
     }
@@ -123,10 +105,7 @@ impl Bench {
     async fn total(&self, reference: &str) -> (u64, u64) {
         let (_, ledger) = self.call("GET", "/control/ledger", None).await;
         let total = &ledger["by_reference"][reference];
-        (
-            total["captured_minor"].as_u64().unwrap_or(0),
-            total["refunded_minor"].as_u64().unwrap_or(0),
-        )
+        (total["captured_minor"].as_u64().unwrap_or(0), total["refunded_minor"].as_u64().unwrap_or(0))
     }
 }
 
@@ -146,24 +125,16 @@ async fn money_is_taken_once_per_key_and_the_callback_is_signed() {
     assert_eq!(bench.total("pay_1").await, (1_000, 0));
     let (_, found) = bench.call("GET", "/v1/intents/by-key/k1", None).await;
     assert_eq!(found["id"], intent["id"]);
-    let (_, listed) = bench
-        .call("GET", "/v1/intents?slot=7&reference=pay_1", None)
-        .await;
+    let (_, listed) = bench.call("GET", "/v1/intents?slot=7&reference=pay_1", None).await;
     assert_eq!(listed.as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn refusals_pending_and_broken_answers_follow_the_table() {
     let mut bench = bench(false).await;
-    assert_eq!(
-        bench.create("a", "pay_a", 91).await.1["failure"]["code"],
-        "card_declined"
-    );
+    assert_eq!(bench.create("a", "pay_a", 91).await.1["failure"]["code"], "card_declined");
     assert_eq!(bench.callback().await["kind"], "failure");
-    assert_eq!(
-        bench.create("b1", "pay_b", 92).await.1["failure"]["retryable"],
-        true
-    );
+    assert_eq!(bench.create("b1", "pay_b", 92).await.1["failure"]["retryable"], true);
     assert_eq!(bench.create("b2", "pay_b", 92).await.1["status"], "captured");
     (bench.callback().await, bench.callback().await);
     assert_eq!(bench.create("c", "pay_c", 93).await.1["status"], "pending");
@@ -171,24 +142,14 @@ async fn refusals_pending_and_broken_answers_follow_the_table() {
     assert_eq!(bench.create("d", "pay_d", 97).await.0, 500);
     assert_eq!(bench.callback().await["intent"]["reference"], "pay_d");
     assert_eq!(bench.create("e", "pay_e", 95).await.0, 200);
-    let ids: Vec<Value> = [
-        bench.callback().await,
-        bench.callback().await,
-        bench.callback().await,
-    ]
-    .iter()
-    .map(|callback| callback["event_id"].clone())
-    .collect();
+    let ids: Vec<Value> = [bench.callback().await, bench.callback().await, bench.callback().await]
+        .iter()
+        .map(|callback| callback["event_id"].clone())
+        .collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "one event, three deliveries");
+    assert_eq!(bench.create("f", "pay_f", 99).await.1["next_action"]["kind"], "redirect");
     assert_eq!(
-        bench.create("f", "pay_f", 99).await.1["next_action"]["kind"],
-        "redirect"
-    );
-    assert_eq!(
-        bench
-            .call("POST", "/control/complete", Some(json!({"reference": "pay_f"})))
-            .await
-            .1["done"],
+        bench.call("POST", "/control/complete", Some(json!({"reference": "pay_f"}))).await.1["done"],
         true
     );
     assert_eq!(bench.total("pay_f").await, (99, 0));
@@ -198,18 +159,11 @@ async fn refusals_pending_and_broken_answers_follow_the_table() {
 async fn a_closed_reference_takes_no_money_any_more() {
     let bench = bench(false).await;
     assert_eq!(bench.create("k", "pay_1", 98).await.1["status"], "pending");
-    let (_, closed) = bench
-        .call("POST", "/v1/intents/close", Some(json!({"reference": "pay_1"})))
-        .await;
+    let (_, closed) = bench.call("POST", "/v1/intents/close", Some(json!({"reference": "pay_1"}))).await;
     assert_eq!(closed[0]["status"], "closed");
     let (status, problem) = bench.create("k2", "pay_1", 1_000).await;
-    assert_eq!(
-        (status, problem["type"].as_str()),
-        (409, Some("reference-closed"))
-    );
-    bench
-        .call("POST", "/control/complete", Some(json!({"reference": "pay_1"})))
-        .await;
+    assert_eq!((status, problem["type"].as_str()), (409, Some("reference-closed")));
+    bench.call("POST", "/control/complete", Some(json!({"reference": "pay_1"}))).await;
     assert_eq!(bench.total("pay_1").await, (0, 0));
     let mut late = bench.intent("k3", "pay_2", 1_000);
     late["expires_at_ms"] = json!(now_ms() - 1);
@@ -227,10 +181,7 @@ async fn refunds_happen_once_per_key_and_never_exceed_the_capture() {
     };
     let (status, first) = bench.call("POST", "/v1/refunds", Some(refund("r1", 600))).await;
     assert_eq!((status, first["status"].as_str()), (200, Some("done")));
-    assert_eq!(
-        bench.call("POST", "/v1/refunds", Some(refund("r1", 600))).await.1["id"],
-        first["id"]
-    );
+    assert_eq!(bench.call("POST", "/v1/refunds", Some(refund("r1", 600))).await.1["id"], first["id"]);
     let (status, problem) = bench.call("POST", "/v1/refunds", Some(refund("r2", 401))).await;
     assert_eq!((status, problem["type"].as_str()), (409, Some("over-refund")));
     assert_eq!(bench.total("pay_1").await, (1_000, 600));
@@ -244,13 +195,7 @@ async fn an_intent_expires_by_itself_and_a_forgotten_key_is_unknown() {
     short["expires_at_ms"] = json!(now_ms() + 300);
     bench.call("POST", "/v1/intents", Some(short)).await;
     assert_eq!(bench.callback().await["intent"]["status"], "expired");
-    assert_eq!(
-        bench
-            .call("POST", "/control/forget", Some(json!({"key": "k"})))
-            .await
-            .1["done"],
-        true
-    );
+    assert_eq!(bench.call("POST", "/control/forget", Some(json!({"key": "k"}))).await.1["done"], true);
     assert_eq!(bench.call("GET", "/v1/intents/by-key/k", None).await.0, 404);
 }
 
@@ -264,11 +209,7 @@ async fn bad_requests_are_problems_that_say_what_is_wrong() {
         ("/control/behaviour", json!({"of": "x", "behaviour": "dance"})),
     ] {
         let (status, problem) = bench.call("POST", path, Some(body)).await;
-        assert_eq!(
-            (status, problem["type"].as_str()),
-            (400, Some("bad-request")),
-            "{path}"
-        );
+        assert_eq!((status, problem["type"].as_str()), (400, Some("bad-request")), "{path}");
         assert!(!problem["detail"].as_str().unwrap().is_empty());
     }
 }
@@ -290,8 +231,5 @@ async fn the_ledger_survives_a_restart() {
         running,
     };
     assert_eq!(again.total("pay_1").await, (1_000, 0));
-    assert_eq!(
-        again.call("GET", "/v1/intents/by-key/k", None).await.1["status"],
-        "captured"
-    );
+    assert_eq!(again.call("GET", "/v1/intents/by-key/k", None).await.1["status"], "captured");
 }

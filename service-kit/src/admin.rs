@@ -53,9 +53,7 @@ impl Readiness {
     /// Starts with every named condition unmet, so that forgetting one keeps the process unready instead of hiding it.
     pub fn new(conditions: &[&'static str]) -> Self {
         let conditions = conditions.iter().map(|name| (*name, false)).collect();
-        Self {
-            conditions: Arc::new(Mutex::new(conditions)),
-        }
+        Self { conditions: Arc::new(Mutex::new(conditions)) }
     }
 
     /// States whether a condition holds; an unknown one is added.
@@ -65,11 +63,7 @@ impl Readiness {
 
     /// The conditions that do not hold, sorted. Empty means ready.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.lock()
-            .iter()
-            .filter(|(_, holds)| !**holds)
-            .map(|(name, _)| *name)
-            .collect()
+        self.lock().iter().filter(|(_, holds)| !**holds).map(|(name, _)| *name).collect()
     }
 
     /// Whether all conditions hold.
@@ -90,10 +84,7 @@ impl Admin {
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(render_metrics))
-            .route(
-                "/version",
-                get(async |State(admin): State<Admin>| Json(admin.version)),
-            )
+            .route("/version", get(async |State(admin): State<Admin>| Json(admin.version)))
             .with_state(self)
     }
 
@@ -137,23 +128,11 @@ impl Admin {
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     let missing = admin.readiness.missing();
-    let status = if missing.is_empty() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        status,
-        Json(json!({ "ready": missing.is_empty(), "missing": missing })),
-    )
-        .into_response()
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
 }
 
 async fn render_metrics(State(admin): State<Admin>) -> Response {
     let page = admin.metrics.map(|metrics| metrics.render()).unwrap_or_default();
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        page,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }

@@ -26,10 +26,7 @@ impl Announcement {
         Self {
             ready: true,
             service: service.to_owned(),
-            listen: listen
-                .iter()
-                .map(|(name, address)| (name.to_string(), *address))
-                .collect(),
+            listen: listen.iter().map(|(name, address)| (name.to_string(), *address)).collect(),
             pid: std::process::id(),
         }
     }
@@ -52,10 +49,6 @@ impl Announcement {
 /// Stdout is closed; whoever waits for the line will not get it.
 pub fn announce(service: &str, listen: &[(&str, SocketAddr)]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(
-        stdout,
-        "{}",
-        Announcement::of_this_process(service, listen).to_line()
-    )?;
+    writeln!(stdout, "{}", Announcement::of_this_process(service, listen).to_line())?;
     stdout.flush()
 }

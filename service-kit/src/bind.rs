@@ -50,8 +50,5 @@ pub fn nodelay(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = So
 }
 
 fn origin_suffix(origin: &Option<String>) -> String {
-    origin
-        .as_ref()
-        .map(|origin| format!(" ({origin})"))
-        .unwrap_or_default()
+    origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default()
 }

@@ -39,8 +39,7 @@ pub struct Problems {
 impl Problems {
     /// Records that the value of `key` (relative to the section being validated) cannot work.
     pub fn push(&mut self, key: &str, message: impl fmt::Display) {
-        self.found
-            .push((join_key(&self.prefix, key), message.to_string()));
+        self.found.push((join_key(&self.prefix, key), message.to_string()));
     }
 
     /// Records `message` for `key` unless `holds`.
@@ -73,9 +72,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error about one key that was only found when its value was used, e.g. a folder held by another process.
     pub fn at(key: &str, message: impl fmt::Display, origins: &Origins) -> Self {
-        Self {
-            problems: vec![describe(key, &message.to_string(), origins)],
-        }
+        Self { problems: vec![describe(key, &message.to_string(), origins)] }
     }
 
     /// One line per problem, in the order they were found.
@@ -132,9 +129,7 @@ pub fn load_from<T: DeserializeOwned + Validate>(
 ) -> Result<(T, Origins), ConfigError> {
     let mut sources = Sources::default();
     if let Some(path) = path {
-        sources
-            .add_file(path)
-            .map_err(|problems| ConfigError { problems })?;
+        sources.add_file(path).map_err(|problems| ConfigError { problems })?;
     }
     sources.add_environment(env_prefix, environment);
     sources.add_overrides(overrides);
@@ -148,11 +143,8 @@ pub fn load_from<T: DeserializeOwned + Validate>(
             if semantic.is_empty() {
                 return Ok((config, origins));
             }
-            let problems = semantic
-                .found
-                .iter()
-                .map(|(key, message)| describe(key, message, &origins))
-                .collect();
+            let problems =
+                semantic.found.iter().map(|(key, message)| describe(key, message, &origins)).collect();
             Err(ConfigError { problems })
         }
         _ => Err(ConfigError { problems }),
@@ -169,12 +161,8 @@ fn join_key(prefix: &str, key: &str) -> String {
 
 /// `key: message (where it was set)`, on one line.
 fn describe(key: &str, message: &str, origins: &Origins) -> String {
-    let message = message
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ");
+    let message =
+        message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     let key = if key.is_empty() { "configuration" } else { key };
     match origins.describe(key) {
         Some(origin) => format!("{key}: {message} ({origin})"),

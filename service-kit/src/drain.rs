@@ -38,10 +38,7 @@ struct RegisterState {
 pub enum DrainError {
     /// These tasks still ran at the deadline.
     #[error("not finished within {deadline_ms} ms: {}", tasks.join(", "))]
-    Deadline {
-        deadline_ms: u128,
-        tasks: Vec<&'static str>,
-    },
+    Deadline { deadline_ms: u128, tasks: Vec<&'static str> },
     /// These tasks panicked.
     #[error("panicked: {}", tasks.join(", "))]
     Panicked { tasks: Vec<&'static str> },
@@ -76,11 +73,7 @@ impl Shutdown {
     /// A shutdown of its own for a part of the service: it begins with this one, or earlier by itself; its tasks are
     /// waited for by its own [`Shutdown::drain`].
     pub fn child(&self) -> Self {
-        Self {
-            token: self.token.child_token(),
-            tasks: TaskTracker::new(),
-            register: Arc::default(),
-        }
+        Self { token: self.token.child_token(), tasks: TaskTracker::new(), register: Arc::default() }
     }
 
     /// Spawns a task that [`Shutdown::drain`] waits for. `name` is what an operator reads when it does not end.
@@ -106,9 +99,7 @@ impl Shutdown {
         let waited = tokio::time::timeout(deadline, self.tasks.wait()).await;
         let state = self.register.lock();
         if !state.panicked.is_empty() {
-            return Err(DrainError::Panicked {
-                tasks: state.panicked.clone(),
-            });
+            return Err(DrainError::Panicked { tasks: state.panicked.clone() });
         }
         waited.map_err(|_| DrainError::Deadline {
             deadline_ms: deadline.as_millis(),
@@ -135,11 +126,7 @@ impl Registered {
     fn new(shutdown: &Shutdown, name: &'static str) -> Self {
         let id = shutdown.register.next.fetch_add(1, Ordering::Relaxed);
         shutdown.register.lock().running.insert(id, name);
-        Self {
-            id,
-            token: shutdown.token.clone(),
-            register: Arc::clone(&shutdown.register),
-        }
+        Self { id, token: shutdown.token.clone(), register: Arc::clone(&shutdown.register) }
     }
 }
 

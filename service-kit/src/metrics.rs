@@ -5,9 +5,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Upper bounds in seconds for every histogram whose name ends in `_seconds`: from a memory access to a stuck link.
-const SECONDS_BUCKETS: [f64; 16] = [
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
-];
+const SECONDS_BUCKETS: [f64; 16] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
 static INSTALLED: OnceLock<MetricsHandle> = OnceLock::new();
 static INSTALLING: Mutex<()> = Mutex::new(());

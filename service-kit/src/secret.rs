@@ -50,22 +50,14 @@ impl SecretFile {
     /// # Errors
     /// See [`SecretError`].
     pub fn load(&self) -> Result<Secret, SecretError> {
-        let unreadable = |source| SecretError::Unreadable {
-            path: self.0.clone(),
-            source,
-        };
+        let unreadable = |source| SecretError::Unreadable { path: self.0.clone(), source };
         let mut bytes = Vec::new();
         let file = File::open(&self.0).map_err(unreadable)?;
-        file.take(SECRET_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > SECRET_BYTES_MAX {
             return Err(SecretError::TooLarge { path: self.0.clone() });
         }
-        let length = bytes
-            .iter()
-            .rposition(|byte| !matches!(byte, b'\n' | b'\r'))
-            .map_or(0, |last| last + 1);
+        let length = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
         bytes.truncate(length);
         if bytes.is_empty() {
             return Err(SecretError::Empty { path: self.0.clone() });

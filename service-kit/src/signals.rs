@@ -50,27 +50,22 @@ pub fn watch_signals(shutdown: &Shutdown, parent_pipe: bool) -> io::Result<()> {
 
 /// A thread of its own: the runtime's stdin would keep the runtime from ending while a read is under way.
 fn watch_stdin(shutdown: Shutdown) -> io::Result<()> {
-    std::thread::Builder::new()
-        .name("parent-pipe".to_owned())
-        .spawn(move || {
-            let mut stdin = io::stdin().lock();
-            let mut ignored = [0; 256];
-            loop {
-                match stdin.read(&mut ignored) {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => break,
-                }
+    std::thread::Builder::new().name("parent-pipe".to_owned()).spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut ignored = [0; 256];
+        loop {
+            match stdin.read(&mut ignored) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
             }
-            tracing::info!("stdin has ended with its parent: shutting down");
-            shutdown.begin();
-            std::thread::sleep(ORPHAN_GRACE);
-            tracing::warn!(
-                grace_ms = ORPHAN_GRACE.as_millis(),
-                "still running without a parent: leaving now"
-            );
-            std::process::exit(EXIT_INTERRUPTED);
-        })?;
+        }
+        tracing::info!("stdin has ended with its parent: shutting down");
+        shutdown.begin();
+        std::thread::sleep(ORPHAN_GRACE);
+        tracing::warn!(grace_ms = ORPHAN_GRACE.as_millis(), "still running without a parent: leaving now");
+        std::process::exit(EXIT_INTERRUPTED);
+    })?;
     Ok(())
 }

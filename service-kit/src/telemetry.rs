@@ -48,10 +48,7 @@ pub enum TelemetryError {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            levels: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, levels: "info".to_owned() }
     }
 }
 
@@ -69,9 +66,7 @@ impl Validate for TelemetryConfig {
 /// See [`TelemetryError`].
 pub fn init(service: &str, region: &str, config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let targets: Targets = config.levels.parse()?;
-    Registry::default()
-        .with(layer(service, region, config.format).with_filter(targets))
-        .try_init()?;
+    Registry::default().with(layer(service, region, config.format).with_filter(targets)).try_init()?;
     Ok(())
 }
 
@@ -82,9 +77,8 @@ fn layer(service: &str, region: &str, format: LogFormat) -> Box<dyn Layer<Regist
             let inner = tracing_subscriber::fmt::format().with_ansi(std::io::stderr().is_terminal());
             layer.event_format(Named::new(service, region, inner)).boxed()
         }
-        LogFormat::Json => layer
-            .fmt_fields(JsonFields::new())
-            .event_format(JsonLine::new(service, region))
-            .boxed(),
+        LogFormat::Json => {
+            layer.fmt_fields(JsonFields::new()).event_format(JsonLine::new(service, region)).boxed()
+        }
     }
 }

@@ -35,19 +35,12 @@ impl TraceParent {
         let mut span_id = [0; 8];
         trace_id.copy_from_slice(&random[..16]);
         span_id.copy_from_slice(&random[16..]);
-        Self {
-            trace_id: nonzero(trace_id),
-            span_id: nonzero(span_id),
-            flags: FLAG_SAMPLED,
-        }
+        Self { trace_id: nonzero(trace_id), span_id: nonzero(span_id), flags: FLAG_SAMPLED }
     }
 
     /// The same trace, sent on by a span of its own; `random` is its id.
     pub fn child(&self, random: [u8; 8]) -> Self {
-        Self {
-            span_id: nonzero(random),
-            ..*self
-        }
+        Self { span_id: nonzero(random), ..*self }
     }
 
     /// The 32 hex digits that all spans of a request share.
@@ -69,13 +62,7 @@ impl TraceParent {
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{}-{}-{:02x}",
-            Hex(self.trace_id),
-            Hex(self.span_id),
-            self.flags
-        )
+        write!(f, "00-{}-{}-{:02x}", Hex(self.trace_id), Hex(self.span_id), self.flags)
     }
 }
 
@@ -103,11 +90,7 @@ impl FromStr for TraceParent {
             return Err(TraceParentError::ZeroId);
         }
         // Flags this version does not know must not be passed on.
-        Ok(Self {
-            trace_id,
-            span_id,
-            flags: flags & FLAG_SAMPLED,
-        })
+        Ok(Self { trace_id, span_id, flags: flags & FLAG_SAMPLED })
     }
 }
 
@@ -161,10 +144,7 @@ mod tests {
     fn a_child_keeps_the_trace_and_changes_the_span() {
         let parent: TraceParent = GOOD.parse().unwrap();
         let child = parent.child([7; 8]);
-        assert_eq!(
-            child.to_string(),
-            "00-0af7651916cd43dd8448eb211c80319c-0707070707070707-01"
-        );
+        assert_eq!(child.to_string(), "00-0af7651916cd43dd8448eb211c80319c-0707070707070707-01");
     }
 
     #[test]
@@ -192,21 +172,8 @@ mod tests {
         let upper = GOOD.to_uppercase();
         let long = format!("{GOOD}-more");
         let version_ff = format!("ff{}", &GOOD[2..]);
-        for bad in [
-            "",
-            "00",
-            "00-é",
-            &upper,
-            &long,
-            &version_ff,
-            &GOOD[..54],
-            &GOOD[1..],
-        ] {
-            assert_eq!(
-                bad.parse::<TraceParent>(),
-                Err(TraceParentError::Malformed),
-                "{bad}"
-            );
+        for bad in ["", "00", "00-é", &upper, &long, &version_ff, &GOOD[..54], &GOOD[1..]] {
+            assert_eq!(bad.parse::<TraceParent>(), Err(TraceParentError::Malformed), "{bad}");
         }
     }
 }

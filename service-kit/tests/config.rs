@@ -45,11 +45,7 @@ impl Validate for Config {
 
 impl Validate for Http {
     fn validate(&self, problems: &mut Problems) {
-        problems.check(
-            self.body_bytes_max >= 1024,
-            "body_bytes_max",
-            "must be at least 1024",
-        );
+        problems.check(self.body_bytes_max >= 1024, "body_bytes_max", "must be at least 1024");
     }
 }
 
@@ -60,9 +56,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn load(path: Option<&Path>, env: &[(&str, &str)], set: &[&str]) -> Result<(Config, Origins), ConfigError> {
-    let env = env
-        .iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()));
+    let env = env.iter().map(|(key, value)| (key.to_string(), value.to_string()));
     let set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
     load_from(path, "CELL", env, &set)
 }
@@ -72,11 +66,7 @@ fn problems(text: &str, env: &[(&str, &str)], set: &[&str]) -> Vec<String> {
     let file = file(text);
     let path = file.path().display().to_string();
     let error = load(Some(file.path()), env, set).unwrap_err();
-    error
-        .problems()
-        .iter()
-        .map(|line| line.replace(&path, "FILE"))
-        .collect()
+    error.problems().iter().map(|line| line.replace(&path, "FILE")).collect()
 }
 
 const GOOD: &str = "region = \"north\"\nsecret = \"token\"\n[http]\nlisten = \"127.0.0.1:80\"\n";
@@ -84,30 +74,20 @@ const GOOD: &str = "region = \"north\"\nsecret = \"token\"\n[http]\nlisten = \"1
 #[test]
 fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
     let file = file(GOOD);
-    let env = [
-        ("CELL_REGION", "east"),
-        ("CELL_HTTP__LISTEN", "127.0.0.1:81"),
-        ("CELL_EXIT_WITH_STDIN", "1"),
-    ];
+    let env = [("CELL_REGION", "east"), ("CELL_HTTP__LISTEN", "127.0.0.1:81"), ("CELL_EXIT_WITH_STDIN", "1")];
     let (config, origins) = load(Some(file.path()), &env, &["http.listen=127.0.0.1:82"]).unwrap();
     assert_eq!((config.region.as_str(), config.http.listen.port()), ("east", 82));
     assert_eq!(config.http.body_bytes_max, 65_536);
     assert_eq!(config.secret, Some(SecretFile::new("token")));
     assert_eq!(origins.describe("http.listen").unwrap(), "--set");
     assert_eq!(origins.describe("region").unwrap(), "environment CELL_REGION");
-    assert_eq!(
-        origins.describe("http").unwrap(),
-        format!("{}:3", file.path().display())
-    );
+    assert_eq!(origins.describe("http").unwrap(), format!("{}:3", file.path().display()));
 }
 
 #[test]
 fn text_that_looks_like_a_number_is_a_string_where_the_key_wants_one() {
-    let env = [
-        ("CELL_REGION", "7"),
-        ("CELL_HTTP__LISTEN", "127.0.0.1:81"),
-        ("CELL_HTTP__BODY_BYTES_MAX", "2048"),
-    ];
+    let env =
+        [("CELL_REGION", "7"), ("CELL_HTTP__LISTEN", "127.0.0.1:81"), ("CELL_HTTP__BODY_BYTES_MAX", "2048")];
     let (config, _) = load(None, &env, &["peers=[{name=\"east\"}]"]).unwrap();
     assert_eq!((config.region.as_str(), config.http.body_bytes_max), ("7", 2048));
     assert_eq!(config.peers[0].name, "east");
@@ -128,10 +108,7 @@ fn every_problem_is_reported_at_once_with_its_key_and_place() {
     };
     expect("--set secret: must be section.key=value", "");
     expect("http.listen.port: http.listen is not a section", "(--set)");
-    expect(
-        "http.listne: unknown field `listne`",
-        "(environment CELL_HTTP__LISTNE)",
-    );
+    expect("http.listne: unknown field `listne`", "(environment CELL_HTTP__LISTNE)");
     expect("regoin: unknown field `regoin`", "(FILE:1)");
     expect("http.body_bytes_max: invalid value", "(FILE:4)");
     expect("http.listen: invalid type", "(FILE:3)");
@@ -145,10 +122,7 @@ fn every_problem_is_reported_at_once_with_its_key_and_place() {
 fn a_missing_key_is_named() {
     assert_eq!(
         problems("[http]\n", &[], &[]),
-        [
-            "http.listen: is required and not set (FILE:1)",
-            "region: is required and not set",
-        ]
+        ["http.listen: is required and not set (FILE:1)", "region: is required and not set",]
     );
 }
 
@@ -169,19 +143,13 @@ fn a_file_that_is_not_toml_names_each_bad_line() {
     let found = problems("region = \nok = 1\nhttp = [\n", &[], &[]);
     assert!(found[0].starts_with("FILE:1: not TOML"), "{found:#?}");
     assert!(found[1].starts_with("FILE:"), "{found:#?}");
-    assert!(
-        found.iter().all(|line| !line.contains("required")),
-        "no follow-up errors: {found:#?}"
-    );
+    assert!(found.iter().all(|line| !line.contains("required")), "no follow-up errors: {found:#?}");
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let error = load(Some(Path::new("no/such.toml")), &[], &[]).unwrap_err();
-    assert!(
-        error.to_string().starts_with("no/such.toml: cannot be read"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("no/such.toml: cannot be read"), "{error}");
     assert_eq!(error.problems().len(), 1, "{error}");
 }
 

@@ -28,22 +28,12 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn the_admin_port_tells_alive_ready_metrics_and_version() {
-    let listener = bind("admin.listen", loopback(), &Origins::default())
-        .await
-        .unwrap();
+    let listener = bind("admin.listen", loopback(), &Origins::default()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let readiness = Readiness::new(&["log-replayed", "accepting"]);
     let metrics = MetricsHandle::install().unwrap();
-    let version = Version {
-        service: "kit",
-        version: "1.2.3",
-        formats: BTreeMap::from([("log", 1)]),
-    };
-    let admin = Admin {
-        readiness: readiness.clone(),
-        metrics: Some(metrics),
-        version,
-    };
+    let version = Version { service: "kit", version: "1.2.3", formats: BTreeMap::from([("log", 1)]) };
+    let admin = Admin { readiness: readiness.clone(), metrics: Some(metrics), version };
     let shutdown = Shutdown::new();
     let last = CancellationToken::new();
     let served = tokio::spawn(admin.serve(listener, shutdown.token(), last.clone()));
@@ -51,24 +41,13 @@ async fn the_admin_port_tells_alive_ready_metrics_and_version() {
     assert_eq!(get(address, "/livez").await, (200, "ok\n".to_owned()));
     assert_eq!(
         get(address, "/readyz").await,
-        (
-            503,
-            r#"{"missing":["accepting","log-replayed"],"ready":false}"#.to_owned()
-        )
+        (503, r#"{"missing":["accepting","log-replayed"],"ready":false}"#.to_owned())
     );
     readiness.set("accepting", true);
     readiness.set("log-replayed", true);
-    assert_eq!(
-        get(address, "/readyz").await,
-        (200, r#"{"missing":[],"ready":true}"#.to_owned())
-    );
+    assert_eq!(get(address, "/readyz").await, (200, r#"{"missing":[],"ready":true}"#.to_owned()));
     metrics_example();
-    assert!(
-        get(address, "/metrics")
-            .await
-            .1
-            .contains("cell_kit_example_total 1")
-    );
+    assert!(get(address, "/metrics").await.1.contains("cell_kit_example_total 1"));
     assert_eq!(
         get(address, "/version").await.1,
         r#"{"service":"kit","version":"1.2.3","formats":{"log":1}}"#
@@ -92,13 +71,9 @@ fn metrics_example() {
 
 #[tokio::test]
 async fn a_port_in_use_is_one_line_that_names_key_and_address() {
-    let taken = bind("http.listen", loopback(), &Origins::default())
-        .await
-        .unwrap();
+    let taken = bind("http.listen", loopback(), &Origins::default()).await.unwrap();
     let address = taken.local_addr().unwrap();
-    let error = bind("http.listen", address, &Origins::default())
-        .await
-        .unwrap_err();
+    let error = bind("http.listen", address, &Origins::default()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("http.listen: cannot listen on {address}: the port is in use by another process")
@@ -124,13 +99,7 @@ async fn drain_names_the_tasks_that_do_not_end() {
     shutdown.spawn("ends", async {});
     shutdown.spawn("stuck", std::future::pending::<()>());
     let error = shutdown.drain(Duration::from_secs(5)).await.unwrap_err();
-    assert_eq!(
-        error,
-        DrainError::Deadline {
-            deadline_ms: 5000,
-            tasks: vec!["stuck"]
-        }
-    );
+    assert_eq!(error, DrainError::Deadline { deadline_ms: 5000, tasks: vec!["stuck"] });
     assert_eq!(error.to_string(), "not finished within 5000 ms: stuck");
 }
 
@@ -140,12 +109,7 @@ async fn a_task_that_panics_ends_the_service() {
     shutdown.spawn("writer", async { panic!("the disk is gone") });
     shutdown.begun().await;
     let error = shutdown.drain(Duration::from_secs(5)).await.unwrap_err();
-    assert_eq!(
-        error,
-        DrainError::Panicked {
-            tasks: vec!["writer"]
-        }
-    );
+    assert_eq!(error, DrainError::Panicked { tasks: vec!["writer"] });
 }
 
 #[tokio::test]

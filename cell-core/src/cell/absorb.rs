@@ -63,20 +63,13 @@ impl Cell {
         now_ms: u64,
     ) -> Result<Result<Step, Refused>, Unavailable> {
         let dot = entry.dot;
-        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front {
-            seq: 0,
-            hash: Hash::ZERO,
-        });
+        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
         if !self.placement.members().contains(&dot.actor.region()) {
             return Ok(Err(Refused::NotAMember));
         }
         if dot.seq <= front.seq {
             let conflict = dot.seq == front.seq && entry.hash != front.hash;
-            return Ok(if conflict {
-                Err(Refused::Conflict)
-            } else {
-                Ok(Step::default())
-            });
+            return Ok(if conflict { Err(Refused::Conflict) } else { Ok(Step::default()) });
         }
         if dot.seq != front.seq + 1 {
             return Ok(Err(Refused::Gap { have: front.seq }));
@@ -92,28 +85,12 @@ impl Cell {
         let observed = self.clock.observe(change.at, now_ms);
         let mut draft = Draft::new(self, view, now_ms, &change.trace);
         if let Observed::Ahead { by_ms } = observed {
-            draft.alarm(Alarm::ClockAhead {
-                actor: dot.actor,
-                by_ms,
-            });
+            draft.alarm(Alarm::ClockAhead { actor: dot.actor, by_ms });
         }
         for (place, event) in change.events.iter().enumerate() {
-            draft.place(
-                event,
-                EventId {
-                    dot,
-                    place: place as u64,
-                },
-                change.at,
-            )?;
+            draft.place(event, EventId { dot, place: place as u64 }, change.at)?;
         }
-        draft.cell.frontier.insert(
-            dot.actor,
-            Front {
-                seq: dot.seq,
-                hash: entry.hash,
-            },
-        );
+        draft.cell.frontier.insert(dot.actor, Front { seq: dot.seq, hash: entry.hash });
         draft.settle_touched()?;
         draft.finish(vec![entry.clone()]).map(Ok)
     }
@@ -155,19 +132,9 @@ impl Cell {
         let _ = self.clock.observe(change.at, now_ms);
         let mut draft = Draft::new(self, view, now_ms, "");
         for (place, event) in change.events.iter().enumerate() {
-            draft.place(
-                event,
-                EventId {
-                    dot: entry.dot,
-                    place: place as u64,
-                },
-                change.at,
-            )?;
+            draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
         }
-        let front = Front {
-            seq: entry.dot.seq,
-            hash: entry.hash,
-        };
+        let front = Front { seq: entry.dot.seq, hash: entry.hash };
         draft.cell.frontier.insert(entry.dot.actor, front);
         draft.finish(Vec::new()).map(Ok)
     }
@@ -230,11 +197,7 @@ impl Draft<'_> {
             return Ok(Answer::Done);
         }
         let phase = self.read::<Payment, _>(payment, |reading| {
-            reading
-                .state
-                .as_ref()
-                .map(|state| state.phase)
-                .ok_or(reading.blocked)
+            reading.state.as_ref().map(|state| state.phase).ok_or(reading.blocked)
         })?;
         Ok(match phase {
             Some(Ok(PaymentPhase::Known)) if why == Delivery::Ready => {
@@ -257,10 +220,7 @@ impl Draft<'_> {
                 .is_some_and(|state| state.ended().is_none() && state.open_attempt().is_none())
         })?;
         if idle == Some(true) {
-            let ended = crate::payment::Ended {
-                how: crate::order::How::Failed,
-                code: code.to_owned(),
-            };
+            let ended = crate::payment::Ended { how: crate::order::How::Failed, code: code.to_owned() };
             self.decide_payment(id, crate::payment::PaymentDecision::Ended(ended), None)?;
             self.settle_touched()?;
         }
@@ -290,17 +250,12 @@ impl Draft<'_> {
         self.settle_touched()?;
         let waits = self.read::<Order, _>(order, |reading| {
             let state = reading.state.as_ref().filter(|_| reading.blocked.is_none())?;
-            let open = state
-                .open_permit()
-                .is_some_and(|(payment, _)| *payment == stalled.payment);
+            let open = state.open_permit().is_some_and(|(payment, _)| *payment == stalled.payment);
             Some(open && !state.stalled.contains(&stalled.payment))
         })?;
         match waits.flatten() {
             Some(true) => {
-                let decision = Stalled {
-                    payment: stalled.payment,
-                    missing: stalled.missing.clone(),
-                };
+                let decision = Stalled { payment: stalled.payment, missing: stalled.missing.clone() };
                 self.decide_order(stalled.order, OrderDecision::Stalled(decision), None)?;
                 Ok(Answer::Done)
             }

@@ -142,42 +142,27 @@ pub struct Refusal {
     /// JSON pointer into the request, if a field is at fault.
     pub pointer: Option<&'static str>,
     /// The home to go to instead.
-    pub home: Option<Home>,
+    pub home: Option<Box<Home>>,
 }
 
 impl Refusal {
     fn new(problem: Problem, detail: impl Into<String>) -> Refusal {
-        Refusal {
-            problem,
-            detail: detail.into(),
-            pointer: None,
-            home: None,
-        }
+        Refusal { problem, detail: detail.into(), pointer: None, home: None }
     }
     fn invalid(pointer: &'static str, detail: impl Into<String>) -> Refusal {
-        Refusal {
-            pointer: Some(pointer),
-            ..Refusal::new(Problem::Invalid, detail)
-        }
+        Refusal { pointer: Some(pointer), ..Refusal::new(Problem::Invalid, detail) }
     }
     fn not_found() -> Refusal {
         Refusal::new(Problem::NotFound, "no such order or payment of yours")
     }
     fn forbidden(what: &str, status: &str, op: Op, verdict: Verdict) -> Refusal {
-        Refusal::new(
-            Problem::Forbidden,
-            format!("'{op}' is refused: the {what} is {status} ({verdict})"),
-        )
+        Refusal::new(Problem::Forbidden, format!("'{op}' is refused: the {what} is {status} ({verdict})"))
     }
 }
 
 impl From<MoneyError> for Refusal {
     fn from(error: MoneyError) -> Refusal {
-        let pointer = if matches!(error, MoneyError::Currency(_)) {
-            "/currency"
-        } else {
-            "/lines"
-        };
+        let pointer = if matches!(error, MoneyError::Currency(_)) { "/currency" } else { "/lines" };
         Refusal::invalid(pointer, error.to_string())
     }
 }
@@ -205,10 +190,7 @@ impl Cell {
 impl Draft<'_> {
     fn carry_out(&mut self, command: &Command) -> Outcome {
         if command.key.is_empty() || command.key.len() > KEY_BYTES_MAX {
-            return Ok(Err(Refusal::new(
-                Problem::Invalid,
-                "an idempotency key has 1 to 255 bytes",
-            )));
+            return Ok(Err(Refusal::new(Problem::Invalid, "an idempotency key has 1 to 255 bytes")));
         }
         match &command.ask {
             Ask::Place { record } => self.place_order(command, record),
@@ -235,40 +217,25 @@ impl Draft<'_> {
         self.cell.owned(slot).is_none().then(|| {
             let home = *self.cell.placement().home(slot);
             let detail = format!("{slot:?} has its home in {}", home.node.region);
-            Refusal {
-                home: Some(home),
-                ..Refusal::new(Problem::Misdirected, detail)
-            }
+            Refusal { home: Some(Box::new(home)), ..Refusal::new(Problem::Misdirected, detail) }
         })
     }
 
     fn place_order(&mut self, command: &Command, record: &OrderRecord) -> Outcome {
         let order = record.order_id();
-        if let Some(refusal) = self
-            .misdirected(order.into())
-            .or_else(|| check_record(command, record))
-        {
+        if let Some(refusal) = self.misdirected(order.into()).or_else(|| check_record(command, record)) {
             return Ok(Err(refusal));
         }
-        let reply = |repeated| {
-            Ok(Ok(Reply {
-                order,
-                payment: None,
-                pending: false,
-                repeated,
-            }))
-        };
-        for other in self.orders_of_key(&record.user, &record.key)? {
-            if other == order {
-                return reply(true);
-            }
+        let reply = |repeated| Ok(Ok(Reply { order, payment: None, pending: false, repeated }));
+        let placed = self.orders_of_key(&record.user, &record.key)?;
+        if placed.contains(&order) {
+            return reply(true);
+        }
+        if let Some(other) = placed.first() {
             let detail = format!("the key was used for {other} with another body");
             return Ok(Err(Refusal::new(Problem::KeyReused, detail)));
         }
-        self.push(Event::new(
-            vec![order.into()],
-            Body::Record(Record::Order(record.clone())),
-        ))?;
+        self.push(Event::new(vec![order.into()], Body::Record(Record::Order(record.clone()))))?;
         reply(false)
     }
 
@@ -277,9 +244,7 @@ impl Draft<'_> {
     fn on_order(&mut self, command: &Command, order: OrderId) -> Outcome {
         let Some(entity) = self.entity(order.into())? else {
             // Unknown here: the home may know it.
-            return Ok(Err(self
-                .misdirected(order.into())
-                .unwrap_or_else(Refusal::not_found)));
+            return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
         };
         let owner = Reading::<Order>::of(&entity).record.map(|record| record.user);
         if owner.as_ref() != Some(&command.user) {
@@ -303,17 +268,12 @@ impl Draft<'_> {
             return Ok(answer.map(|()| Reply {
                 order,
                 payment: permit_of(state, &reference),
-                pending: state
-                    .open_permit()
-                    .is_some_and(|(_, permit)| permit.closing.is_some()),
+                pending: state.open_permit().is_some_and(|(_, permit)| permit.closing.is_some()),
                 repeated: true,
             }));
         }
         if state.decisions >= REQUEST_DECISIONS_MAX {
-            return Ok(Err(Refusal::new(
-                Problem::TooMany,
-                "the order has too many decisions",
-            )));
+            return Ok(Err(Refusal::new(Problem::TooMany, "the order has too many decisions")));
         }
         let op = command.ask.op();
         let status = order_status(state);
@@ -332,12 +292,7 @@ impl Draft<'_> {
         reading: &Reading<'_, Order>,
         state: &OrderState,
     ) -> Outcome {
-        let mut reply = Reply {
-            order,
-            payment: None,
-            pending: false,
-            repeated: false,
-        };
+        let mut reply = Reply { order, payment: None, pending: false, repeated: false };
         match &command.ask {
             Ask::Amend { content, .. } => {
                 if let Some(refusal) = check_content(content) {
@@ -349,9 +304,7 @@ impl Draft<'_> {
                         "the currency of an order does not change",
                     )));
                 }
-                let amended = OrderDecision::Amended(Amended {
-                    content: (**content).clone(),
-                });
+                let amended = OrderDecision::Amended(Amended { content: (**content).clone() });
                 self.decide_order(order, amended, Some(reference))?;
             }
             Ask::Pay { card, .. } => {
@@ -367,12 +320,7 @@ impl Draft<'_> {
                 self.decide_order(order, opened, Some(reference.clone()))?;
                 self.accept_own(payment, card, &reference)?;
             }
-            Ask::AskPayer {
-                payer,
-                until_ms,
-                window_ms,
-                ..
-            } => {
+            Ask::AskPayer { payer, until_ms, window_ms, .. } => {
                 if *payer == command.user {
                     let detail = "the payer is the buyer: pay the order instead";
                     return Ok(Err(Refusal::invalid("/payer", detail)));
@@ -392,12 +340,7 @@ impl Draft<'_> {
                 if open.is_none() {
                     let status = order_status(state);
                     let verdict = Verdict::NothingOpen;
-                    return Ok(Err(Refusal::forbidden(
-                        "order",
-                        status.as_str(),
-                        Op::Withdraw,
-                        verdict,
-                    )));
+                    return Ok(Err(Refusal::forbidden("order", status.as_str(), Op::Withdraw, verdict)));
                 }
                 self.close_permit(order, *payment, Why::Withdrawal, reference)?;
                 (reply.payment, reply.pending) = (Some(*payment), true);
@@ -471,17 +414,11 @@ impl Draft<'_> {
         // Cut to the order's own window, which is the same in every region that holds the order.
         let until = until.min(expires);
         if until <= now.saturating_add(self.cell.rules.attempt_margin_ms) {
-            return Err(Refusal::invalid(
-                "/until_ms",
-                "the time to pay is over before it begins",
-            ));
+            return Err(Refusal::invalid("/until_ms", "the time to pay is over before it begins"));
         }
         let order = reading.entity.id.order().ok_or_else(Refusal::not_found)?;
-        let buyer = reading
-            .record
-            .as_ref()
-            .map(|record| record.user.clone())
-            .ok_or_else(Refusal::not_found)?;
+        let buyer =
+            reading.record.as_ref().map(|record| record.user.clone()).ok_or_else(Refusal::not_found)?;
         Ok(Permit {
             order,
             buyer,
@@ -503,16 +440,11 @@ impl Draft<'_> {
         reference: &CommandRef,
     ) -> Result<(), Unavailable> {
         let fresh = self.read::<Payment, _>(payment.into(), |reading| {
-            reading
-                .state
-                .as_ref()
-                .is_some_and(|state| state.phase == crate::payment::PaymentPhase::Known)
+            reading.state.as_ref().is_some_and(|state| state.phase == crate::payment::PaymentPhase::Known)
         })?;
         if fresh == Some(true) {
             self.decide_payment(payment, PaymentDecision::Received(Received {}), None)?;
-            let accepted = PaymentDecision::Accepted(Accepted {
-                card: card.to_owned(),
-            });
+            let accepted = PaymentDecision::Accepted(Accepted { card: card.to_owned() });
             self.decide_payment(payment, accepted, Some(reference.clone()))?;
         }
         self.touch(payment.into());
@@ -523,9 +455,7 @@ impl Draft<'_> {
 
     fn on_payment(&mut self, command: &Command, payment: PaymentId) -> Outcome {
         let Some(entity) = self.entity(payment.into())? else {
-            return Ok(Err(self
-                .misdirected(payment.into())
-                .unwrap_or_else(Refusal::not_found)));
+            return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
         };
         let payer = Reading::<Payment>::of(&entity).record.map(|permit| permit.payer);
         if payer.as_ref() != Some(&command.user) {
@@ -551,13 +481,9 @@ impl Draft<'_> {
         };
         let reference = reference(command);
         if let Some(answer) = repeated(&reference, &state.commands, &state.superseded) {
-            return Ok(answer.map(|()| Reply {
-                repeated: true,
-                ..reply
-            }));
+            return Ok(answer.map(|()| Reply { repeated: true, ..reply }));
         }
-        self.admit_payment(command, reference, payment, state)
-            .map(|admitted| admitted.map(|()| reply))
+        self.admit_payment(command, reference, payment, state).map(|admitted| admitted.map(|()| reply))
     }
 
     fn admit_payment(
@@ -568,10 +494,7 @@ impl Draft<'_> {
         state: &PaymentState,
     ) -> Result<Result<(), Refusal>, Unavailable> {
         if state.decisions >= DECISIONS_MAX {
-            return Ok(Err(Refusal::new(
-                Problem::TooMany,
-                "the payment has too many decisions",
-            )));
+            return Ok(Err(Refusal::new(Problem::TooMany, "the payment has too many decisions")));
         }
         let op = command.ask.op();
         let status = payment_status(state);
@@ -589,10 +512,7 @@ impl Draft<'_> {
                 }
                 PaymentDecision::Accepted(Accepted { card: card.clone() })
             }
-            _ => PaymentDecision::Ended(Ended {
-                how: How::Declined,
-                code: String::new(),
-            }),
+            _ => PaymentDecision::Ended(Ended { how: How::Declined, code: String::new() }),
         };
         self.decide_payment(payment, decision, Some(reference))?;
         self.touch(payment.into());
@@ -601,13 +521,7 @@ impl Draft<'_> {
 }
 
 fn reference(command: &Command) -> CommandRef {
-    CommandRef::new(
-        &command.user,
-        command.ask.op(),
-        command.ask.entity(),
-        &command.key,
-        &command.body,
-    )
+    CommandRef::new(&command.user, command.ask.op(), command.ask.entity(), &command.key, &command.body)
 }
 
 fn blocked(blocked: Option<Blocked>) -> Refusal {
@@ -627,10 +541,7 @@ fn repeated(
 ) -> Option<Result<(), Refusal>> {
     match commands.get(&reference.id) {
         Some(digest) if *digest == reference.digest => Some(Ok(())),
-        Some(_) => Some(Err(Refusal::new(
-            Problem::KeyReused,
-            "the key was used with another body",
-        ))),
+        Some(_) => Some(Err(Refusal::new(Problem::KeyReused, "the key was used with another body"))),
         None if superseded.contains(&reference.id) => {
             let detail = "the command was given to a home that was replaced, and had to be dropped; ask anew";
             Some(Err(Refusal::new(Problem::Superseded, detail)))
@@ -640,11 +551,7 @@ fn repeated(
 }
 
 fn permit_of(state: &OrderState, reference: &CommandRef) -> Option<PaymentId> {
-    state
-        .permits
-        .iter()
-        .find(|(_, permit)| permit.permit.command == reference.id)
-        .map(|(id, _)| *id)
+    state.permits.iter().find(|(_, permit)| permit.permit.command == reference.id).map(|(id, _)| *id)
 }
 
 /// A refund of everything that was captured and not refunded, under the capture's one automatic case.
@@ -657,9 +564,7 @@ fn remaining(state: &OrderState) -> Option<RefundCase> {
 /// A granted refund is capped at captured − refunded; its case is the command that asked for it.
 fn granted(state: &OrderState, amount_minor: Option<u64>, reference: &CommandRef) -> Option<RefundCase> {
     let applied = state.applied.as_ref()?;
-    let left = applied
-        .amount_minor
-        .saturating_sub(state.refunded_minor(&applied.intent));
+    let left = applied.amount_minor.saturating_sub(state.refunded_minor(&applied.intent));
     let amount_minor = amount_minor.unwrap_or(left);
     let fits = amount_minor > 0 && amount_minor <= left;
     fits.then(|| RefundCase {
@@ -672,20 +577,10 @@ fn granted(state: &OrderState, amount_minor: Option<u64>, reference: &CommandRef
 
 fn check_content(content: &OrderContent) -> Option<Refusal> {
     if content.lines.is_empty() || content.lines.len() > LINES_MAX {
-        return Some(Refusal::invalid(
-            "/lines",
-            format!("an order has 1 to {LINES_MAX} lines"),
-        ));
+        return Some(Refusal::invalid("/lines", format!("an order has 1 to {LINES_MAX} lines")));
     }
-    if content
-        .lines
-        .iter()
-        .any(|line| line.quantity == 0 || line.sku.is_empty())
-    {
-        return Some(Refusal::invalid(
-            "/lines",
-            "a line needs a sku and a quantity above zero",
-        ));
+    if content.lines.iter().any(|line| line.quantity == 0 || line.sku.is_empty()) {
+        return Some(Refusal::invalid("/lines", "a line needs a sku and a quantity above zero"));
     }
     match content.total_minor() {
         Ok(0) => Some(Refusal::invalid("/lines", "the total is zero: nothing to pay")),
@@ -696,10 +591,7 @@ fn check_content(content: &OrderContent) -> Option<Refusal> {
 
 fn check_record(command: &Command, record: &OrderRecord) -> Option<Refusal> {
     if record.user != command.user || record.key != command.key {
-        return Some(Refusal::new(
-            Problem::Invalid,
-            "an order is placed by its own user, under its own key",
-        ));
+        return Some(Refusal::new(Problem::Invalid, "an order is placed by its own user, under its own key"));
     }
     check_content(&record.content)
 }

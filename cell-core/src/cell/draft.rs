@@ -120,16 +120,10 @@ impl<'a> Draft<'a> {
                 return self.place(&Arc::new(inner), carried.origin, carried.at);
             }
             Some(Body::Decided(decided)) => {
-                event
-                    .entities
-                    .iter()
-                    .for_each(|id| self.contact(id.slot(), &decided.epoch));
+                event.entities.iter().for_each(|id| self.contact(id.slot(), &decided.epoch));
             }
             Some(Body::Placed(placed)) => {
-                placed
-                    .slots
-                    .iter()
-                    .for_each(|slot| self.contact(*slot, &placed.epoch));
+                placed.slots.iter().for_each(|slot| self.contact(*slot, &placed.epoch));
             }
             Some(Body::Closed(closed)) => {
                 let last = self.cell.closed.entry(closed.actor).or_insert(0);
@@ -143,11 +137,7 @@ impl<'a> Draft<'a> {
         }
         for id in &event.entities {
             let mut entity = self.entity(*id)?.unwrap_or_else(|| Arc::new(Entity::new(*id)));
-            if Arc::make_mut(&mut entity).place(Placing {
-                event: event.clone(),
-                origin,
-                at,
-            }) {
+            if Arc::make_mut(&mut entity).place(Placing { event: event.clone(), origin, at }) {
                 self.changed.insert(*id, entity);
                 self.touched.insert(*id);
             }
@@ -168,10 +158,7 @@ impl<'a> Draft<'a> {
     /// Adds an event of this node's own.
     pub(super) fn push(&mut self, event: Event) -> Result<(), Unavailable> {
         let event = Arc::new(event);
-        let origin = EventId {
-            dot: self.dot,
-            place: self.events.len() as u64,
-        };
+        let origin = EventId { dot: self.dot, place: self.events.len() as u64 };
         self.events.push(event.clone());
         self.place(&event, origin, self.at)
     }
@@ -228,13 +215,7 @@ impl<'a> Draft<'a> {
         if place == 0 {
             self.carry(&entity, &inherits)?;
         }
-        let decided = Decided {
-            epoch,
-            place,
-            command,
-            inherits,
-            body,
-        };
+        let decided = Decided { epoch, place, command, inherits, body };
         self.push(Event::new(vec![id], Body::Decided(decided)))
     }
 
@@ -255,11 +236,7 @@ impl<'a> Draft<'a> {
         let carried: Vec<Carried> = foreign
             .filter_map(|item| {
                 let origin = *item.origins.first()?;
-                Some(Carried {
-                    origin,
-                    at: item.since,
-                    event: item.event.bytes.clone(),
-                })
+                Some(Carried { origin, at: item.since, event: item.event.bytes.clone() })
             })
             .collect();
         for carried in carried {
@@ -295,11 +272,8 @@ impl<'a> Draft<'a> {
                 let reading = Reading::<Order>::of(&entity);
                 self.note_blocked(id, reading.blocked);
                 let glances = payment_glances(&reading, |id| self.entity(id))?;
-                let stale: Vec<_> = glances
-                    .keys()
-                    .filter(|id| self.stale(id))
-                    .map(|id| EntityId::from(*id))
-                    .collect();
+                let stale: Vec<_> =
+                    glances.keys().filter(|id| self.stale(id)).map(|id| EntityId::from(*id)).collect();
                 self.touched.extend(stale);
                 if self.cell.owned(id.slot()).is_none() {
                     return Ok(false);
@@ -382,25 +356,17 @@ impl<'a> Draft<'a> {
 
     fn around(&self, reading: &Reading<'_, Payment>, payment: PaymentId) -> Result<Around, Unavailable> {
         let Some(permit) = &reading.record else {
-            return Ok(Around {
-                permit: settle::PermitGlance::Unknown,
-                order_lost: false,
-            });
+            return Ok(Around { permit: settle::PermitGlance::Unknown, order_lost: false });
         };
         let order = self.entity(permit.order.into())?;
         let glance = crate::duty::OrderGlance::of(order.as_deref(), &payment);
-        let known = order
-            .as_deref()
-            .is_some_and(|order| Reading::<Order>::of(order).record.is_some());
+        let known = order.as_deref().is_some_and(|order| Reading::<Order>::of(order).record.is_some());
         let opener = reading.known_facts().find_map(|(_, fact)| match fact {
             crate::event::Fact::Capture(capture) => capture.order_epoch.map(|epoch| epoch.actor),
             _ => None,
         });
         let order_lost = !known && opener.is_some_and(|actor| self.cell.closed.contains_key(&actor));
-        Ok(Around {
-            permit: glance.permit,
-            order_lost,
-        })
+        Ok(Around { permit: glance.permit, order_lost })
     }
 
     /// Two orders of one user under one key with different bodies: the later is cancelled if nothing was paid.
@@ -437,11 +403,7 @@ impl<'a> Draft<'a> {
                 };
                 let cancelled = OrderDecision::Cancelled(crate::order::Cancelled { refund: None });
                 let decisions = vec![OrderDecision::CaseOpened(case), cancelled];
-                return Ok(Some(settle::Next {
-                    decisions,
-                    row: None,
-                    command: None,
-                }));
+                return Ok(Some(settle::Next { decisions, row: None, command: None }));
             }
         }
         Ok(None)
@@ -460,25 +422,10 @@ impl<'a> Draft<'a> {
     /// Seals the change, if anything was pushed, behind the entries that came from elsewhere.
     pub(super) fn finish(self, mut entries: Vec<Entry>) -> Result<Step, Unavailable> {
         if !self.events.is_empty() {
-            let previous = self
-                .cell
-                .frontier
-                .get(&self.dot.actor)
-                .map_or(Hash::ZERO, |front| front.hash);
-            let change = Change {
-                dot: self.dot,
-                at: self.at,
-                trace: self.trace,
-                events: self.events,
-            };
+            let previous = self.cell.frontier.get(&self.dot.actor).map_or(Hash::ZERO, |front| front.hash);
+            let change = Change { dot: self.dot, at: self.at, trace: self.trace, events: self.events };
             let entry = change.seal(&previous);
-            self.cell.frontier.insert(
-                self.dot.actor,
-                Front {
-                    seq: self.dot.seq,
-                    hash: entry.hash,
-                },
-            );
+            self.cell.frontier.insert(self.dot.actor, Front { seq: self.dot.seq, hash: entry.hash });
             entries.push(entry);
         }
         Ok(Step {
@@ -504,9 +451,7 @@ pub(super) fn payment_glances(
         if glances.contains_key(&payment) {
             continue;
         }
-        let glance = entity(payment.into())?
-            .map(|entity| glance_at(&entity))
-            .unwrap_or_default();
+        let glance = entity(payment.into())?.map(|entity| glance_at(&entity)).unwrap_or_default();
         glances.insert(payment, glance);
     }
     Ok(glances)
@@ -516,10 +461,7 @@ fn glance_at(entity: &Entity) -> PaymentGlance {
     let reading = Reading::<Payment>::of(entity);
     let captured = reading.facts.keys().any(|key| key.kind == 1);
     let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
-        return PaymentGlance {
-            captured,
-            ..PaymentGlance::default()
-        };
+        return PaymentGlance { captured, ..PaymentGlance::default() };
     };
     PaymentGlance {
         ended: state.ended(),

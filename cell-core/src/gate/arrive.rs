@@ -20,10 +20,7 @@ impl Gate {
                 out.push(Output::Ack { id });
                 return true;
             }
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
             return false;
         }
         if let Some(why) = self.is_outdated(&envelope) {
@@ -39,10 +36,7 @@ impl Gate {
             }
             return true;
         }
-        if self
-            .ended
-            .covers(&id, &envelope.epoch, now_ms, self.config.ended_for_ms)
-        {
+        if self.ended.covers(&id, &envelope.epoch, now_ms, self.config.ended_for_ms) {
             out.push(Output::Ack { id });
             return true;
         }
@@ -52,10 +46,7 @@ impl Gate {
             _ => envelope,
         };
         if self.items.len() + self.undecoded.len() >= self.config.items_max {
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
             return false;
         }
         if self.is_full_of_waiting() && !self.is_covered(&envelope.requires, &[]) {
@@ -84,13 +75,7 @@ impl Gate {
         self.index.add(&item);
         item.contain(present, &self.index.actors);
         self.items.insert(id, Box::new(item));
-        persist(
-            Record::Accepted(Accepted {
-                envelope,
-                arrived_ms: now_ms,
-            }),
-            out,
-        );
+        persist(Record::Accepted(Accepted { envelope, arrived_ms: now_ms }), out);
         out.push(Output::Ack { id });
         self.begin(now_ms, id, out);
     }
@@ -109,13 +94,7 @@ impl Gate {
         self.index.add(&fresh);
         **item = fresh;
         self.details.remove(&id);
-        persist(
-            Record::Accepted(Accepted {
-                envelope,
-                arrived_ms: now_ms,
-            }),
-            out,
-        );
+        persist(Record::Accepted(Accepted { envelope, arrived_ms: now_ms }), out);
         if let Some(discarded) = self.discards.get(&id) {
             persist(Record::Discarded(discarded.clone()), out);
         }
@@ -134,16 +113,10 @@ impl Gate {
     fn probe(&mut self, envelope: Envelope, out: &mut Vec<Output>) {
         let id = envelope.id;
         if self.probing.len() >= self.config.probing_max {
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
             return;
         }
-        out.push(Output::Check {
-            id,
-            requires: envelope.requires.clone(),
-        });
+        out.push(Output::Check { id, requires: envelope.requires.clone() });
         self.probing.insert(id, envelope);
     }
 
@@ -160,21 +133,14 @@ impl Gate {
         };
         let full = self.items.len() + self.undecoded.len() >= self.config.items_max;
         if full || self.is_full_of_waiting() && !self.is_covered(&envelope.requires, present) {
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
         } else {
             self.accept(now_ms, envelope, present, out);
         }
     }
 
     fn is_covered(&self, requires: &[Requirement], present: &[Requirement]) -> bool {
-        let covered = |r: &Requirement| {
-            self.frontier
-                .get(&r.dot.actor)
-                .is_some_and(|&seq| seq >= r.dot.seq)
-        };
+        let covered = |r: &Requirement| self.frontier.get(&r.dot.actor).is_some_and(|&seq| seq >= r.dot.seq);
         requires.iter().all(|r| covered(r) || present.contains(r))
     }
 
@@ -195,38 +161,14 @@ impl Gate {
             return true;
         }
         if self.is_full_of_waiting() || self.items.len() + self.undecoded.len() >= self.config.items_max {
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
             return false;
         }
-        self.undecoded.insert(
-            id,
-            Kept {
-                from,
-                arrived_ms: now_ms,
-                reason: reason.clone(),
-            },
-        );
+        self.undecoded.insert(id, Kept { from, arrived_ms: now_ms, reason: reason.clone() });
         let detail = reason.clone();
-        persist(
-            Record::Undecoded(Undecoded {
-                id,
-                from,
-                bytes,
-                reason,
-                arrived_ms: now_ms,
-            }),
-            out,
-        );
+        persist(Record::Undecoded(Undecoded { id, from, bytes, reason, arrived_ms: now_ms }), out);
         out.push(Output::Ack { id });
-        out.push(Output::DeadLetter {
-            id,
-            reason: DeadReason::Malformed,
-            missing: Vec::new(),
-            detail,
-        });
+        out.push(Output::DeadLetter { id, reason: DeadReason::Malformed, missing: Vec::new(), detail });
         true
     }
 

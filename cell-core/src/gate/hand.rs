@@ -42,10 +42,7 @@ impl Gate {
                 Errand::Deliver => Output::Deliver { id, attempt },
                 Errand::Expire => Output::HandExpired { id, attempt },
                 Errand::Discard => {
-                    let reason = self
-                        .discards
-                        .get(&id)
-                        .map_or_else(String::new, |d| d.reason.clone());
+                    let reason = self.discards.get(&id).map_or_else(String::new, |d| d.reason.clone());
                     Output::HandDiscarded { id, attempt, reason }
                 }
             });
@@ -113,14 +110,8 @@ impl Gate {
             return;
         };
         let seed = mix(self.seed, &id.0, u64::from(item.attempt));
-        let pause = pause_ms(
-            self.config.retry_after_ms,
-            self.config.retry_pause_max_ms,
-            times,
-            seed,
-        );
-        self.index
-            .enter(id, item, State::Retrying, now_ms.saturating_add(pause));
+        let pause = pause_ms(self.config.retry_after_ms, self.config.retry_pause_max_ms, times, seed);
+        self.index.enter(id, item, State::Retrying, now_ms.saturating_add(pause));
     }
 
     /// A pause is over. Past its deadline the sender is told, once, that the node does not take it.
@@ -161,10 +152,7 @@ impl Gate {
     pub(super) fn need_gone(&mut self, id: MessageId, why: String, out: &mut Vec<Output>) {
         if self.probing.remove(&id).is_some() {
             // Never accepted, so there is nothing to end; the sender will see the need gone as well.
-            out.push(Output::Refuse {
-                id,
-                why: Refusal::Busy,
-            });
+            out.push(Output::Refuse { id, why: Refusal::Busy });
         }
         self.finish(id, Ending::NeedGone { why }, out);
     }
@@ -188,10 +176,8 @@ impl Gate {
         for (id, ending) in dropped {
             self.finish(id, ending, out);
         }
-        let outdated = self
-            .probing
-            .iter()
-            .filter_map(|(id, envelope)| Some((*id, self.is_outdated(envelope)?)));
+        let outdated =
+            self.probing.iter().filter_map(|(id, envelope)| Some((*id, self.is_outdated(envelope)?)));
         for (id, why) in outdated.collect::<Vec<_>>() {
             self.probing.remove(&id);
             out.push(Output::Refuse { id, why });

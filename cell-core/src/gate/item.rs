@@ -139,11 +139,7 @@ impl Item {
     }
 
     pub(super) fn epoch(&self, actors: &Actors) -> Epoch {
-        Epoch {
-            term: self.term,
-            step: self.step,
-            actor: actors.get(self.epoch_actor),
-        }
+        Epoch { term: self.term, step: self.step, actor: actors.get(self.epoch_actor) }
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -158,10 +154,7 @@ impl Item {
 
     pub(super) fn cover(&mut self, actor: ActorIx, upto: u64) {
         let covered = |need: &&mut Need| need.actor == actor && need.seq <= upto;
-        self.needs
-            .iter_mut()
-            .filter(covered)
-            .for_each(|need| need.present = true);
+        self.needs.iter_mut().filter(covered).for_each(|need| need.present = true);
     }
 
     /// Notes that these entities contain these versions; one entity's dot says nothing about another's.
@@ -200,19 +193,11 @@ impl Item {
 
     /// When a parked or dead-lettered message has to be looked at next.
     pub(super) fn due_ms(&self, dead: bool, config: &Config) -> u64 {
-        let until = if self.expiring || self.discarded {
-            NEVER
-        } else {
-            self.until_ms
-        };
+        let until = if self.expiring || self.discarded { NEVER } else { self.until_ms };
         if dead {
             return until;
         }
-        let warn = if self.warned {
-            NEVER
-        } else {
-            self.arrived_ms.saturating_add(config.warn_after_ms)
-        };
+        let warn = if self.warned { NEVER } else { self.arrived_ms.saturating_add(config.warn_after_ms) };
         until.min(warn).min(self.fetch_at_ms).min(self.deadline_ms)
     }
 
@@ -236,13 +221,7 @@ impl Item {
 }
 
 fn requirement(need: &Need, actors: &Actors) -> Requirement {
-    Requirement {
-        entity: need.entity,
-        dot: Dot {
-            actor: actors.get(need.actor),
-            seq: need.seq,
-        },
-    }
+    Requirement { entity: need.entity, dot: Dot { actor: actors.get(need.actor), seq: need.seq } }
 }
 
 fn zero_is_never(ms: u64) -> u64 {

@@ -113,22 +113,10 @@ impl Gate {
         limit: usize,
     ) -> Vec<MessageId> {
         let behind = |id: &&MessageId| after.is_none_or(|after| **id > after);
-        let items = self
-            .items
-            .iter()
-            .filter(|(_, item)| filter.fits(now_ms, item))
-            .map(|(id, _)| id);
-        let kept = self
-            .undecoded
-            .iter()
-            .filter(|(_, kept)| filter.fits_kept(now_ms, kept))
-            .map(|(id, _)| id);
-        let mut ids: Vec<MessageId> = items
-            .filter(behind)
-            .take(limit)
-            .chain(kept.filter(behind).take(limit))
-            .copied()
-            .collect();
+        let items = self.items.iter().filter(|(_, item)| filter.fits(now_ms, item)).map(|(id, _)| id);
+        let kept = self.undecoded.iter().filter(|(_, kept)| filter.fits_kept(now_ms, kept)).map(|(id, _)| id);
+        let mut ids: Vec<MessageId> =
+            items.filter(behind).take(limit).chain(kept.filter(behind).take(limit)).copied().collect();
         ids.sort_unstable();
         ids.truncate(limit);
         ids
@@ -137,23 +125,13 @@ impl Gate {
 
 impl Filter {
     fn fits(&self, now_ms: u64, item: &Item) -> bool {
-        self.fits_common(
-            now_ms,
-            item.state.stage(),
-            dead_reason(item),
-            item.from,
-            item.arrived_ms,
-        ) && self.entity.is_none_or(|entity| item.concerns(&entity))
+        self.fits_common(now_ms, item.state.stage(), dead_reason(item), item.from, item.arrived_ms)
+            && self.entity.is_none_or(|entity| item.concerns(&entity))
     }
 
     fn fits_kept(&self, now_ms: u64, kept: &Kept) -> bool {
-        self.fits_common(
-            now_ms,
-            Stage::Dead,
-            Some(DeadReason::Malformed),
-            kept.from,
-            kept.arrived_ms,
-        ) && self.entity.is_none()
+        self.fits_common(now_ms, Stage::Dead, Some(DeadReason::Malformed), kept.from, kept.arrived_ms)
+            && self.entity.is_none()
     }
 
     fn fits_common(
@@ -167,9 +145,7 @@ impl Filter {
         self.stage.is_none_or(|wanted| wanted == stage)
             && self.reason.is_none_or(|wanted| Some(wanted) == reason)
             && self.region.is_none_or(|wanted| wanted == from)
-            && self
-                .older_than_ms
-                .is_none_or(|age_ms| now_ms.saturating_sub(arrived_ms) >= age_ms)
+            && self.older_than_ms.is_none_or(|age_ms| now_ms.saturating_sub(arrived_ms) >= age_ms)
     }
 }
 
@@ -193,39 +169,22 @@ impl Gate {
         let ids = match &action {
             Action::Redrive { id } => self.redrive_all(now_ms, vec![*id], &mut effects),
             Action::RedriveMatching { filter, after, limit } => {
-                let filter = Filter {
-                    stage: Some(Stage::Dead),
-                    ..filter.clone()
-                };
+                let filter = Filter { stage: Some(Stage::Dead), ..filter.clone() };
                 let ids = self.matching(now_ms, &filter, *after, *limit);
                 self.redrive_all(now_ms, ids, &mut effects)
             }
             Action::Discard { id, reason } => {
-                let discarded = Discarded {
-                    id: *id,
-                    identity: identity.clone(),
-                    reason: reason.clone(),
-                    at_ms: now_ms,
-                };
-                if self.discard(now_ms, discarded, &mut effects) {
-                    vec![*id]
-                } else {
-                    Vec::new()
-                }
+                let discarded =
+                    Discarded { id: *id, identity: identity.clone(), reason: reason.clone(), at_ms: now_ms };
+                if self.discard(now_ms, discarded, &mut effects) { vec![*id] } else { Vec::new() }
             }
         };
-        out.push(Output::Audit {
-            identity,
-            action,
-            ids,
-        });
+        out.push(Output::Audit { identity, action, ids });
         out.append(&mut effects);
     }
 
     fn redrive_all(&mut self, now_ms: u64, ids: Vec<MessageId>, out: &mut Vec<Output>) -> Vec<MessageId> {
-        ids.into_iter()
-            .filter(|&id| self.redrive(now_ms, id, out))
-            .collect()
+        ids.into_iter().filter(|&id| self.redrive(now_ms, id, out)).collect()
     }
 
     /// Tries again now. What is missing is asked for and fetched; nothing is delivered before it is there. What is
@@ -246,10 +205,7 @@ impl Gate {
                 } else {
                     self.index.register(id, item);
                     let missing = item.missing(&self.index.actors);
-                    out.push(Output::Check {
-                        id,
-                        requires: missing.clone(),
-                    });
+                    out.push(Output::Check { id, requires: missing.clone() });
                     out.push(Output::Fetch { id, missing });
                 }
             }
@@ -262,10 +218,7 @@ impl Gate {
         let id = discarded.id;
         if self.undecoded.remove(&id).is_some() {
             persist(Record::Gone(Gone { id }), out);
-            out.push(Output::Ended {
-                id,
-                ending: Ending::Discarded,
-            });
+            out.push(Output::Ended { id, ending: Ending::Discarded });
             return true;
         }
         let Some(item) = self.items.get_mut(&id) else {

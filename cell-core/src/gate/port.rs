@@ -15,31 +15,17 @@ pub enum Input {
     /// A message came from another region.
     Arrived { envelope: Envelope },
     /// Bytes came on the message channel that are no message this software knows.
-    Malformed {
-        bytes: Bytes,
-        from: RegionId,
-        reason: String,
-    },
+    Malformed { bytes: Bytes, from: RegionId, reason: String },
     /// Answers [`Output::Decode`]; `None` if the kept bytes still cannot be read.
-    Decoded {
-        id: MessageId,
-        envelope: Option<Envelope>,
-    },
+    Decoded { id: MessageId, envelope: Option<Envelope> },
     /// The node's frontier moved: of each actor every change up to the seq is applied.
     Applied { upto: Vec<(ActorId, u64)> },
     /// These entities now contain these versions, whatever the frontier says (a fetch was applied).
     Present { present: Vec<Requirement> },
     /// Answers [`Output::Check`] with what of it is present. Presence never ends, so an answer is never out of date.
-    Checked {
-        id: MessageId,
-        present: Vec<Requirement>,
-    },
+    Checked { id: MessageId, present: Vec<Requirement> },
     /// Answers [`Output::Deliver`], [`Output::HandExpired`] or [`Output::HandDiscarded`].
-    Answered {
-        id: MessageId,
-        attempt: u32,
-        answer: Answer,
-    },
+    Answered { id: MessageId, attempt: u32, answer: Answer },
     /// In the node's view nobody needs this message any more (payment ended, permit closed, refund known).
     NeedGone { id: MessageId, why: String },
     /// The highest epoch the node knows of a slot.
@@ -76,11 +62,7 @@ pub enum Action {
     Redrive { id: MessageId },
     /// Redrives up to `limit` dead letters that match, in id order, beginning behind `after`. The caller paces itself
     /// and goes on behind the last id of the audit; [`super::Gate::list`] with the same filter is the dry run.
-    RedriveMatching {
-        filter: Filter,
-        after: Option<MessageId>,
-        limit: usize,
-    },
+    RedriveMatching { filter: Filter, after: Option<MessageId>, limit: usize },
     /// Give it up. The node is told, and the payment ends as failed.
     Discard { id: MessageId, reason: String },
 }

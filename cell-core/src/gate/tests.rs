@@ -23,14 +23,7 @@ fn region(name: &str) -> RegionId {
 }
 
 fn actor(name: &str) -> ActorId {
-    ActorId {
-        node: NodeId {
-            region: region(name),
-            index: 0,
-        },
-        start: 1,
-        nonce: 1,
-    }
+    ActorId { node: NodeId { region: region(name), index: 0 }, start: 1, nonce: 1 }
 }
 
 fn slot(number: u16) -> Slot {
@@ -38,11 +31,7 @@ fn slot(number: u16) -> Slot {
 }
 
 fn epoch(term: u64, home: &str) -> Epoch {
-    Epoch {
-        term,
-        step: 0,
-        actor: actor(home),
-    }
+    Epoch { term, step: 0, actor: actor(home) }
 }
 
 fn order(n: u8) -> EntityId {
@@ -59,13 +48,7 @@ fn id(n: u8) -> MessageId {
 
 /// Order `n` as north's change `seq` made it.
 fn needs(n: u8, seq: u64) -> Requirement {
-    Requirement {
-        entity: order(n),
-        dot: Dot {
-            actor: actor("north"),
-            seq,
-        },
-    }
+    Requirement { entity: order(n), dot: Dot { actor: actor("north"), seq } }
 }
 
 /// The pay request `n` from north's slot 1 to east's slot 2: requires order `n` at north#n, 30 minutes to its
@@ -111,12 +94,7 @@ struct East {
 impl East {
     fn new(config: Config) -> East {
         let gate = Gate::new(region("east"), config, SEED);
-        East {
-            gate,
-            log: Vec::new(),
-            now_ms: T0,
-            wake_at_ms: None,
-        }
+        East { gate, log: Vec::new(), now_ms: T0, wake_at_ms: None }
     }
 
     fn raw(&mut self, input: Input) -> Vec<Output> {
@@ -141,11 +119,7 @@ impl East {
 
     /// What follows, without the timers.
     fn hear(&mut self, input: Input) -> Vec<String> {
-        self.raw(input)
-            .iter()
-            .filter(|output| !matches!(output, Output::WakeAt { .. }))
-            .map(say)
-            .collect()
+        self.raw(input).iter().filter(|output| !matches!(output, Output::WakeAt { .. })).map(say).collect()
     }
 
     fn arrive(&mut self, envelope: Envelope) -> Vec<String> {
@@ -153,31 +127,19 @@ impl East {
     }
 
     fn apply(&mut self, seq: u64) -> Vec<String> {
-        self.hear(Input::Applied {
-            upto: vec![(actor("north"), seq)],
-        })
+        self.hear(Input::Applied { upto: vec![(actor("north"), seq)] })
     }
 
     fn checked(&mut self, n: u8, present: &[Requirement]) -> Vec<String> {
-        self.hear(Input::Checked {
-            id: id(n),
-            present: present.to_vec(),
-        })
+        self.hear(Input::Checked { id: id(n), present: present.to_vec() })
     }
 
     fn answer(&mut self, n: u8, attempt: u32, answer: Answer) -> Vec<String> {
-        self.hear(Input::Answered {
-            id: id(n),
-            attempt,
-            answer,
-        })
+        self.hear(Input::Answered { id: id(n), attempt, answer })
     }
 
     fn operator(&mut self, action: Action) -> Vec<String> {
-        self.hear(Input::Operator {
-            identity: "ops".into(),
-            action,
-        })
+        self.hear(Input::Operator { identity: "ops".into(), action })
     }
 
     /// Lets time pass up to `T0 + after_ms`, ringing whenever the gate asked for it.
@@ -200,10 +162,7 @@ impl East {
         self.gate = gate;
         self.wake_at_ms = None;
         self.carry_out(&out);
-        out.iter()
-            .filter(|output| !matches!(output, Output::WakeAt { .. }))
-            .map(say)
-            .collect()
+        out.iter().filter(|output| !matches!(output, Output::WakeAt { .. })).map(say).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -218,9 +177,7 @@ impl East {
 /// One line per output. Messages are named by the first byte of their id, times relative to `T0`.
 fn say(output: &Output) -> String {
     let list = |missing: &[Requirement]| {
-        let dots = missing
-            .iter()
-            .map(|r| format!(" {}#{}", r.dot.actor.region(), r.dot.seq));
+        let dots = missing.iter().map(|r| format!(" {}#{}", r.dot.actor.region(), r.dot.seq));
         dots.collect::<String>()
     };
     match output {
@@ -241,22 +198,11 @@ fn say(output: &Output) -> String {
         Output::HandExpired { id, attempt } => format!("expire {}.{attempt}", id.0[0]),
         Output::HandDiscarded { id, attempt, reason } => format!("discard {}.{attempt} {reason}", id.0[0]),
         Output::Fetch { id, missing } => format!("fetch {}{}", id.0[0], list(missing)),
-        Output::Warn {
-            id,
-            waited_ms,
-            missing,
-        } => format!("warn {} {waited_ms}{}", id.0[0], list(missing)),
-        Output::DeadLetter {
-            id,
-            reason,
-            missing,
-            detail,
-        } => {
+        Output::Warn { id, waited_ms, missing } => format!("warn {} {waited_ms}{}", id.0[0], list(missing)),
+        Output::DeadLetter { id, reason, missing, detail } => {
             format!("dead {} {reason}{}{detail}", id.0[0], list(missing))
         }
-        Output::StalledNotice {
-            id, to, why, missing, ..
-        } => {
+        Output::StalledNotice { id, to, why, missing, .. } => {
             format!("notice {} to {to} {why}{}", id.0[0], list(missing))
         }
         Output::Decode { id } => format!("decode {}", id.0[0]),

@@ -27,10 +27,7 @@ impl Gate {
             self.index.register(id, item);
             let due_ms = item.due_ms(false, &self.config);
             self.index.enter(id, item, State::Waiting, due_ms);
-            out.push(Output::Check {
-                id,
-                requires: item.missing(&self.index.actors),
-            });
+            out.push(Output::Check { id, requires: item.missing(&self.index.actors) });
         }
     }
 
@@ -72,10 +69,7 @@ impl Gate {
                     return;
                 }
                 room -= 1;
-                out.push(Output::Check {
-                    id,
-                    requires: item.missing(&self.index.actors),
-                });
+                out.push(Output::Check { id, requires: item.missing(&self.index.actors) });
             }
         }
     }
@@ -149,27 +143,15 @@ impl Gate {
         let config = &self.config;
         let waited_ms = now_ms.saturating_sub(item.arrived_ms);
         if now_ms >= item.fetch_at_ms {
-            out.push(Output::Fetch {
-                id,
-                missing: item.missing(&self.index.actors),
-            });
+            out.push(Output::Fetch { id, missing: item.missing(&self.index.actors) });
             let seed = mix(self.seed, &id.0, u64::from(item.fetches));
-            let pause = pause_ms(
-                config.fetch_after_ms,
-                config.fetch_pause_max_ms,
-                item.fetches,
-                seed,
-            );
+            let pause = pause_ms(config.fetch_after_ms, config.fetch_pause_max_ms, item.fetches, seed);
             item.fetches = item.fetches.saturating_add(1);
             item.fetch_at_ms = now_ms.saturating_add(pause);
         }
         if !item.warned && waited_ms >= config.warn_after_ms {
             item.warned = true;
-            out.push(Output::Warn {
-                id,
-                waited_ms,
-                missing: item.missing(&self.index.actors),
-            });
+            out.push(Output::Warn { id, waited_ms, missing: item.missing(&self.index.actors) });
         }
         let due_ms = item.due_ms(false, config);
         self.index.enter(id, item, State::Waiting, due_ms);
@@ -193,20 +175,10 @@ impl Gate {
         let missing = item.missing(&self.index.actors);
         let due_ms = item.due_ms(true, &self.config);
         self.index.enter(id, item, State::Dead(reason), due_ms);
-        let dead = DeadLettered {
-            id,
-            reason,
-            missing: missing.clone(),
-            detail: detail.clone(),
-            at_ms: now_ms,
-        };
+        let dead =
+            DeadLettered { id, reason, missing: missing.clone(), detail: detail.clone(), at_ms: now_ms };
         persist(Record::DeadLettered(dead), out);
-        out.push(Output::DeadLetter {
-            id,
-            reason,
-            missing,
-            detail: detail.clone(),
-        });
+        out.push(Output::DeadLetter { id, reason, missing, detail: detail.clone() });
         if let Some(item) = self.items.get(&id) {
             out.push(self.notice(id, item, reason.into()));
         }

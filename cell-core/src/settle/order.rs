@@ -50,8 +50,7 @@ fn next_fact(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<Or
         };
         if let Some(mut next) = next {
             if forged {
-                next.decisions
-                    .push(case(key, "two contents under one outside id"));
+                next.decisions.push(case(key, "two contents under one outside id"));
             }
             return Some(next);
         }
@@ -60,10 +59,7 @@ fn next_fact(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<Or
 }
 
 fn case(key: &FactKey, reason: &str) -> OrderDecision {
-    OrderDecision::CaseOpened(CaseOpened {
-        subject: key.outside.clone(),
-        reason: reason.to_owned(),
-    })
+    OrderDecision::CaseOpened(CaseOpened { subject: key.outside.clone(), reason: reason.to_owned() })
 }
 
 fn settled(capture: &Capture, verdict: CaptureVerdict, refund: Option<RefundCase>) -> OrderDecision {
@@ -97,10 +93,7 @@ fn settle_capture(
         && Some(capture.amount_minor) == total
         && capture.amount_minor == capture.permit.amount_minor
         && capture.currency == state.content.currency;
-    let permit = state
-        .permits
-        .get(&payment)
-        .filter(|permit| permit.closed.is_none());
+    let permit = state.permits.get(&payment).filter(|permit| permit.closed.is_none());
     let refund = |row| {
         let mut decisions = vec![settled(capture, CaptureVerdict::RefundOwed, owed())];
         decisions.extend(close_permit(state, &payment, How::Captured));
@@ -118,30 +111,17 @@ fn settle_capture(
                 return Next::row(Row::CaptureWhileClosingForCancel, decisions);
             }
             let other = state.open_permit().filter(|(open, _)| **open != payment);
-            decisions.extend(
-                other
-                    .filter(|(_, permit)| permit.closing.is_none())
-                    .map(|(open, _)| {
-                        OrderDecision::PermitClosing(PermitClosing {
-                            payment: *open,
-                            why: Why::OtherPayer,
-                        })
-                    }),
-            );
+            decisions.extend(other.filter(|(_, permit)| permit.closing.is_none()).map(|(open, _)| {
+                OrderDecision::PermitClosing(PermitClosing { payment: *open, why: Why::OtherPayer })
+            }));
             Next::row(Row::CaptureApplied, decisions)
         }
     }
 }
 
 fn close_permit(state: &OrderState, payment: &PaymentId, how: How) -> Option<OrderDecision> {
-    let open = state
-        .permits
-        .get(payment)
-        .is_some_and(|permit| permit.closed.is_none());
-    open.then_some(OrderDecision::PermitClosed(PermitClosed {
-        payment: *payment,
-        how,
-    }))
+    let open = state.permits.get(payment).is_some_and(|permit| permit.closed.is_none());
+    open.then_some(OrderDecision::PermitClosed(PermitClosed { payment: *payment, how }))
 }
 
 /// A refund names its capture, and waits for it.
@@ -150,10 +130,7 @@ fn settle_refund(
     state: &OrderState,
     refund: &Refund,
 ) -> Option<Next<OrderDecision>> {
-    let capture = FactKey {
-        kind: 1,
-        outside: refund.intent.clone(),
-    };
+    let capture = FactKey { kind: 1, outside: refund.intent.clone() };
     if !reading.facts.contains_key(&capture) || !state.settled.contains(&capture) {
         return None;
     }
@@ -166,33 +143,19 @@ fn settle_refund(
             verdict,
         })
     };
-    let applied = state
-        .applied
-        .as_ref()
-        .is_some_and(|applied| applied.intent == refund.intent);
+    let applied = state.applied.as_ref().is_some_and(|applied| applied.intent == refund.intent);
     let owed = state.refunds.contains_key(&refund.case);
     if owed || !applied || state.phase == OrderPhase::Cancelled {
         return Next::row(Row::RefundOfOwed, vec![settle(RefundVerdict::Settled)]);
     }
-    let whole = state
-        .applied
-        .as_ref()
-        .is_some_and(|applied| applied.amount_minor == refund.amount_minor);
+    let whole = state.applied.as_ref().is_some_and(|applied| applied.amount_minor == refund.amount_minor);
     if state.phase == OrderPhase::Paid && whole {
         let cancelled = OrderDecision::Cancelled(Cancelled { refund: None });
-        return Next::row(
-            Row::RefundOfApplied,
-            vec![settle(RefundVerdict::Cancelled), cancelled],
-        );
+        return Next::row(Row::RefundOfApplied, vec![settle(RefundVerdict::Cancelled), cancelled]);
     }
-    let key = FactKey {
-        kind: 2,
-        outside: refund.refund.clone(),
-    };
-    let decisions = vec![
-        settle(RefundVerdict::HumanCase),
-        case(&key, "a part was refunded that nobody owed"),
-    ];
+    let key = FactKey { kind: 2, outside: refund.refund.clone() };
+    let decisions =
+        vec![settle(RefundVerdict::HumanCase), case(&key, "a part was refunded that nobody owed")];
     Next::row(Row::RefundUnasked, decisions)
 }
 
@@ -208,37 +171,20 @@ fn next_ended_permit(
 }
 
 fn closed_with_follow_up(payment: &PaymentId, closing: Option<Why>, how: How) -> Next<OrderDecision> {
-    let mut decisions = vec![OrderDecision::PermitClosed(PermitClosed {
-        payment: *payment,
-        how,
-    })];
+    let mut decisions = vec![OrderDecision::PermitClosed(PermitClosed { payment: *payment, how })];
     if closing == Some(Why::Cancel) {
         decisions.push(OrderDecision::Cancelled(Cancelled { refund: None }));
     }
-    Next {
-        decisions,
-        row: None,
-        command: None,
-    }
+    Next { decisions, row: None, command: None }
 }
 
 /// The gateway said it takes no money under this payment any more and listed no capture: the permit can close.
 fn next_barred(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<OrderDecision>> {
     let (payment, permit) = state.open_permit()?;
-    let barred = Fact::Barred(Barred {
-        payment: *payment,
-        order: reading.entity.id.order()?,
-    })
-    .key();
-    let how = if permit.closing.is_some_and(|why| why != Why::Expiry) {
-        How::Withdrawn
-    } else {
-        How::Expired
-    };
-    reading
-        .facts
-        .contains_key(&barred)
-        .then(|| closed_with_follow_up(payment, permit.closing, how))
+    let barred = Fact::Barred(Barred { payment: *payment, order: reading.entity.id.order()? }).key();
+    let how =
+        if permit.closing.is_some_and(|why| why != Why::Expiry) { How::Withdrawn } else { How::Expired };
+    reading.facts.contains_key(&barred).then(|| closed_with_follow_up(payment, permit.closing, how))
 }
 
 fn next_expiry(reading: &Reading<'_, Order>, state: &OrderState, now_ms: u64) -> Option<Next<OrderDecision>> {
@@ -252,8 +198,5 @@ fn next_expiry(reading: &Reading<'_, Order>, state: &OrderState, now_ms: u64) ->
 /// A fact that needs no decision of this kind of entity is noted by its name.
 #[must_use]
 pub(super) fn noted(key: &FactKey) -> FactNoted {
-    FactNoted {
-        kind: u64::from(key.kind),
-        outside: key.outside.clone(),
-    }
+    FactNoted { kind: u64::from(key.kind), outside: key.outside.clone() }
 }

@@ -50,10 +50,7 @@ fn next_fact(
                         RefundCase::whole(&capture.intent, capture.permit.payment_id(), capture.amount_minor);
                     if !state.orphan_refunds.contains_key(&refund.case) {
                         let reason = "captured for an order that was lost with its region".to_owned();
-                        let case = CaseOpened {
-                            subject: capture.intent.clone(),
-                            reason,
-                        };
+                        let case = CaseOpened { subject: capture.intent.clone(), reason };
                         let decisions = vec![
                             PaymentDecision::RefundOrphan(RefundOrphan { refund }),
                             PaymentDecision::CaseOpened(case),
@@ -68,11 +65,7 @@ fn next_fact(
         let mut next = match fact {
             Fact::Capture(capture) => settle_capture(state, capture),
             Fact::Failure(failure) => settle_failure(state, failure),
-            Fact::Refund(_) => Next {
-                decisions: Vec::new(),
-                row: None,
-                command: None,
-            },
+            Fact::Refund(_) => Next { decisions: Vec::new(), row: None, command: None },
             Fact::Barred(_) => end_all(state, AttemptEnd::Closed),
         };
         next.decisions.insert(0, PaymentDecision::FactNoted(noted(key)));
@@ -84,22 +77,12 @@ fn next_fact(
 fn started(state: &PaymentState, k: u64, key: [u8; 16]) -> Option<PaymentDecision> {
     let expires_at_ms = state.permit.until_ms;
     let missing = !state.attempts.contains_key(&k);
-    missing.then_some(PaymentDecision::AttemptStarted(AttemptStarted {
-        k,
-        key,
-        expires_at_ms,
-    }))
+    missing.then_some(PaymentDecision::AttemptStarted(AttemptStarted { k, key, expires_at_ms }))
 }
 
 fn ended(state: &PaymentState, k: u64, end: AttemptEnd, code: &str) -> Option<PaymentDecision> {
     let open = state.attempts.get(&k).is_none_or(|attempt| attempt.end.is_none());
-    open.then(|| {
-        PaymentDecision::AttemptEnded(AttemptEnded {
-            k,
-            end,
-            code: code.to_owned(),
-        })
-    })
+    open.then(|| PaymentDecision::AttemptEnded(AttemptEnded { k, end, code: code.to_owned() }))
 }
 
 fn settle_capture(state: &PaymentState, capture: &Capture) -> Next<PaymentDecision> {
@@ -107,25 +90,16 @@ fn settle_capture(state: &PaymentState, capture: &Capture) -> Next<PaymentDecisi
     decisions.extend(ended(state, capture.k, AttemptEnd::Captured, ""));
     let row = match state.ended() {
         None => {
-            decisions.push(PaymentDecision::Ended(Ended {
-                how: How::Captured,
-                code: String::new(),
-            }));
+            decisions.push(PaymentDecision::Ended(Ended { how: How::Captured, code: String::new() }));
             Row::PaymentCaptured
         }
         Some(How::Captured) => Row::PaymentCaptured,
         Some(_) => {
-            decisions.push(PaymentDecision::EndAmended(EndAmended {
-                intent: capture.intent.clone(),
-            }));
+            decisions.push(PaymentDecision::EndAmended(EndAmended { intent: capture.intent.clone() }));
             Row::PaymentEndAmended
         }
     };
-    Next {
-        decisions,
-        row: Some(row),
-        command: None,
-    }
+    Next { decisions, row: Some(row), command: None }
 }
 
 fn settle_failure(state: &PaymentState, failure: &Failure) -> Next<PaymentDecision> {
@@ -140,56 +114,28 @@ fn settle_failure(state: &PaymentState, failure: &Failure) -> Next<PaymentDecisi
     let row = match failure.kind {
         FailureKind::Refused => {
             if state.ended().is_none() {
-                let how = if state.closing.is_some() {
-                    How::Withdrawn
-                } else {
-                    How::Failed
-                };
-                decisions.push(PaymentDecision::Ended(Ended {
-                    how,
-                    code: failure.code.clone(),
-                }));
+                let how = if state.closing.is_some() { How::Withdrawn } else { How::Failed };
+                decisions.push(PaymentDecision::Ended(Ended { how, code: failure.code.clone() }));
             }
             Some(Row::PaymentRefused)
         }
         FailureKind::Retryable => Some(Row::PaymentRetryable),
         FailureKind::Closed | FailureKind::Expired => None,
     };
-    Next {
-        decisions,
-        row,
-        command: None,
-    }
+    Next { decisions, row, command: None }
 }
 
 /// The gateway takes nothing under this payment any more: every attempt without money is over, and so is the payment.
 fn end_all(state: &PaymentState, end: AttemptEnd) -> Next<PaymentDecision> {
     let open = state.attempts.values().filter(|attempt| attempt.end.is_none());
     let mut decisions: Vec<_> = open
-        .map(|attempt| {
-            PaymentDecision::AttemptEnded(AttemptEnded {
-                k: attempt.k,
-                end,
-                code: String::new(),
-            })
-        })
+        .map(|attempt| PaymentDecision::AttemptEnded(AttemptEnded { k: attempt.k, end, code: String::new() }))
         .collect();
     if state.ended().is_none() {
-        let how = if state.closing.is_some() {
-            How::Withdrawn
-        } else {
-            How::Expired
-        };
-        decisions.push(PaymentDecision::Ended(Ended {
-            how,
-            code: String::new(),
-        }));
+        let how = if state.closing.is_some() { How::Withdrawn } else { How::Expired };
+        decisions.push(PaymentDecision::Ended(Ended { how, code: String::new() }));
     }
-    Next {
-        decisions,
-        row: None,
-        command: None,
-    }
+    Next { decisions, row: None, command: None }
 }
 
 fn next_by_permit(
@@ -210,12 +156,7 @@ fn next_by_permit(
     }
     // The data alone raises the request: the message is only the faster road.
     let fresh = state.phase == PaymentPhase::Known && permit == PermitGlance::Open;
-    if fresh
-        && reading
-            .strays
-            .iter()
-            .all(|stray| state.reconciled.contains(&stray.hash))
-    {
+    if fresh && reading.strays.iter().all(|stray| state.reconciled.contains(&stray.hash)) {
         return Next::plain(PaymentDecision::Received(Received {}));
     }
     None
@@ -233,11 +174,7 @@ pub(crate) fn withdraw(state: &PaymentState, why: Why) -> Option<Next<PaymentDec
         }));
     }
     let asked = state.closing.is_some();
-    if asked {
-        None
-    } else {
-        Next::plain(PaymentDecision::ClosingAsked(ClosingAsked { why }))
-    }
+    if asked { None } else { Next::plain(PaymentDecision::ClosingAsked(ClosingAsked { why })) }
 }
 
 fn next_by_time(state: &PaymentState, now_ms: u64, rules: &Rules) -> Option<Next<PaymentDecision>> {
@@ -246,16 +183,10 @@ fn next_by_time(state: &PaymentState, now_ms: u64, rules: &Rules) -> Option<Next
     }
     let until = state.permit.until_ms;
     if state.closing.is_some() {
-        return Next::plain(PaymentDecision::Ended(Ended {
-            how: How::Withdrawn,
-            code: String::new(),
-        }));
+        return Next::plain(PaymentDecision::Ended(Ended { how: How::Withdrawn, code: String::new() }));
     }
     if now_ms >= until {
-        return Next::plain(PaymentDecision::Ended(Ended {
-            how: How::Expired,
-            code: String::new(),
-        }));
+        return Next::plain(PaymentDecision::Ended(Ended { how: How::Expired, code: String::new() }));
     }
     if state.phase != PaymentPhase::Accepted || now_ms.saturating_add(rules.attempt_margin_ms) >= until {
         return None;
@@ -263,16 +194,9 @@ fn next_by_time(state: &PaymentState, now_ms: u64, rules: &Rules) -> Option<Next
     let k = state.attempts.keys().next_back().copied().unwrap_or(0) + 1;
     if k > rules.attempts_max {
         let last = "too-many-attempts".to_owned();
-        return Next::plain(PaymentDecision::Ended(Ended {
-            how: How::Failed,
-            code: last,
-        }));
+        return Next::plain(PaymentDecision::Ended(Ended { how: How::Failed, code: last }));
     }
     let payment = state.permit.payment_id();
     let key = attempt_key(&payment, k);
-    Next::plain(PaymentDecision::AttemptStarted(AttemptStarted {
-        k,
-        key,
-        expires_at_ms: until,
-    }))
+    Next::plain(PaymentDecision::AttemptStarted(AttemptStarted { k, key, expires_at_ms: until }))
 }

@@ -24,12 +24,7 @@ struct Ruled<D> {
 
 impl<D> Ruled<D> {
     fn void(row: Row) -> Self {
-        Ruled {
-            ruling: Ruling::Void,
-            row,
-            asks: None,
-            follow: Vec::new(),
-        }
+        Ruled { ruling: Ruling::Void, row, asks: None, follow: Vec::new() }
     }
 }
 
@@ -43,12 +38,7 @@ fn reconciled<D>(link: &Link<'_, D>, ruled: &Ruled<D>) -> Reconciled {
         command: link.command().map(|command| command.id),
     };
     let place = link.decided.place;
-    Reconciled {
-        epoch: link.decided.epoch,
-        from: place,
-        to: place,
-        verdicts: vec![verdict],
-    }
+    Reconciled { epoch: link.decided.epoch, from: place, to: place, verdicts: vec![verdict] }
 }
 
 /// The next stray of an order to be ruled on.
@@ -59,20 +49,13 @@ pub(super) fn next_order_stray(
     now_ms: u64,
     rules: &Rules,
 ) -> Option<Next<OrderDecision>> {
-    let link = reading
-        .strays
-        .iter()
-        .find(|link| !state.reconciled.contains(&link.hash))?;
+    let link = reading.strays.iter().find(|link| !state.reconciled.contains(&link.hash))?;
     let mut ruled = rule_order(reading, state, link, glance, now_ms, rules);
     let mut decisions = vec![OrderDecision::Reconciled(reconciled(link, &ruled))];
     decisions.append(&mut ruled.follow);
     let adopted = ruled.ruling == Ruling::Adopted && decisions.len() > 1;
     let command = link.command().filter(|_| adopted).cloned();
-    Some(Next {
-        decisions,
-        row: Some(ruled.row),
-        command,
-    })
+    Some(Next { decisions, row: Some(ruled.row), command })
 }
 
 fn rule_order(
@@ -102,24 +85,17 @@ fn rule_order(
             follow: Vec::new(),
         };
     }
-    let known = link
-        .command()
-        .is_some_and(|command| state.commands.contains_key(&command.id))
-        || voided(state, link);
+    let known =
+        link.command().is_some_and(|command| state.commands.contains_key(&command.id)) || voided(state, link);
     match link.body {
         OrderDecision::PermitOpened(opened) => {
             rule_permit(reading, state, opened, known, glance, now_ms, rules)
         }
-        _ if known => Ruled {
-            ruling: Ruling::Same,
-            row: Row::StrayCommandKnown,
-            asks: None,
-            follow: Vec::new(),
-        },
+        _ if known => {
+            Ruled { ruling: Ruling::Same, row: Row::StrayCommandKnown, asks: None, follow: Vec::new() }
+        }
         OrderDecision::PermitClosing(closing) => {
-            let open = state
-                .open_permit()
-                .filter(|(payment, _)| **payment == closing.payment);
+            let open = state.open_permit().filter(|(payment, _)| **payment == closing.payment);
             match (closing.why, open) {
                 (Why::Cancel, _) => rule_cancel(state, None),
                 (_, Some((_, permit))) if permit.closing.is_none() => Ruled {
@@ -137,8 +113,7 @@ fn rule_order(
 }
 
 fn voided(state: &OrderState, link: &Link<'_, OrderDecision>) -> bool {
-    link.command()
-        .is_some_and(|command| state.superseded.contains(&command.id))
+    link.command().is_some_and(|command| state.superseded.contains(&command.id))
 }
 
 fn rule_permit(
@@ -177,23 +152,14 @@ fn rule_permit(
     // Owed from now on: a withdrawal, because the permit is not open and its payment has not ended.
     Ruled {
         ruling: Ruling::Withdrawn,
-        row: if known {
-            Row::StrayCommandKnown
-        } else {
-            Row::StrayPermitWithdrawn
-        },
+        row: if known { Row::StrayCommandKnown } else { Row::StrayPermitWithdrawn },
         asks: None,
         follow: Vec::new(),
     }
 }
 
 fn rule_cancel(state: &OrderState, refund: Option<&RefundCase>) -> Ruled<OrderDecision> {
-    let adopted = |row, follow| Ruled {
-        ruling: Ruling::Adopted,
-        row,
-        asks: None,
-        follow,
-    };
+    let adopted = |row, follow| Ruled { ruling: Ruling::Adopted, row, asks: None, follow };
     match state.phase {
         OrderPhase::Payable => match state.open_permit() {
             Some((_, permit)) if permit.closing == Some(Why::Cancel) => {
@@ -201,15 +167,11 @@ fn rule_cancel(state: &OrderState, refund: Option<&RefundCase>) -> Ruled<OrderDe
             }
             Some((payment, _)) => adopted(
                 Row::StrayCancelUnpaid,
-                vec![OrderDecision::PermitClosing(PermitClosing {
-                    payment: *payment,
-                    why: Why::Cancel,
-                })],
+                vec![OrderDecision::PermitClosing(PermitClosing { payment: *payment, why: Why::Cancel })],
             ),
-            None => adopted(
-                Row::StrayCancelUnpaid,
-                vec![OrderDecision::Cancelled(Cancelled { refund: None })],
-            ),
+            None => {
+                adopted(Row::StrayCancelUnpaid, vec![OrderDecision::Cancelled(Cancelled { refund: None })])
+            }
         },
         OrderPhase::Paid => {
             let owed = state
@@ -252,41 +214,25 @@ pub(super) fn next_payment_stray(
     reading: &Reading<'_, Payment>,
     state: &PaymentState,
 ) -> Option<Next<PaymentDecision>> {
-    let link = reading
-        .strays
-        .iter()
-        .find(|link| !state.reconciled.contains(&link.hash))?;
+    let link = reading.strays.iter().find(|link| !state.reconciled.contains(&link.hash))?;
     let mut ruled = rule_payment(state, link);
     let mut decisions = vec![PaymentDecision::Reconciled(reconciled(link, &ruled))];
     decisions.append(&mut ruled.follow);
     let adopted = ruled.ruling == Ruling::Adopted && decisions.len() > 1;
     let command = link.command().filter(|_| adopted).cloned();
-    Some(Next {
-        decisions,
-        row: Some(ruled.row),
-        command,
-    })
+    Some(Next { decisions, row: Some(ruled.row), command })
 }
 
 fn rule_payment(state: &PaymentState, link: &Link<'_, PaymentDecision>) -> Ruled<PaymentDecision> {
-    let adopted = |row, follow| Ruled {
-        ruling: Ruling::Adopted,
-        row,
-        asks: None,
-        follow: vec![follow],
-    };
-    let known = link
-        .command()
-        .is_some_and(|command| state.commands.contains_key(&command.id));
+    let adopted = |row, follow| Ruled { ruling: Ruling::Adopted, row, asks: None, follow: vec![follow] };
+    let known = link.command().is_some_and(|command| state.commands.contains_key(&command.id));
     match link.body {
         PaymentDecision::AttemptStarted(started) if !state.attempts.contains_key(&started.k) => {
             let started = AttemptStarted { ..started.clone() };
             adopted(Row::StrayAttemptAdopted, PaymentDecision::AttemptStarted(started))
         }
         PaymentDecision::Accepted(accepted) if !known && state.phase <= PaymentPhase::Received => {
-            let accepted = Accepted {
-                card: accepted.card.clone(),
-            };
+            let accepted = Accepted { card: accepted.card.clone() };
             adopted(Row::StrayAcceptAdopted, PaymentDecision::Accepted(accepted))
         }
         PaymentDecision::Ended(ended)

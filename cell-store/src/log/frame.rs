@@ -28,13 +28,8 @@ impl Header {
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let sound = bytes[..4] == MAGIC && bytes[4] == VERSION && bytes[5..8] == [0; 3];
-        let header = Header {
-            nonce: long(8),
-            first: long(16),
-            count: word(24),
-            body_bytes: word(28),
-            crc: word(32),
-        };
+        let header =
+            Header { nonce: long(8), first: long(16), count: word(24), body_bytes: word(28), crc: word(32) };
         (sound && header.count > 0 && header.body_bytes as usize <= FRAME_BODY_BYTES_MAX).then_some(header)
     }
 

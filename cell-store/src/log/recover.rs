@@ -58,20 +58,11 @@ pub(super) fn scan(
             if header.first > scanned.next {
                 let reason = DamageReason::Missing;
                 let lost = scanned.next..header.first;
-                scanned.damage.push(Damage {
-                    segment: name.to_owned(),
-                    offset: at as u64,
-                    lost,
-                    reason,
-                });
+                scanned.damage.push(Damage { segment: name.to_owned(), offset: at as u64, lost, reason });
             }
             scanned.nonce = Some(header.nonce);
             let (first, count) = (header.first, header.count);
-            scanned.segment.frames.push(FrameRef {
-                first,
-                count,
-                offset: at as u64,
-            });
+            scanned.segment.frames.push(FrameRef { first, count, offset: at as u64 });
             scanned.next = first + u64::from(count);
             at += header.frame_bytes();
             continue;
@@ -80,12 +71,7 @@ pub(super) fn scan(
             Some((found, header)) => {
                 let lost = scanned.next..header.first;
                 let reason = DamageReason::Checksum;
-                scanned.damage.push(Damage {
-                    segment: name.to_owned(),
-                    offset: at as u64,
-                    lost,
-                    reason,
-                });
+                scanned.damage.push(Damage { segment: name.to_owned(), offset: at as u64, lost, reason });
                 scanned.next = header.first;
                 at = found;
             }
@@ -99,12 +85,7 @@ pub(super) fn scan(
             None => {
                 // How much is lost shows from where the next segment begins.
                 let (lost, reason) = (scanned.next..scanned.next, DamageReason::Checksum);
-                scanned.damage.push(Damage {
-                    segment: name.to_owned(),
-                    offset: at as u64,
-                    lost,
-                    reason,
-                });
+                scanned.damage.push(Damage { segment: name.to_owned(), offset: at as u64, lost, reason });
                 break;
             }
         }

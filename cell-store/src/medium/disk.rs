@@ -43,22 +43,13 @@ impl DiskMedium {
     /// Makes the folder where it is missing and takes its lock.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, MediumError> {
         let dir = dir.as_ref().to_path_buf();
-        let io = |source| MediumError::Io {
-            folder: dir.clone(),
-            source,
-        };
+        let io = |source| MediumError::Io { folder: dir.clone(), source };
         create_folder(&dir).map_err(io)?;
         let lock = FolderLock::acquire(&dir)
             .map_err(io)?
             .ok_or_else(|| MediumError::Held { folder: dir.clone() })?;
         let dir_handle = File::open(&dir).map_err(io)?;
-        Ok(Self {
-            dir,
-            dir_handle,
-            writer: Mutex::default(),
-            readers: Mutex::default(),
-            _lock: lock,
-        })
+        Ok(Self { dir, dir_handle, writer: Mutex::default(), readers: Mutex::default(), _lock: lock })
     }
 
     fn writer(&self, file: &str) -> io::Result<Arc<File>> {
@@ -68,12 +59,7 @@ impl DiskMedium {
         {
             return Ok(Arc::clone(handle));
         }
-        let handle = Arc::new(
-            OpenOptions::new()
-                .read(true)
-                .append(true)
-                .open(self.dir.join(file))?,
-        );
+        let handle = Arc::new(OpenOptions::new().read(true).append(true).open(self.dir.join(file))?);
         *writer = Some((file.to_owned(), Arc::clone(&handle)));
         Ok(handle)
     }
@@ -93,22 +79,17 @@ impl DiskMedium {
 
     /// `InvalidInput` where the file system knows no direct reads.
     fn read_direct(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let handle = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(self.dir.join(file))?;
+        let handle = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(self.dir.join(file))?;
         let mut memory = vec![0_u8; DIRECT_CHUNK_BYTES + DIRECT_ALIGN_BYTES];
         let pad = memory.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
-        let aligned = memory
-            .get_mut(pad..pad.saturating_add(DIRECT_CHUNK_BYTES))
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let aligned =
+            memory.get_mut(pad..pad.saturating_add(DIRECT_CHUNK_BYTES)).ok_or(io::ErrorKind::InvalidInput)?;
         let mut filled = 0;
         while filled < buf.len() {
             let at = offset + filled as u64;
             let skip = (at % DIRECT_ALIGN_BYTES as u64) as usize;
-            let wanted = (skip + buf.len() - filled)
-                .next_multiple_of(DIRECT_ALIGN_BYTES)
-                .min(DIRECT_CHUNK_BYTES);
+            let wanted =
+                (skip + buf.len() - filled).next_multiple_of(DIRECT_ALIGN_BYTES).min(DIRECT_CHUNK_BYTES);
             let got = match handle.read_at(&mut aligned[..wanted], at - skip as u64) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -144,11 +125,7 @@ impl Medium for DiskMedium {
 
     fn create(&self, file: &str) -> io::Result<()> {
         let path = self.dir.join(file);
-        let handle = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create_new(true)
-            .open(path)?;
+        let handle = OpenOptions::new().read(true).append(true).create_new(true).open(path)?;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         *writer = Some((file.to_owned(), Arc::new(handle)));
         Ok(())
@@ -177,10 +154,7 @@ impl Medium for DiskMedium {
     }
 
     fn delete(&self, file: &str) -> io::Result<()> {
-        self.readers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(file);
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
         std::fs::remove_file(self.dir.join(file))
     }
 

@@ -61,9 +61,7 @@ impl FaultMedium {
             append_count: 0,
             sync_count: 0,
         };
-        Self {
-            inner: Arc::new(Mutex::new(inner)),
-        }
+        Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// Everything synced stays; of every file's unsynced end any part survives, torn at sector boundaries; unsynced
@@ -74,11 +72,7 @@ impl FaultMedium {
         let Inner { inodes, random, .. } = &mut *inner;
         for inode in inodes.values_mut() {
             let survived = inode.survivors(random);
-            *inode = Inode {
-                dirty_from: survived.len(),
-                cache: survived.clone(),
-                platter: survived,
-            };
+            *inode = Inode { dirty_from: survived.len(), cache: survived.clone(), platter: survived };
         }
         inner.fail_append = None;
         inner.fail_sync = false;
@@ -136,16 +130,8 @@ impl FaultMedium {
         {
             let mut other = copy.lock();
             for (id, inode) in &inner.inodes {
-                let Inode {
-                    cache,
-                    platter,
-                    dirty_from,
-                } = inode;
-                let inode = Inode {
-                    cache: cache.clone(),
-                    platter: platter.clone(),
-                    dirty_from: *dirty_from,
-                };
+                let Inode { cache, platter, dirty_from } = inode;
+                let inode = Inode { cache: cache.clone(), platter: platter.clone(), dirty_from: *dirty_from };
                 other.inodes.insert(*id, inode);
             }
             other.inode_next = inner.inode_next;
@@ -173,11 +159,7 @@ impl FaultMedium {
         let mut inner = self.lock();
         let wanted = offset..offset + buf.len() as u64;
         let hit = |bytes: &Range<u64>| bytes.start < wanted.end && wanted.start < bytes.end;
-        if inner
-            .unreadable
-            .iter()
-            .any(|(name, bytes)| name == file && hit(bytes))
-        {
+        if inner.unreadable.iter().any(|(name, bytes)| name == file && hit(bytes)) {
             return Err(eio());
         }
         let inode = inner.inode(file)?;
@@ -220,11 +202,7 @@ impl Medium for FaultMedium {
         let mut inner = self.lock();
         inner.append_count += 1;
         let fault = inner.fail_append.take();
-        let written = if fault.is_some() {
-            inner.random.below(bytes.len())
-        } else {
-            bytes.len()
-        };
+        let written = if fault.is_some() { inner.random.below(bytes.len()) } else { bytes.len() };
         inner.inode(file)?.cache.extend_from_slice(&bytes[..written]);
         match fault {
             None => Ok(()),
@@ -250,11 +228,7 @@ impl Medium for FaultMedium {
     }
 
     fn delete(&self, file: &str) -> io::Result<()> {
-        self.lock()
-            .names
-            .remove(file)
-            .map(drop)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.lock().names.remove(file).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync(&self, file: &str) -> io::Result<()> {
@@ -264,11 +238,7 @@ impl Medium for FaultMedium {
         let id = inner.id(file)?;
         let Inner { inodes, random, .. } = &mut *inner;
         let inode = inodes.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
-        inode.platter = if fails {
-            inode.survivors(random)
-        } else {
-            inode.written_back()
-        };
+        inode.platter = if fails { inode.survivors(random) } else { inode.written_back() };
         inode.dirty_from = inode.cache.len();
         if fails { Err(eio()) } else { Ok(()) }
     }
@@ -289,36 +259,19 @@ impl Medium for FaultMedium {
 
 impl Inner {
     fn id(&self, file: &str) -> io::Result<u64> {
-        self.names
-            .get(file)
-            .copied()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names.get(file).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn inode(&mut self, file: &str) -> io::Result<&mut Inode> {
         let id = self.id(file)?;
-        self.inodes
-            .get_mut(&id)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.inodes.get_mut(&id).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn settle_names(&mut self) {
-        let both: Vec<String> = self
-            .names
-            .keys()
-            .chain(self.names_synced.keys())
-            .cloned()
-            .collect();
+        let both: Vec<String> = self.names.keys().chain(self.names_synced.keys()).cloned().collect();
         for name in both {
-            let (now, synced) = (
-                self.names.get(&name).copied(),
-                self.names_synced.get(&name).copied(),
-            );
-            let survives = if now == synced || self.random.below(2) == 0 {
-                now
-            } else {
-                synced
-            };
+            let (now, synced) = (self.names.get(&name).copied(), self.names_synced.get(&name).copied());
+            let survives = if now == synced || self.random.below(2) == 0 { now } else { synced };
             for names in [&mut self.names, &mut self.names_synced] {
                 match survives {
                     Some(id) => names.insert(name.clone(), id),
@@ -330,12 +283,7 @@ impl Inner {
     }
 
     fn drop_unnamed(&mut self) {
-        let Self {
-            inodes,
-            names,
-            names_synced,
-            ..
-        } = self;
+        let Self { inodes, names, names_synced, .. } = self;
         inodes.retain(|id, _| {
             names.values().any(|named| named == id) || names_synced.values().any(|named| named == id)
         });
@@ -403,10 +351,6 @@ impl SplitMix64 {
 
     /// A number below `bound`; 0 for 0.
     fn below(&mut self, bound: usize) -> usize {
-        if bound == 0 {
-            0
-        } else {
-            (self.next() % bound as u64) as usize
-        }
+        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
     }
 }

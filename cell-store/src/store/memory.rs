@@ -29,13 +29,8 @@ impl MemoryStore {
     /// One that remembers what was synced, for [`MemoryStore::lose_unsynced`].
     #[must_use]
     pub fn with_power_cuts() -> MemoryStore {
-        let maps = Maps {
-            keep_synced: true,
-            ..Maps::default()
-        };
-        MemoryStore {
-            maps: Arc::new(RwLock::new(maps)),
-        }
+        let maps = Maps { keep_synced: true, ..Maps::default() };
+        MemoryStore { maps: Arc::new(RwLock::new(maps)) }
     }
 
     /// What a power cut leaves.
@@ -61,13 +56,7 @@ impl Store for MemoryStore {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self
-            .maps
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .written
-            .get(key)
-            .cloned())
+        Ok(self.maps.read().unwrap_or_else(PoisonError::into_inner).written.get(key).cloned())
     }
 
     fn scan(&self, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError> {

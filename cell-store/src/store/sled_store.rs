@@ -22,9 +22,7 @@ pub struct SledConfig {
 
 impl Default for SledConfig {
     fn default() -> Self {
-        SledConfig {
-            cache_bytes: 256 << 20,
-        }
+        SledConfig { cache_bytes: 256 << 20 }
     }
 }
 
@@ -51,18 +49,11 @@ impl SledStore {
     /// [`StoreError::Held`] if another process has it open, [`StoreError::Damaged`] if it cannot be read.
     pub fn open(dir: &Path, config: &SledConfig) -> Result<SledStore, StoreError> {
         create_folder(dir).map_err(|error| StoreError::Io(format!("{}: {error}", dir.display())))?;
-        let open = || {
-            sled::Config::new()
-                .path(dir)
-                .cache_capacity(config.cache_bytes)
-                .flush_every_ms(None)
-                .open()
-        };
+        let open =
+            || sled::Config::new().path(dir).cache_capacity(config.cache_bytes).flush_every_ms(None).open();
         let db = match contained(open) {
             Err(StoreError::Io(error)) if error.contains("could not acquire lock") => {
-                return Err(StoreError::Held {
-                    folder: dir.to_path_buf(),
-                });
+                return Err(StoreError::Held { folder: dir.to_path_buf() });
             }
             opened => opened?,
         };
@@ -108,8 +99,6 @@ impl Store for SledStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         contained(|| self.db.flush())?;
-        self.file
-            .sync_data()
-            .map_err(|error| StoreError::Io(error.to_string()))
+        self.file.sync_data().map_err(|error| StoreError::Io(error.to_string()))
     }
 }

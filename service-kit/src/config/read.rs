@@ -77,16 +77,14 @@ fn missing_field(message: &str) -> Option<&str> {
 }
 
 fn slot<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
-    let (sections, name) = key
-        .rsplit_once('.')
-        .map_or((None, key), |(sections, name)| (Some(sections), name));
+    let (sections, name) =
+        key.rsplit_once('.').map_or((None, key), |(sections, name)| (Some(sections), name));
     section(table, sections)?.get_mut(name)
 }
 
 fn take_out(table: &mut Table, key: &str) -> bool {
-    let (sections, name) = key
-        .rsplit_once('.')
-        .map_or((None, key), |(sections, name)| (Some(sections), name));
+    let (sections, name) =
+        key.rsplit_once('.').map_or((None, key), |(sections, name)| (Some(sections), name));
     section(table, sections).is_some_and(|table| table.remove(name).is_some())
 }
 

@@ -104,13 +104,7 @@ impl Sources {
         for (name, value) in table.iter() {
             let key = super::join_key(prefix, name.get_ref());
             let line = line_of(text, name.span().start);
-            self.origins.by_key.insert(
-                key.clone(),
-                Origin::File {
-                    file: file.to_owned(),
-                    line,
-                },
-            );
+            self.origins.by_key.insert(key.clone(), Origin::File { file: file.to_owned(), line });
             if let DeValue::Table(nested) = value.get_ref() {
                 self.note_lines(&key, nested, file, text);
             }
@@ -126,50 +120,31 @@ impl Sources {
         // Sorted, so that the same environment gives the same errors in the same order.
         let ours: BTreeMap<String, String> = variables
             .into_iter()
-            .filter(|(name, _)| {
-                name.strip_prefix(&prefix)
-                    .is_some_and(|rest| !RESERVED.contains(&rest))
-            })
+            .filter(|(name, _)| name.strip_prefix(&prefix).is_some_and(|rest| !RESERVED.contains(&rest)))
             .collect();
         for (variable, text) in ours {
             let key = variable[prefix.len()..].to_ascii_lowercase();
             let segments: Vec<&str> = key.split("__").collect();
-            self.put(
-                &segments,
-                Origin::Env {
-                    variable: variable.clone(),
-                    text,
-                },
-            );
+            self.put(&segments, Origin::Env { variable: variable.clone(), text });
         }
     }
 
     pub(super) fn add_overrides(&mut self, overrides: &[String]) {
         for text in overrides {
             let Some((key, value)) = text.split_once('=') else {
-                self.problems
-                    .push(format!("--set {text}: must be section.key=value"));
+                self.problems.push(format!("--set {text}: must be section.key=value"));
                 continue;
             };
             let segments: Vec<&str> = key.trim().split('.').collect();
-            self.put(
-                &segments,
-                Origin::Flag {
-                    text: value.to_owned(),
-                },
-            );
+            self.put(&segments, Origin::Flag { text: value.to_owned() });
         }
     }
 
     fn put(&mut self, segments: &[&str], origin: Origin) {
         let key = segments.join(".");
-        let Some((name, sections)) = segments
-            .split_last()
-            .filter(|_| segments.iter().all(|s| !s.is_empty()))
+        let Some((name, sections)) = segments.split_last().filter(|_| segments.iter().all(|s| !s.is_empty()))
         else {
-            return self
-                .problems
-                .push(format!("{key}: a part of the key is empty ({origin})"));
+            return self.problems.push(format!("{key}: a part of the key is empty ({origin})"));
         };
         let mut table = &mut self.table;
         for (depth, section) in sections.iter().enumerate() {
@@ -179,16 +154,12 @@ impl Sources {
                 Value::Table(Table::new())
             });
             let Value::Table(nested) = value else {
-                return self
-                    .problems
-                    .push(format!("{key}: {section_key} is not a section ({origin})"));
+                return self.problems.push(format!("{key}: {section_key} is not a section ({origin})"));
             };
             table = nested;
         }
         let text = origin.text().unwrap_or_default();
-        let value = text
-            .parse::<Value>()
-            .unwrap_or_else(|_| Value::String(text.to_owned()));
+        let value = text.parse::<Value>().unwrap_or_else(|_| Value::String(text.to_owned()));
         table.insert(name.to_string(), value);
         self.origins.forget_below(&key);
         self.origins.by_key.insert(key, origin);
@@ -201,9 +172,5 @@ impl Sources {
 
 fn line_of(text: &str, offset: usize) -> usize {
     let end = offset.min(text.len());
-    text.as_bytes()[..end]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
+    text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1
 }

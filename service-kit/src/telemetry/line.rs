@@ -18,11 +18,7 @@ pub(super) struct Named<F> {
 
 impl<F> Named<F> {
     pub(super) fn new(service: &str, region: &str, inner: F) -> Self {
-        let name = if region.is_empty() {
-            service.to_owned()
-        } else {
-            format!("{service}@{region}")
-        };
+        let name = if region.is_empty() { service.to_owned() } else { format!("{service}@{region}") };
         Self { name, inner }
     }
 }
@@ -54,10 +50,7 @@ pub(super) struct JsonLine {
 
 impl JsonLine {
     pub(super) fn new(service: &str, region: &str) -> Self {
-        Self {
-            service: service.to_owned(),
-            region: region.to_owned(),
-        }
+        Self { service: service.to_owned(), region: region.to_owned() }
     }
 }
 
@@ -74,11 +67,7 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         let mut spans = Vec::new();
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-        {
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             spans.push(Value::from(span.name()));
             // The layer formats span fields with `JsonFields`, so they are an object.
             if let Some(formatted) = span.extensions().get::<FormattedFields<N>>()
@@ -178,23 +167,14 @@ mod tests {
             .with_writer(move || writer.clone())
             .fmt_fields(JsonFields::new())
             .event_format(JsonLine::new("region-node", "north"));
-        let parent: TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-            .parse()
-            .unwrap();
+        let parent: TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            parent
-                .span("place")
-                .in_scope(|| tracing::info!(orders = 3, "placed"));
+            parent.span("place").in_scope(|| tracing::info!(orders = 3, "placed"));
         });
 
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         let mut line: Value = serde_json::from_str(&text).unwrap();
-        assert!(
-            line["time"]
-                .take()
-                .as_str()
-                .is_some_and(|time| time.ends_with('Z'))
-        );
+        assert!(line["time"].take().as_str().is_some_and(|time| time.ends_with('Z')));
         let expected = json!({
             "time": null, "level": "INFO", "service": "region-node", "region": "north",
             "target": module_path!(), "message": "placed",

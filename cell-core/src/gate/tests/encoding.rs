@@ -5,10 +5,7 @@ use crate::canon::Message;
 
 fn records() -> [Record; 5] {
     [
-        Record::Accepted(Accepted {
-            envelope: request(1),
-            arrived_ms: T0,
-        }),
+        Record::Accepted(Accepted { envelope: request(1), arrived_ms: T0 }),
         Record::Undecoded(Undecoded {
             id: id(2),
             from: region("north"),
@@ -45,24 +42,13 @@ fn the_bytes_of_every_record_never_change() {
     let seen = records().map(|record| format!("{:?}", Hash::of(&record.to_canon())));
     assert_eq!(seen, GOLDEN);
 }
-const GOLDEN: [&str; 5] = [
-    "4871b158be60",
-    "f23621c45e67",
-    "f988438c5df4",
-    "7550bfcf2168",
-    "8b7d77bbcd41",
-];
+const GOLDEN: [&str; 5] = ["4871b158be60", "f23621c45e67", "f988438c5df4", "7550bfcf2168", "8b7d77bbcd41"];
 
 #[test]
 fn a_message_id_survives_its_text() {
     let id = MessageId(std::array::from_fn(|i| i as u8 * 16));
     assert_eq!(id.to_string().parse::<MessageId>(), Ok(id));
-    for bad in [
-        "",
-        "00",
-        "+0000000000000000000000000000000",
-        "zz000000000000000000000000000000",
-    ] {
+    for bad in ["", "00", "+0000000000000000000000000000000", "zz000000000000000000000000000000"] {
         assert!(bad.parse::<MessageId>().is_err(), "{bad}");
     }
 }

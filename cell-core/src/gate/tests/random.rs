@@ -84,10 +84,7 @@ fn op(messages: usize) -> impl Strategy<Value = Op> {
 fn envelope(n: usize) -> impl Strategy<Value = Envelope> {
     let requirement = (0..ACTORS.len(), 1..=SEQ_MAX, 0..2u8).prop_map(|(who, seq, entity)| Requirement {
         entity: order(entity),
-        dot: Dot {
-            actor: actor(ACTORS[who]),
-            seq,
-        },
+        dot: Dot { actor: actor(ACTORS[who]), seq },
     });
     (vec(requirement, 0..3), 0..2u64, 0..2u64).prop_map(move |(requires, deadline, until)| Envelope {
         id: id(n as u8 + 1),
@@ -193,19 +190,13 @@ impl World {
                     );
                 }
                 Output::Refuse { id, why } => {
-                    assert!(
-                        why != Refusal::Busy || !self.kept.contains_key(&id),
-                        "{id} is kept"
-                    );
+                    assert!(why != Refusal::Busy || !self.kept.contains_key(&id), "{id} is kept");
                 }
                 Output::Ended { id, .. } => assert!(!self.kept.contains_key(&id), "{id} ended and kept"),
                 Output::Check { id, requires } => self.checks.push((id, requires)),
                 Output::Deliver { id, attempt } => {
                     let requires = &self.kept[&id].requires;
-                    assert!(
-                        requires.iter().all(|r| self.is_present(r)),
-                        "{id} delivered before its data"
-                    );
+                    assert!(requires.iter().all(|r| self.is_present(r)), "{id} delivered before its data");
                     self.delivered.insert(id);
                     self.handed.push((id, attempt));
                 }
@@ -222,10 +213,7 @@ impl World {
 
     /// What is kept is what is held, and every index says what the items say.
     fn compare(&self) {
-        assert!(
-            self.gate.items.keys().eq(self.kept.keys()),
-            "held and kept differ"
-        );
+        assert!(self.gate.items.keys().eq(self.kept.keys()), "held and kept differ");
         let mut counts = Counts::default();
         let (mut waits, mut timers, mut ready) = (BTreeSet::new(), 0, 0);
         for (id, item) in &self.gate.items {
@@ -247,17 +235,11 @@ impl World {
                 assert!(!item.is_complete(), "{id} waits for nothing");
                 waits.extend(item.missing(&self.gate.index.actors).iter().map(|r| (r.dot, *id)));
             }
-            assert!(
-                item.state != State::Waiting || item.registered,
-                "{id} waits and nobody knows"
-            );
+            assert!(item.state != State::Waiting || item.registered, "{id} waits and nobody knows");
         }
         assert_eq!(self.gate.counts(), counts);
         let sizes = self.gate.index.sizes();
-        assert!(
-            sizes.0 >= waits.len() && (sizes.1, sizes.2) == (timers, ready),
-            "{sizes:?}"
-        );
+        assert!(sizes.0 >= waits.len() && (sizes.1, sizes.2) == (timers, ready), "{sizes:?}");
         assert!(counts.in_flight <= self.config.in_flight_max);
         assert!(counts.waiting + counts.dead <= self.config.items_max);
         assert!(self.gate.items.len() <= self.config.items_max);
@@ -279,27 +261,19 @@ impl World {
     }
 
     fn operator(&mut self, action: Action) {
-        self.step(Input::Operator {
-            identity: "ops".into(),
-            action,
-        });
+        self.step(Input::Operator { identity: "ops".into(), action });
     }
 
     fn run(&mut self, op: Op, messages: &[Envelope]) {
         match op {
             Op::Arrive { message, term } => {
-                let envelope = Envelope {
-                    epoch: epoch(term, "north"),
-                    ..messages[message].clone()
-                };
+                let envelope = Envelope { epoch: epoch(term, "north"), ..messages[message].clone() };
                 self.step(Input::Arrived { envelope });
             }
             Op::Apply { actor: who, seq } => {
                 let upto = self.applied.entry(actor(ACTORS[who])).or_default();
                 *upto = seq.max(*upto);
-                self.step(Input::Applied {
-                    upto: vec![(actor(ACTORS[who]), seq)],
-                });
+                self.step(Input::Applied { upto: vec![(actor(ACTORS[who]), seq)] });
             }
             Op::Contain { message } => {
                 let present: Vec<_> = messages[message].requires.first().copied().into_iter().collect();
@@ -315,9 +289,7 @@ impl World {
                     4 => Answer::Moved,
                     5 => Answer::Busy,
                     6 => Answer::Unreachable,
-                    _ => Answer::Failed {
-                        error: "broken".into(),
-                    },
+                    _ => Answer::Failed { error: "broken".into() },
                 },
             ),
             Op::Pass { ms } => self.now_ms += ms,
@@ -329,37 +301,18 @@ impl World {
                 self.step(Input::Reconnected);
             }
             Op::NeedGone { message } => {
-                self.step(Input::NeedGone {
-                    id: messages[message].id,
-                    why: "gone".into(),
-                });
+                self.step(Input::NeedGone { id: messages[message].id, why: "gone".into() });
             }
-            Op::Home {
-                slot: number,
-                term,
-                east,
-            } => {
+            Op::Home { slot: number, term, east } => {
                 let home = if east { "east" } else { "south" };
-                self.step(Input::SlotHome {
-                    slot: slot(number),
-                    epoch: epoch(term, home),
-                });
+                self.step(Input::SlotHome { slot: slot(number), epoch: epoch(term, home) });
             }
-            Op::Redrive { message } => self.operator(Action::Redrive {
-                id: messages[message].id,
-            }),
+            Op::Redrive { message } => self.operator(Action::Redrive { id: messages[message].id }),
             Op::RedriveAll => {
-                self.operator(Action::RedriveMatching {
-                    filter: Filter::default(),
-                    after: None,
-                    limit: 9,
-                });
+                self.operator(Action::RedriveMatching { filter: Filter::default(), after: None, limit: 9 });
             }
             Op::Discard { message } => {
-                self.operator(Action::Discard {
-                    id: messages[message].id,
-                    reason: "no".into(),
-                });
+                self.operator(Action::Discard { id: messages[message].id, reason: "no".into() });
             }
         }
     }
@@ -390,23 +343,11 @@ impl World {
         self.step(Input::Reconnected);
         self.settle();
         for (id, item) in &self.gate.items {
-            assert_eq!(
-                item.state,
-                State::Dead(DeadReason::Poison),
-                "{id} was not delivered"
-            );
+            assert_eq!(item.state, State::Dead(DeadReason::Poison), "{id} was not delivered");
         }
-        self.operator(Action::RedriveMatching {
-            filter: Filter::default(),
-            after: None,
-            limit: 100,
-        });
+        self.operator(Action::RedriveMatching { filter: Filter::default(), after: None, limit: 100 });
         self.settle();
-        assert!(
-            self.kept.is_empty(),
-            "redriven and still there: {:?}",
-            self.kept.keys()
-        );
+        assert!(self.kept.is_empty(), "redriven and still there: {:?}", self.kept.keys());
         let left = (self.gate.index.sizes(), self.gate.index.actors.len());
         assert_eq!(left, ((0, 0, 0), 0), "the indexes remember what is gone");
         let gate = &self.gate;
@@ -416,11 +357,7 @@ impl World {
 }
 
 fn runner(cases: u32) -> TestRunner {
-    let runs = Runs {
-        cases,
-        failure_persistence: None,
-        ..Runs::default()
-    };
+    let runs = Runs { cases, failure_persistence: None, ..Runs::default() };
     TestRunner::new_with_rng(runs, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
@@ -444,18 +381,12 @@ fn nothing_is_delivered_early_nothing_vanishes_and_everything_ends() {
 
 #[test]
 fn without_a_single_tick_every_message_is_delivered_once_its_data_is_there() {
-    let scripts = (
-        messages(),
-        vec((0..ACTORS.len(), 1..=SEQ_MAX), 0..12),
-        any::<u64>(),
-    );
+    let scripts = (messages(), vec((0..ACTORS.len(), 1..=SEQ_MAX), 0..12), any::<u64>());
     let ran = runner(200).run(&scripts, |(messages, applies, order)| {
         let mut world = World::new();
         world.config = Config::default();
         world.gate = Gate::new(region("east"), Config::default(), SEED);
-        let mut ops: Vec<Op> = (0..MESSAGES)
-            .map(|message| Op::Arrive { message, term: 1 })
-            .collect();
+        let mut ops: Vec<Op> = (0..MESSAGES).map(|message| Op::Arrive { message, term: 1 }).collect();
         ops.extend(applies.into_iter().map(|(actor, seq)| Op::Apply { actor, seq }));
         ops.extend([0, 1, 2].map(|actor| Op::Apply { actor, seq: SEQ_MAX }));
         ops.sort_by_key(|op| Hash::of_parts(&[&order.to_be_bytes(), format!("{op:?}").as_bytes()]));
