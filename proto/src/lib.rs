@@ -6,7 +6,7 @@ mod convert;
 pub use convert::{BadWire, Frontier};
 
 /// Generated from `proto/homecell/v1/*.proto`.
-#[expect(missing_docs, clippy::all, reason = "generated code")]
+#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("homecell.v1");
 }
