@@ -1,0 +1,149 @@
+//! Real processes: started, awaited until they say they are ready, ended gently or with SIGKILL, never left behind.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use service_kit::{Announcement, EXIT_WITH_STDIN_ENV};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+/// How long a process has to say that it is ready.
+pub const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long it has to drain after SIGTERM.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why a process is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error("{name}: cannot be started: {source}")]
+    Start { name: String, source: io::Error },
+    /// It ended, or closed its output, before it was ready; its last lines are in the message.
+    #[error("{name}: ended before it was ready: {tail}")]
+    Ended { name: String, tail: String },
+    #[error("{name}: not ready within {READY_WITHIN:?}; see {}", log.display())]
+    NotReady { name: String, log: PathBuf },
+    #[error("{name}: did not end within {ENDS_WITHIN:?} and was killed")]
+    Stuck { name: String },
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Unique in the run, such as `north/node`.
+    pub name: String,
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    /// Standard error goes here, appended over restarts.
+    pub log: PathBuf,
+}
+
+/// A running process. Dropping it closes its standard input, which ends it, and kills what is left.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    listen: BTreeMap<String, SocketAddr>,
+}
+
+impl Process {
+    /// Starts it and waits for its one line of readiness.
+    ///
+    /// # Errors
+    /// [`ProcessError`]; nothing is left running.
+    pub async fn start(spec: &Spec) -> Result<Process, ProcessError> {
+        let name = spec.name.clone();
+        let failed = |source| ProcessError::Start { name: name.clone(), source };
+        let log = File::options().create(true).append(true).open(&spec.log).map_err(failed)?;
+        let mut child = Command::new(&spec.program)
+            .args(&spec.args)
+            .env(EXIT_WITH_STDIN_ENV, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let stdin = child.stdin.take();
+        let Some(stdout) = child.stdout.take() else {
+            return Err(ProcessError::Ended { name, tail: String::new() });
+        };
+        let mut lines = BufReader::new(stdout).lines();
+        let ready = async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(announcement) = Announcement::from_line(&line) {
+                    return Some(announcement);
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(READY_WITHIN, ready).await {
+            Err(_) => Err(ProcessError::NotReady { name, log: spec.log.clone() }),
+            Ok(None) => Err(ProcessError::Ended { name, tail: tail(&spec.log) }),
+            Ok(Some(announcement)) => {
+                // Whatever it prints later must not block it.
+                tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+                let listen = announcement.listen.into_iter().collect();
+                Ok(Process { name, child, stdin, listen })
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Where it listens, by the name of the port.
+    #[must_use]
+    pub fn address(&self, port: &str) -> Option<SocketAddr> {
+        self.listen.get(port).copied()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn kill(mut self) -> io::Result<()> {
+        self.child.kill().await
+    }
+
+    /// Ends it as an operator would, by the end of its standard input, and waits for a clean exit.
+    ///
+    /// # Errors
+    /// [`ProcessError::Stuck`] if it had to be killed.
+    pub async fn stop(mut self) -> Result<ExitStatus, ProcessError> {
+        drop(self.stdin.take());
+        match tokio::time::timeout(ENDS_WITHIN, self.child.wait()).await {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(source)) => Err(ProcessError::Start { name: self.name.clone(), source }),
+            Err(_) => {
+                let _ = self.child.kill().await;
+                Err(ProcessError::Stuck { name: self.name.clone() })
+            }
+        }
+    }
+
+    /// Its exit status, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+}
+
+/// The last lines of a log, on one line.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}
