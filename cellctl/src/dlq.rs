@@ -1,0 +1,243 @@
+//! `dlq list|inspect|redrive|discard`: messages that wait in vain, and what an operator can do about them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cell_proto::v1::{DiscardRequest, HeldMessage, InspectHeldRequest, ListHeldRequest, RedriveRequest};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::output::{Format, Refused, age, show};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Dead letters, and with `--parked` what waits and may still arrive.
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        #[arg(long)]
+        parked: bool,
+    },
+    /// Everything known of one message.
+    Inspect {
+        id: String,
+        #[arg(long)]
+        region: Option<String>,
+    },
+    /// Hand messages to the node again. Any number of redrives has the effect of one.
+    Redrive {
+        /// One message; without it, all that match the filter.
+        id: Option<String>,
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// All that match, even if the filter is empty.
+        #[arg(long)]
+        all: bool,
+        #[arg(long, default_value_t = 100)]
+        per_second: u32,
+        #[command(flatten)]
+        act: ActArgs,
+    },
+    /// Give a message up: its payment ends as failed.
+    Discard {
+        id: String,
+        #[arg(long)]
+        region: Option<String>,
+        #[command(flatten)]
+        act: ActArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FilterArgs {
+    /// The region whose gate holds them.
+    #[arg(long)]
+    region: Option<String>,
+    /// The region that sent them.
+    #[arg(long)]
+    from: Option<String>,
+    #[arg(long)]
+    reason: Option<String>,
+    /// An order or payment id.
+    #[arg(long)]
+    about: Option<String>,
+    /// Seconds since arrival.
+    #[arg(long, default_value_t = 0)]
+    older_than: u64,
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ActArgs {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Why; kept in the audit.
+    #[arg(long, default_value = "")]
+    reason_text: String,
+    /// Who; kept in the audit.
+    #[arg(long = "as", env = "USER", default_value = "operator")]
+    identity: String,
+}
+
+impl FilterArgs {
+    fn request(&self, state: &str) -> ListHeldRequest {
+        ListHeldRequest {
+            state: state.to_owned(),
+            reason: self.reason.clone().unwrap_or_default(),
+            from_region: self.from.clone().unwrap_or_default(),
+            subject: self.about.clone().unwrap_or_default(),
+            older_than_ms: self.older_than.saturating_mul(1_000),
+            limit: self.limit,
+        }
+    }
+    fn is_empty(&self) -> bool {
+        self.from.is_none() && self.reason.is_none() && self.about.is_none() && self.older_than == 0
+    }
+}
+
+pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result<(), Refused> {
+    match verb {
+        Verb::List { filter, parked } => list(cluster, &filter, parked, format).await,
+        Verb::Inspect { id, region } => inspect(cluster, &id, region.as_deref(), format).await,
+        Verb::Redrive { id, filter, all, per_second, act } => {
+            if id.is_none() && filter.is_empty() && !all {
+                let all =
+                    "this would redrive every dead letter; say --all if that is meant, or give a filter";
+                return Err(Refused::Unsafe(all.to_owned()));
+            }
+            redrive(cluster, id, &filter, per_second, &act, format).await
+        }
+        Verb::Discard { id, region, act } => discard(cluster, &id, region.as_deref(), &act, format).await,
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn to_json(region: &str, held: &HeldMessage) -> Value {
+    let hex: String = held.raw.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "region": region, "id": held.id, "state": held.state, "kind": held.kind, "reason": held.reason,
+        "detail": held.detail, "from": held.from_region, "subject": held.subject, "missing": held.missing,
+        "arrived_ms": held.arrived_ms, "deadline_ms": held.deadline_ms, "until_ms": held.until_ms,
+        "attempts": held.attempts, "trace": held.trace, "raw": hex,
+    })
+}
+
+async fn list(cluster: &Cluster, filter: &FilterArgs, parked: bool, format: Format) -> Result<(), Refused> {
+    let (mut rows, mut documents, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+    let state = if parked { "" } else { "dead" };
+    for region in cluster.some(filter.region.as_deref())? {
+        let reply = match region.agent().await {
+            Ok(mut agent) => agent.list_held(filter.request(state)).await?.into_inner(),
+            Err(error) => {
+                silent.push(error);
+                continue;
+            }
+        };
+        for held in &reply.messages {
+            rows.push(vec![
+                region.name.clone(),
+                held.id.clone(),
+                held.state.clone(),
+                held.kind.clone(),
+                held.reason.clone(),
+                held.from_region.clone(),
+                held.subject.clone(),
+                held.missing.join(" "),
+                age(now_ms().saturating_sub(held.arrived_ms)),
+            ]);
+            documents.push(to_json(&region.name, held));
+        }
+    }
+    let head = ["region", "id", "state", "kind", "reason", "from", "about", "missing", "age"];
+    show(format, &head, rows, &documents);
+    if silent.is_empty() { Ok(()) } else { Err(Refused::Failed(silent.join("; "))) }
+}
+
+async fn inspect(cluster: &Cluster, id: &str, region: Option<&str>, format: Format) -> Result<(), Refused> {
+    for region in cluster.some(region)? {
+        let Ok(mut agent) = region.agent().await else { continue };
+        match agent.inspect_held(InspectHeldRequest { id: id.to_owned() }).await {
+            Ok(held) => {
+                let document = to_json(&region.name, &held.into_inner());
+                let rows = document.as_object().into_iter().flatten();
+                let rows = rows.map(|(key, value)| {
+                    vec![key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]
+                });
+                show(format, &["what", "value"], rows.collect(), &document);
+                return Ok(());
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Err(Refused::Failed(format!("no gate that answers holds {id}")))
+}
+
+async fn redrive(
+    cluster: &Cluster,
+    id: Option<String>,
+    filter: &FilterArgs,
+    per_second_max: u32,
+    act: &ActArgs,
+    format: Format,
+) -> Result<(), Refused> {
+    let mut done = Vec::new();
+    for region in cluster.some(filter.region.as_deref())? {
+        let request = RedriveRequest {
+            id: id.clone().unwrap_or_default(),
+            filter: id.is_none().then(|| filter.request("dead")),
+            dry_run: act.dry_run,
+            per_second_max,
+            identity: act.identity.clone(),
+            reason: act.reason_text.clone(),
+        };
+        match region.agent().await?.redrive(request).await {
+            Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    acted(done, if act.dry_run { "would redrive" } else { "redriven" }, format)
+}
+
+async fn discard(
+    cluster: &Cluster,
+    id: &str,
+    region: Option<&str>,
+    act: &ActArgs,
+    format: Format,
+) -> Result<(), Refused> {
+    if act.reason_text.is_empty() {
+        return Err(Refused::Usage("a discard needs its reason: --reason-text".to_owned()));
+    }
+    let mut done = Vec::new();
+    for region in cluster.some(region)? {
+        let request = DiscardRequest {
+            id: id.to_owned(),
+            reason: act.reason_text.clone(),
+            identity: act.identity.clone(),
+            dry_run: act.dry_run,
+        };
+        match region.agent().await?.discard(request).await {
+            Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    acted(done, if act.dry_run { "would discard" } else { "discarded" }, format)
+}
+
+fn acted(done: Vec<(String, String)>, what: &str, format: Format) -> Result<(), Refused> {
+    let json: Vec<Value> =
+        done.iter().map(|(region, id)| json!({ "region": region, "id": id, "what": what })).collect();
+    let found = !done.is_empty();
+    let rows = done.into_iter().map(|(region, id)| vec![region, id, what.to_owned()]);
+    show(format, &["region", "id", "what"], rows.collect(), &json);
+    if found { Ok(()) } else { Err(Refused::Failed("no gate holds such a message".to_owned())) }
+}

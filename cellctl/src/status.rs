@@ -1,0 +1,143 @@
+//! `region status`: who is up, how far each knows the others.
+
+use cell_proto::v1::{AgentStatusReply, AgentStatusRequest, StatusReply, StatusRequest};
+use clap::Subcommand;
+use futures::future::join_all;
+use serde::Serialize;
+
+use crate::cluster::{Cluster, Region};
+use crate::output::{Format, Refused, age, show};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Nodes, agents, and the lag between regions.
+    Status {
+        /// Only this region.
+        region: Option<String>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    region: String,
+    node: Result<NodeRow, String>,
+    agent: Result<AgentRow, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeRow {
+    actor: String,
+    durable_position: u64,
+    actors_known: usize,
+    version: String,
+}
+
+#[derive(Debug, Serialize)]
+struct AgentRow {
+    node_connected: bool,
+    parked: u64,
+    dead_letters: u64,
+    peers: Vec<PeerRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerRow {
+    region: String,
+    changes: String,
+    change_lag_ms: Option<u64>,
+    messages: String,
+    message_lag_ms: Option<u64>,
+    detail: String,
+}
+
+pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result<(), Refused> {
+    let Verb::Status { region } = verb;
+    let rows = join_all(cluster.some(region.as_deref())?.into_iter().map(look)).await;
+    let lines = rows.iter().flat_map(lines).collect();
+    let head = [
+        "region", "node", "position", "agent", "parked", "dead", "peer", "changes", "lag", "messages", "lag",
+    ];
+    show(format, &head, lines, &rows);
+    if rows.iter().all(|row| row.node.is_err() && row.agent.is_err()) {
+        return Err(Refused::Failed("no region answers".to_owned()));
+    }
+    Ok(())
+}
+
+async fn look(region: &Region) -> Row {
+    let node = async {
+        let reply = region.node().await?.status(StatusRequest {}).await;
+        reply.map(|reply| node_row(reply.into_inner())).map_err(|status| status.message().to_owned())
+    };
+    let agent = async {
+        let reply = region.agent().await?.agent_status(AgentStatusRequest {}).await;
+        reply.map(|reply| agent_row(reply.into_inner())).map_err(|status| status.message().to_owned())
+    };
+    let (node, agent) = tokio::join!(node, agent);
+    Row { region: region.name.clone(), node, agent }
+}
+
+fn node_row(reply: StatusReply) -> NodeRow {
+    let actor = reply.actor.and_then(|actor| {
+        let node = actor.node?;
+        Some(format!("{}-{}.{}.{:016x}", node.region, node.index, actor.start, actor.nonce))
+    });
+    NodeRow {
+        actor: actor.unwrap_or_default(),
+        durable_position: reply.durable_position,
+        actors_known: reply.frontier.len(),
+        version: reply.version,
+    }
+}
+
+fn agent_row(reply: AgentStatusReply) -> AgentRow {
+    let peers = reply.peers.into_iter().map(|peer| PeerRow {
+        region: peer.region,
+        changes: peer.changes,
+        change_lag_ms: peer.change_lag_ms,
+        messages: peer.messages,
+        message_lag_ms: peer.message_lag_ms,
+        detail: peer.detail,
+    });
+    AgentRow {
+        node_connected: reply.node_connected,
+        parked: reply.parked,
+        dead_letters: reply.dead_letters,
+        peers: peers.collect(),
+    }
+}
+
+fn lines(row: &Row) -> Vec<Vec<String>> {
+    let (node, position) = match &row.node {
+        Ok(node) => (node.actor.clone(), node.durable_position.to_string()),
+        Err(error) => (error.clone(), String::new()),
+    };
+    let agent = match &row.agent {
+        Ok(agent) => agent,
+        Err(error) => {
+            let mut line = vec![row.region.clone(), node, position, error.clone()];
+            line.resize(11, String::new());
+            return vec![line];
+        }
+    };
+    let link = if agent.node_connected { "up" } else { "up, no node" };
+    let lag = |ms: Option<u64>| ms.map_or_else(|| "–".to_owned(), age);
+    let mut lines = Vec::new();
+    for (i, peer) in agent.peers.iter().enumerate() {
+        let once = |text: String| if i == 0 { text } else { String::new() };
+        lines.push(vec![
+            once(row.region.clone()),
+            once(node.clone()),
+            once(position.clone()),
+            once(link.to_owned()),
+            once(agent.parked.to_string()),
+            once(agent.dead_letters.to_string()),
+            peer.region.clone(),
+            peer.changes.clone(),
+            lag(peer.change_lag_ms),
+            peer.messages.clone(),
+            lag(peer.message_lag_ms),
+        ]);
+    }
+    lines
+}
