@@ -310,6 +310,8 @@ fn refund_known(reading: &Reading<'_, Order>, case: &[u8; 16]) -> bool {
 /// What a payment's owner reads off the order: the permit, and the refunds its effective history owes.
 #[derive(Clone, Debug)]
 pub struct OrderGlance {
+    /// Whether the order itself is known here.
+    pub known: bool,
     pub permit: PermitGlance,
     pub refunds: Vec<RefundCase>,
     pub epoch: Option<Epoch>,
@@ -319,7 +321,8 @@ impl OrderGlance {
     /// Of an order as it is known here; being *present* is not being *authorised*: only the effective history counts.
     #[must_use]
     pub fn of(order: Option<&Entity>, payment: &PaymentId) -> OrderGlance {
-        let unknown = OrderGlance { permit: PermitGlance::Unknown, refunds: Vec::new(), epoch: None };
+        let unknown =
+            OrderGlance { known: false, permit: PermitGlance::Unknown, refunds: Vec::new(), epoch: None };
         let Some(order) = order else { return unknown };
         let reading = Reading::<Order>::of(order);
         let Some(state) = reading.state.as_ref().filter(|_| reading.blocked.is_none()) else {
@@ -349,7 +352,7 @@ impl OrderGlance {
         };
         let owed = state.refunds.values().filter(|refund| refund.case.payment == *payment && !refund.settled);
         let owed = owed.map(|refund| refund.case.clone()).filter(|case| !refund_known(&reading, &case.case));
-        OrderGlance { permit, refunds: owed.collect(), epoch: reading.epoch }
+        OrderGlance { known: true, permit, refunds: owed.collect(), epoch: reading.epoch }
     }
 }
 
@@ -378,7 +381,8 @@ pub fn payment_duties(
             order_epoch: order.epoch,
             payment_epoch: speaker.epoch,
         };
-        if state.closing.is_some() {
+        // An attempt that was adopted after the end must not take money now: it is closed, and what it took is found.
+        if state.closing.is_some() || state.ended().is_some() {
             let act = Act::CloseAtGateway { payment, order: permit.order };
             duties.push(Duty::new(entity, "payment-close", &payment.0.0, 0, act));
         } else {
@@ -414,8 +418,12 @@ fn result_duty(
     speaker: &Speaker,
 ) -> Option<Duty> {
     let (_, dot) = (state.ended()?, state.ended_by?);
-    let waiting =
-        matches!(order.permit, PermitGlance::Unknown | PermitGlance::Open | PermitGlance::Closing(_));
+    // Where the order is known and says nothing of the permit, its owner closes it by the data alone, if it ever comes.
+    let waiting = match order.permit {
+        PermitGlance::Open | PermitGlance::Closing(_) => true,
+        PermitGlance::Unknown => !order.known,
+        PermitGlance::Closed(_) | PermitGlance::Absent => false,
+    };
     if !waiting || mine(state.permit.order.slot()) {
         return None;
     }

@@ -26,6 +26,7 @@ codes! {
         3 => Accepted: "accepted",
         4 => Closing: "closing",
         5 => Ended: "ended",
+        6 => TryAgain: "try-again",
     }
 }
 
@@ -72,6 +73,11 @@ pub fn payment_status(state: &PaymentState) -> PaymentStatus {
         PaymentPhase::Known => PaymentStatus::Known,
         PaymentPhase::Received => PaymentStatus::Received,
         PaymentPhase::Accepted if state.closing.is_some() => PaymentStatus::Closing,
+        PaymentPhase::Accepted
+            if state.accepts <= state.attempts.len() as u64 && state.open_attempt().is_none() =>
+        {
+            PaymentStatus::TryAgain
+        }
         PaymentPhase::Accepted => PaymentStatus::Accepted,
         PaymentPhase::Ended(_) => PaymentStatus::Ended,
     }
@@ -110,12 +116,12 @@ pub fn payment_admits(status: PaymentStatus, op: Op) -> Verdict {
     use {PaymentStatus as S, Verdict as V};
     match (op, status) {
         (Op::Accept | Op::Decline, S::Known) => V::NotReceived,
-        (Op::Accept | Op::Decline, S::Received) => V::Allowed,
+        (Op::Accept | Op::Decline, S::Received | S::TryAgain) => V::Allowed,
         (Op::Accept | Op::Decline, S::Accepted) => V::AlreadyAccepted,
         (Op::Accept | Op::Decline, S::Closing) => V::IsClosing,
         (Op::Accept | Op::Decline, S::Ended) => V::AlreadyEnded,
         (Op::Discard, S::Known | S::Received) => V::Allowed,
-        (Op::Discard, S::Accepted) => V::AlreadyAccepted,
+        (Op::Discard, S::Accepted | S::TryAgain) => V::AlreadyAccepted,
         (Op::Discard, S::Closing) => V::IsClosing,
         (Op::Discard, S::Ended) => V::AlreadyEnded,
         (Op::Place | Op::Amend | Op::Pay | Op::Ask | Op::Withdraw | Op::Cancel | Op::Refund, _) => {

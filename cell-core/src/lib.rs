@@ -14,6 +14,7 @@ pub mod gate;
 pub mod graph;
 pub mod id;
 pub mod money;
+pub mod museum;
 pub mod order;
 pub mod payment;
 pub mod placement;

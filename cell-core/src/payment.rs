@@ -160,6 +160,8 @@ pub struct PaymentState {
     pub permit: Permit,
     pub phase: PaymentPhase,
     pub card: String,
+    /// How often the payer accepted: each time may start one attempt.
+    pub accepts: u64,
     pub attempts: BTreeMap<u64, Attempt>,
     pub closing: Option<Why>,
     pub end_code: String,
@@ -193,6 +195,7 @@ impl PaymentState {
             PaymentPhase::Received => "received",
             PaymentPhase::Accepted if self.closing.is_some() => "closing",
             PaymentPhase::Accepted if self.open_attempt().is_some() => "paying",
+            PaymentPhase::Accepted if self.accepts as usize <= self.attempts.len() => "try-again",
             PaymentPhase::Accepted => "accepted",
             PaymentPhase::Ended(how) => how.as_str(),
         }
@@ -227,6 +230,7 @@ impl Kind for Payment {
             permit: permit.clone(),
             phase: PaymentPhase::Known,
             card: String::new(),
+            accepts: 0,
             attempts: BTreeMap::new(),
             closing: None,
             end_code: String::new(),
@@ -250,6 +254,7 @@ impl Kind for Payment {
             PaymentDecision::Accepted(accepted) => {
                 state.phase = PaymentPhase::Accepted;
                 state.card = accepted.card.clone();
+                state.accepts += 1;
             }
             PaymentDecision::AttemptStarted(started) => {
                 let attempt = Attempt {

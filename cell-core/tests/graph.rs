@@ -20,6 +20,7 @@ received: place=wrong-kind amend=wrong-kind pay=wrong-kind ask=wrong-kind withdr
 accepted: place=wrong-kind amend=wrong-kind pay=wrong-kind ask=wrong-kind withdraw=wrong-kind cancel=wrong-kind refund=wrong-kind accept=already-accepted decline=already-accepted discard=already-accepted
 closing: place=wrong-kind amend=wrong-kind pay=wrong-kind ask=wrong-kind withdraw=wrong-kind cancel=wrong-kind refund=wrong-kind accept=closing decline=closing discard=closing
 ended: place=wrong-kind amend=wrong-kind pay=wrong-kind ask=wrong-kind withdraw=wrong-kind cancel=wrong-kind refund=wrong-kind accept=already-ended decline=already-ended discard=already-ended
+try-again: place=wrong-kind amend=wrong-kind pay=wrong-kind ask=wrong-kind withdraw=wrong-kind cancel=wrong-kind refund=wrong-kind accept=allowed decline=allowed discard=already-accepted
 ";
 
 #[test]

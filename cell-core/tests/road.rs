@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cell_core::cell::{Answer, Ask, Cell, Command, Delivery, Problem, Step, Unavailable, View};
 use cell_core::duty::{Act, Charge, Duty};
 use cell_core::entity::{Entity, Reading};
-use cell_core::event::{Capture, Entry, Fact};
+use cell_core::event::{Capture, Entry, Fact, Failure, FailureKind};
 use cell_core::gate::{Envelope, MessageKind};
 use cell_core::id::{ActorId, EntityId, NodeId, OrderId, PaymentId, RegionId, UserId};
 use cell_core::order::{Line, Order, OrderContent, OrderRecord};
@@ -287,4 +287,86 @@ fn an_expired_request_unlocks_the_order_and_an_idle_order_expires() {
     let step = north.cell.wake(&north.shelf, order.into(), 1_000 + 1_800_000).unwrap();
     north.take(step);
     assert_eq!(north.order(order), "Expired");
+}
+
+fn failed(charge: &Charge, kind: FailureKind) -> Fact {
+    Fact::Failure(Failure {
+        intent: format!("in_{}", charge.k),
+        key: charge.key,
+        k: charge.k,
+        payment: charge.payment,
+        order: charge.permit.order,
+        kind,
+        code: "code".to_owned(),
+    })
+}
+
+fn fact(cell: &mut Region, fact: Fact, now: u64) {
+    let step = cell.cell.facts(&cell.shelf, vec![fact], "", now).unwrap();
+    cell.take(step);
+}
+
+#[test]
+fn after_a_refusal_that_may_be_retried_the_payer_chooses_and_never_before_it_is_terminal() {
+    let (mut north, mut east) = (Region::new("north"), Region::new("east"));
+    let (a, b) = (user_of("north", 0), user_of("east", 0));
+    let order = place(&mut north, &a, "k1", 1_000).unwrap();
+    let payment = ask_payer(&mut north, &a, order, &b, "k2", 1_001);
+    east.pull(&north, 1_002);
+    let accept = |card: &str| Ask::Accept { payment, card: card.into() };
+    east.ask(&b, "k3", accept("visa"), 1_003).unwrap();
+    let first = east.charge(payment).unwrap();
+    assert_eq!(east.ask(&b, "k4", accept("master"), 1_004), Err(Problem::Forbidden), "attempt 1 is unknown");
+    fact(&mut east, failed(&first, FailureKind::Retryable), 1_005);
+    assert_eq!((east.payment(payment), east.charge(payment)), ("try-again", None));
+    east.ask(&b, "k5", accept("master"), 1_006).unwrap();
+    let second = east.charge(payment).unwrap();
+    assert_eq!((second.k, second.card.as_str()), (2, "master"));
+    assert_ne!(first.key, second.key);
+    fact(&mut east, failed(&second, FailureKind::Refused), 1_007);
+    assert_eq!(east.payment(payment), "failed");
+    north.pull(&east, 1_008);
+    assert_eq!(north.order(order), "PendingPayment");
+}
+
+#[test]
+fn an_attempt_that_surfaces_after_the_end_is_closed_at_the_gateway_and_never_charged() {
+    let (mut north, mut east) = (Region::new("north"), Region::new("east"));
+    let (a, b) = (user_of("north", 0), user_of("east", 0));
+    let order = place(&mut north, &a, "k1", 1_000).unwrap();
+    let payment = ask_payer(&mut north, &a, order, &b, "k2", 1_001);
+    east.pull(&north, 1_002);
+    // East's tail: an attempt. North becomes B's home without it and writes the payment withdrawn.
+    east.ask(&b, "k3", Ask::Accept { payment, card: "visa".into() }, 1_003).unwrap();
+    let step = north.cell.decree(&north.shelf, vec![payment.slot()], 2, 0, 1_004).unwrap();
+    north.take(step);
+    north.ask(&a, "k4", Ask::Withdraw { payment }, 1_005).unwrap();
+    assert_eq!(north.payment(payment), "withdrawn");
+    let charge = east.charge(payment).unwrap();
+    north.pull(&east, 1_006);
+    assert_eq!(north.charge(payment), None);
+    assert!(north.duties(payment).iter().any(|duty| matches!(duty.act, Act::CloseAtGateway { .. })));
+    // The old home's attempt was captured after all: the one end is amended, and the order takes it.
+    fact(&mut north, captured(&charge), 1_007);
+    assert_eq!((north.payment(payment), north.order(order)), ("captured", "Paid"));
+    east.pull(&north, 1_008);
+    assert_eq!(east.charge(payment), None, "a zombie stops on contact");
+    assert_eq!(north.shelf.entities, east.shelf.entities);
+}
+
+#[test]
+fn a_cancel_still_happens_when_a_capture_of_something_else_closes_its_permit() {
+    let (mut north, mut east) = (Region::new("north"), Region::new("east"));
+    let (a, b) = (user_of("north", 0), user_of("east", 0));
+    let order = place(&mut north, &a, "k1", 1_000).unwrap();
+    let payment = ask_payer(&mut north, &a, order, &b, "k2", 1_001);
+    east.pull(&north, 1_002);
+    east.ask(&b, "k3", Ask::Accept { payment, card: "visa".into() }, 1_003).unwrap();
+    let charge = east.charge(payment).unwrap();
+    north.ask(&a, "k4", Ask::Cancel { order }, 1_004).unwrap();
+    let Fact::Capture(mut short) = captured(&charge) else { unreachable!() };
+    short.amount_minor -= 1;
+    fact(&mut north, Fact::Capture(short), 1_005);
+    assert_eq!(north.order(order), "Cancelled");
+    assert!(north.message(order, MessageKind::RefundOrder).is_some());
 }

@@ -48,6 +48,8 @@ pub enum Answer {
     Refused(String),
     /// Another cell owns the slot by now.
     Moved,
+    /// Not now: ask again later.
+    Busy,
     Failed(String),
 }
 
@@ -139,6 +141,23 @@ impl Cell {
         draft.finish(Vec::new()).map(Ok)
     }
 
+    /// Merges fetched state that the log holds, without deciding anything: replay after a restart.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn replay_merged(
+        &mut self,
+        view: &dyn View,
+        entities: &[Entity],
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let mut draft = Draft::new(self, view, now_ms, "");
+        for entity in entities {
+            draft.join(entity)?;
+        }
+        draft.finish(Vec::new())
+    }
+
     /// A message from the gate.
     ///
     /// # Errors
@@ -200,6 +219,13 @@ impl Draft<'_> {
             reading.state.as_ref().map(|state| state.phase).ok_or(reading.blocked)
         })?;
         Ok(match phase {
+            // The gate's clock runs ahead of this node's: the deadline is decided here.
+            Some(Ok(phase)) if why == Delivery::Expired && !matches!(phase, PaymentPhase::Ended(_)) => {
+                let open = self.read::<Payment, _>(payment, |reading| {
+                    reading.state.as_ref().is_some_and(|state| state.open_attempt().is_some())
+                })?;
+                if open == Some(true) { Answer::Done } else { Answer::Busy }
+            }
             Some(Ok(PaymentPhase::Known)) if why == Delivery::Ready => {
                 Answer::Refused("the order's history does not hold this permit as open".to_owned())
             }

@@ -84,7 +84,7 @@ fn settle_capture(
     });
     if refunds.fold(0, u64::saturating_add) >= capture.amount_minor {
         let mut decisions = vec![settled(capture, CaptureVerdict::AlreadyRefunded, None)];
-        decisions.extend(close_permit(state, &payment, How::Captured));
+        decisions.extend(close_permit(state, &payment, How::Captured, true));
         return Next::row(Row::CaptureAlreadyRefunded, decisions);
     }
     let owed = || Some(RefundCase::whole(&capture.intent, payment, capture.amount_minor));
@@ -96,7 +96,7 @@ fn settle_capture(
     let permit = state.permits.get(&payment).filter(|permit| permit.closed.is_none());
     let refund = |row| {
         let mut decisions = vec![settled(capture, CaptureVerdict::RefundOwed, owed())];
-        decisions.extend(close_permit(state, &payment, How::Captured));
+        decisions.extend(close_permit(state, &payment, How::Captured, true));
         Next::row(row, decisions)
     };
     match state.phase {
@@ -105,7 +105,7 @@ fn settle_capture(
         OrderPhase::Cancelled | OrderPhase::Paid => refund(Row::CaptureAfterEnd),
         OrderPhase::Payable => {
             let mut decisions = vec![settled(capture, CaptureVerdict::Applied, None)];
-            decisions.extend(close_permit(state, &payment, How::Captured));
+            decisions.extend(close_permit(state, &payment, How::Captured, false));
             if permit.is_some_and(|permit| permit.closing == Some(Why::Cancel)) {
                 decisions.push(OrderDecision::Cancelled(Cancelled { refund: owed() }));
                 return Next::row(Row::CaptureWhileClosingForCancel, decisions);
@@ -119,9 +119,16 @@ fn settle_capture(
     }
 }
 
-fn close_permit(state: &OrderState, payment: &PaymentId, how: How) -> Option<OrderDecision> {
-    let open = state.permits.get(payment).is_some_and(|permit| permit.closed.is_none());
-    open.then_some(OrderDecision::PermitClosed(PermitClosed { payment: *payment, how }))
+/// Closes the payment's permit if it is open; a cancel that the closing stood for follows.
+fn close_permit(state: &OrderState, payment: &PaymentId, how: How, cancels: bool) -> Vec<OrderDecision> {
+    let Some(permit) = state.permits.get(payment).filter(|permit| permit.closed.is_none()) else {
+        return Vec::new();
+    };
+    let mut decisions = vec![OrderDecision::PermitClosed(PermitClosed { payment: *payment, how })];
+    if cancels && permit.closing == Some(Why::Cancel) && state.phase == OrderPhase::Payable {
+        decisions.push(OrderDecision::Cancelled(Cancelled { refund: None }));
+    }
+    decisions
 }
 
 /// A refund names its capture, and waits for it.

@@ -191,6 +191,10 @@ fn next_by_time(state: &PaymentState, now_ms: u64, rules: &Rules) -> Option<Next
     if state.phase != PaymentPhase::Accepted || now_ms.saturating_add(rules.attempt_margin_ms) >= until {
         return None;
     }
+    if state.accepts <= state.attempts.len() as u64 {
+        // The last one was refused and may be tried again: the payer says with which card.
+        return None;
+    }
     let k = state.attempts.keys().next_back().copied().unwrap_or(0) + 1;
     if k > rules.attempts_max {
         let last = "too-many-attempts".to_owned();
