@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["core", "node", "agent"].map(|name| format!("proto/homecell/v1/{name}.proto"));
+    let files = ["core", "gate", "node", "agent"].map(|name| format!("proto/homecell/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
