@@ -2,7 +2,8 @@
 //!
 //! The encoding is the protobuf wire format under three extra rules that make it unique: fields in tag order, proto3
 //! defaults left out, no unknown fields added. `proto` holds the same shapes as `.proto` files and proves byte for byte
-//! that prost agrees. An event keeps the bytes it was born with; nothing here is ever used to *re*-encode one.
+//! that prost agrees. An event keeps the bytes it was born with and is never re-encoded for
+//! storing or forwarding. (An id that covers a record is computed from the record's own encoding, which is unique.)
 
 use bytes::Bytes;
 
@@ -327,9 +328,22 @@ impl Repeated for Bytes {
     }
 }
 
-/// Declares a message: a struct whose fields carry tags, or an enum whose variants are a `oneof`.
+/// Declares a message: a struct whose fields carry tags, or an enum whose variants are a `oneof`. An `open` struct skips
+/// fields it does not know; every other refuses them as [`Malformed::Newer`], because a reader that overlooked one would
+/// fold, or hash, something else than was said.
 macro_rules! message {
-    ($(#[$meta:meta])* pub struct $name:ident { $( $(#[$fmeta:meta])* $tag:literal => $field:ident : $ty:ty ),* $(,)? }) => {
+    // An envelope: fields that a newer version added are skipped.
+    ($(#[$meta:meta])* open pub struct $name:ident { $($body:tt)* }) => {
+        $crate::canon::message! { @shape (_ => {}) $(#[$meta])* pub struct $name { $($body)* } }
+    };
+    // What an event says: a field that a newer version added changes its meaning, so it is not read at all.
+    ($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* }) => {
+        $crate::canon::message! {
+            @shape (_ => return Err($crate::canon::Malformed::Newer(stringify!($name))))
+            $(#[$meta])* pub struct $name { $($body)* }
+        }
+    };
+    (@shape ($unknown:pat => $then:expr) $(#[$meta:meta])* pub struct $name:ident { $( $(#[$fmeta:meta])* $tag:literal => $field:ident : $ty:ty ),* $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name { $( $(#[$fmeta])* pub $field: $ty ),* }
@@ -346,7 +360,7 @@ macro_rules! message {
                     let _ = &raw;
                     match tag {
                         $( $tag => <$ty as $crate::canon::Field>::take(&mut $field, raw)?, )*
-                        _ => {}
+                        $unknown => $then,
                     }
                 }
                 Ok($name { $(

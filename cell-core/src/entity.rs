@@ -64,11 +64,11 @@ pub struct Entity {
 
 message! {
     /// The stored and fetched shape of an item.
-    pub struct ItemShape { 1 => event: Bytes, 2 => origins: Vec<EventId>, 3 => since: Hlc }
+    open pub struct ItemShape { 1 => event: Bytes, 2 => origins: Vec<EventId>, 3 => since: Hlc }
 }
 message! {
     /// The stored and fetched shape of an entity.
-    pub struct EntityShape { 1 => id: EntityId, 2 => items: Vec<ItemShape> }
+    open pub struct EntityShape { 1 => id: EntityId, 2 => items: Vec<ItemShape> }
 }
 
 impl Entity {

@@ -223,7 +223,7 @@ message! {
 
 message! {
     /// The envelope of an event: which entities it belongs to stands outside what it says.
-    pub struct EventShape { 1 => entities: Vec<EntityId>, 2 => body: Body }
+    open pub struct EventShape { 1 => entities: Vec<EntityId>, 2 => body: Body }
 }
 
 // === Event ===
@@ -264,7 +264,7 @@ impl Event {
 
 message! {
     /// What one command, callback or settling step produced, under one dot, applied whole or not at all.
-    pub struct ChangeShape {
+    open pub struct ChangeShape {
         1 => dot: Dot,
         2 => at: Hlc,
         /// W3C `traceparent`, or empty.
@@ -284,7 +284,7 @@ pub struct Change {
 
 message! {
     /// A change as it is logged and streamed: its birth bytes and its place in its actor's hash chain.
-    pub struct Entry {
+    open pub struct Entry {
         1 => dot: Dot,
         /// BLAKE3(hash of the actor's previous entry, dot, bytes).
         2 => hash: Hash,
@@ -330,5 +330,20 @@ impl Entry {
 
 message! {
     /// Where an event belongs, read from an event whose body is unknown here.
-    pub struct EventAddress { 1 => entities: Vec<EntityId> }
+    open pub struct EventAddress { 1 => entities: Vec<EntityId> }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_only_a_newer_version_knows_freezes_the_event_and_keeps_its_bytes() {
+        let beat = Event::new(Vec::new(), Body::Beat(Beat { wall_ms: 5 }));
+        // EventShape { body(2): Body { beat(6): Beat { wall_ms(1): 5, later(9): 1 } } }
+        let later = Bytes::from_static(&[0x12, 6, 0x32, 4, 0x08, 5, 0x48, 1]);
+        assert_eq!(beat.bytes, Bytes::from_static(&[0x12, 4, 0x32, 2, 0x08, 5]));
+        let event = Event::decode(later.clone()).unwrap();
+        assert_eq!((event.body, event.bytes), (None, later));
+    }
 }

@@ -90,7 +90,7 @@ impl fmt::Display for Requirement {
 
 message! {
     /// A message between the owners of two slots: what travels, and what the gate keeps.
-    pub struct Envelope {
+    open pub struct Envelope {
         1 => id: MessageId,
         2 => kind: MessageKind,
         3 => from: RegionId,
