@@ -1,6 +1,6 @@
-//! Rehearsing what goes wrong: a simulator on the pure kernel, and a harness for real processes.
+//! Rehearsing disasters before they happen.
 //!
-//! It stands beside the road and uses every part of it; nothing but `cellctl` depends on it. It holds no production
-//! logic: what it drives is what runs.
+//! It stands beside the road: the simulator drives the same pure kernel as the services, through a simulated world in
+//! which everything that can go wrong does, decided by one seed. It does no I/O and measures no time.
 
-pub mod harness;
+pub mod sim;

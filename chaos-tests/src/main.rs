@@ -1,0 +1,157 @@
+//! `chaos-tests`: the simulator on the command line.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use chaos_tests::sim::{Coverage, Exhibit, SCHEDULES, run_seed};
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A run of at least this many seeds has to exercise every fault and every row.
+const SEEDS_THAT_COVER: u64 = 500;
+
+#[derive(Debug, Parser)]
+#[command(about = "Rehearse disasters: the simulator, its museum of planted bugs, the named schedules")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run random scripts.
+    Sim {
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Replay one seed and say everything that happens.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Go on behind this many failures.
+        #[arg(long, default_value_t = 3)]
+        failures: usize,
+    },
+    /// Show that each planted bug is caught.
+    Museum {
+        #[arg(long, default_value_t = 3_000)]
+        seeds: u64,
+    },
+    /// Run the named schedules.
+    Schedules {
+        /// Only those whose name contains this.
+        name: Option<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Args::parse().command {
+        Command::Sim { seed: Some(seed), .. } => replay(seed),
+        Command::Sim { seeds, from, failures, seed: None } => simulate(seeds, from, failures),
+        Command::Museum { seeds } => museum(seeds),
+        Command::Schedules { name } => schedules(name.as_deref().unwrap_or("")),
+    }
+}
+
+fn replay(seed: u64) -> Result<()> {
+    let outcome = run_seed(seed, true);
+    println!("\n{}", outcome.report());
+    if !outcome.passed() {
+        bail!("seed {seed} fails");
+    }
+    println!("seed {seed} passes, {} events", outcome.events);
+    Ok(())
+}
+
+fn bar(length: u64) -> Result<ProgressBar> {
+    let bar = ProgressBar::new(length);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {msg}")?);
+    Ok(bar)
+}
+
+fn simulate(seeds: u64, from: u64, failures_max: usize) -> Result<()> {
+    let started = Instant::now();
+    let bar = bar(seeds)?;
+    let next = std::sync::atomic::AtomicU64::new(from);
+    let total = std::sync::Mutex::new((Coverage::default(), Vec::new(), 0u64));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= from + seeds {
+                        return;
+                    }
+                    let outcome = run_seed(seed, false);
+                    bar.inc(1);
+                    let Ok(mut total) = total.lock() else { return };
+                    total.0.add(&outcome.coverage);
+                    total.2 += outcome.events;
+                    if !outcome.passed() {
+                        bar.suspend(|| println!("{}\n", outcome.report()));
+                        total.1.push(seed);
+                        bar.set_message(format!("{} failed", total.1.len()));
+                    }
+                    if total.1.len() >= failures_max {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let (coverage, failed, events) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (kind, name, times) in coverage.table() {
+        println!("{kind:>6} {times:>9}  {name}");
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{seeds} seeds, {:.0} seeds/s, {events} events, {seconds:.1} s", seeds as f64 / seconds);
+    if !failed.is_empty() {
+        bail!("{} seeds fail: {failed:?}", failed.len());
+    }
+    let missing = coverage.missing();
+    if seeds >= SEEDS_THAT_COVER && !missing.is_empty() {
+        bail!("never fired, so nothing is proven: {}", missing.join(", "));
+    }
+    Ok(())
+}
+
+fn museum(seeds: u64) -> Result<()> {
+    let mut escaped = 0;
+    for exhibit in Exhibit::ALL {
+        match exhibit.hunt(1, seeds) {
+            Some(caught) => println!(
+                "{:<44} caught after {:>4} seeds by {}",
+                exhibit.name(),
+                caught.seeds,
+                caught.invariant
+            ),
+            None => {
+                escaped += 1;
+                println!("{:<44} NOT caught in {seeds} seeds", exhibit.name());
+            }
+        }
+    }
+    if escaped > 0 {
+        bail!("{escaped} planted bugs escape");
+    }
+    Ok(())
+}
+
+fn schedules(name: &str) -> Result<()> {
+    let mut failed = 0;
+    for schedule in SCHEDULES.iter().filter(|schedule| schedule.name.contains(name)) {
+        match (schedule.run)() {
+            Ok(()) => println!("ok      {}", schedule.name),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED  {}: {error}", schedule.name);
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} schedules fail");
+    }
+    Ok(())
+}

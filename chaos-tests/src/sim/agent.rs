@@ -1,0 +1,71 @@
+//! A region's sync-agent as far as messages go: the gate and its log.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cell_core::gate::{Config, Envelope, Gate, MessageId, Output, Record};
+use cell_core::id::{ActorId, RegionId, Slot};
+use cell_core::placement::Epoch;
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) gate: Gate,
+    pub(crate) up: bool,
+    /// Rises at every crash.
+    pub(crate) life: u64,
+    pub(crate) log: Vec<Record>,
+    pub(crate) synced: usize,
+    /// Outputs that wait for the log, in order, each with the position it waits for.
+    pub(crate) pending: VecDeque<(usize, Vec<Output>)>,
+    pub(crate) bodies: BTreeMap<MessageId, Envelope>,
+    pub(crate) told_front: BTreeMap<ActorId, u64>,
+    pub(crate) told_homes: BTreeMap<Slot, Epoch>,
+    pub(crate) tick_at_ms: Option<u64>,
+}
+
+impl Agent {
+    pub(crate) fn new(region: RegionId) -> Agent {
+        Agent {
+            gate: Gate::new(region, config(), 7),
+            up: true,
+            life: 0,
+            log: Vec::new(),
+            synced: 0,
+            pending: VecDeque::new(),
+            bodies: BTreeMap::new(),
+            told_front: BTreeMap::new(),
+            told_homes: BTreeMap::new(),
+            tick_at_ms: None,
+        }
+    }
+
+    /// Loses what was not synced, and everything volatile.
+    pub(crate) fn crash(&mut self, with_disk: bool) {
+        self.up = false;
+        self.life += 1;
+        self.log.truncate(if with_disk { 0 } else { self.synced });
+        self.synced = self.log.len();
+        self.pending.clear();
+        self.told_front.clear();
+        self.told_homes.clear();
+        self.tick_at_ms = None;
+        self.bodies.clear();
+        for record in &self.log {
+            if let Record::Accepted(accepted) = record {
+                self.bodies.insert(accepted.envelope.id, accepted.envelope.clone());
+            }
+        }
+    }
+
+    pub(crate) fn start(&mut self, region: RegionId, local_ms: u64) -> Vec<Output> {
+        self.up = true;
+        let (gate, outputs) =
+            Gate::restore(region, config(), 7 + self.life, local_ms, self.log.iter().cloned());
+        self.gate = gate;
+        outputs
+    }
+}
+
+/// The gate's patience, shrunk like the kernel's rules.
+pub(crate) fn config() -> Config {
+    Config { ended_for_ms: 5_000, answer_within_ms: 5_000, retry_pause_max_ms: 4_000, ..Config::default() }
+}

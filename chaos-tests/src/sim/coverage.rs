@@ -1,0 +1,82 @@
+//! What happened: a fault that never fires and a rule that is never needed prove nothing.
+
+use std::collections::BTreeMap;
+
+use cell_core::settle::Row;
+
+/// Every kind of fault the world knows.
+pub(crate) const FAULTS: &[&str] = &[
+    "packet-lost",
+    "packet-duplicated",
+    "packet-reordered",
+    "packet-corrupted",
+    "partition-data",
+    "partition-messages",
+    "crash-node",
+    "unsynced-lost",
+    "crash-agent",
+    "node-agent-unlinked",
+    "disk-lost",
+    "backup-restored",
+    "machine-cloned",
+    "gate-lost",
+    "clock-moved",
+    "gateway-call-lost",
+    "gateway-answer-lost",
+    "gateway-answer-late",
+    "gateway-keys-forgotten",
+    "callback-lost",
+    "callback-duplicated",
+    "callback-elsewhere",
+    "refund-by-hand",
+    "decree",
+    "decree-with-old-home-alive",
+    "decrees-at-once",
+    "actor-closed",
+    "reply-lost",
+    "retried-elsewhere",
+    "dead-letter",
+    "redriven",
+];
+
+/// How often each fault had an effect and each row of the settling table fired.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    pub faults: BTreeMap<&'static str, u64>,
+    pub rows: BTreeMap<&'static str, u64>,
+}
+
+impl Coverage {
+    pub(crate) fn fault(&mut self, name: &'static str) {
+        debug_assert!(FAULTS.contains(&name), "{name}");
+        *self.faults.entry(name).or_default() += 1;
+    }
+    pub(crate) fn rows(&mut self, rows: &[Row]) {
+        for row in rows {
+            *self.rows.entry(row.as_str()).or_default() += 1;
+        }
+    }
+    pub fn add(&mut self, other: &Coverage) {
+        for (name, times) in &other.faults {
+            *self.faults.entry(name).or_default() += times;
+        }
+        for (name, times) in &other.rows {
+            *self.rows.entry(name).or_default() += times;
+        }
+    }
+    /// Faults and rows that never fired: such a run is no proof.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let rows = Row::ALL.iter().map(|row| row.as_str());
+        let faults = FAULTS.iter().copied().filter(|name| !self.faults.contains_key(name));
+        faults.chain(rows.filter(|name| !self.rows.contains_key(name))).collect()
+    }
+    /// (name, times) of every fault and every row, those that never fired included.
+    #[must_use]
+    pub fn table(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let faults = FAULTS.iter().map(|name| ("fault", *name, self.faults.get(name).copied().unwrap_or(0)));
+        let rows = Row::ALL.iter().map(|row| row.as_str());
+        let rows = rows.map(|name| ("row", name, self.rows.get(name).copied().unwrap_or(0)));
+        faults.chain(rows).collect()
+    }
+}

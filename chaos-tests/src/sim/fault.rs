@@ -1,0 +1,365 @@
+//! What goes wrong: crashes, disks, backups, clones, clocks, links, and homes that are replaced while they live.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cell_core::cell::Cell;
+use cell_core::id::{ActorId, NodeId, Slot};
+use cell_core::order::RefundCase;
+
+use super::agent::Agent;
+use super::museum::Exhibit;
+use super::net::Channel;
+use super::node::{Logged, Node, Shelf};
+use super::script::{Line, Op};
+use super::world::{Event, World, placement, region};
+
+impl World {
+    /// Carries a fault out. `false` if the line is a user's.
+    pub(crate) fn fault(&mut self, line: &Line) -> bool {
+        let place = line.region;
+        let i = self.node_at(place);
+        match (&line.op, i) {
+            (Op::Crash { for_ms }, Some(i)) => self.crash(i, *for_ms),
+            (Op::CrashAgent { for_ms }, Some(i)) => self.crash_agent(i, *for_ms, false),
+            (Op::LoseGate, Some(i)) => self.crash_agent(i, 500, true),
+            (Op::Unlink { for_ms }, Some(i)) => self.unlink(i, *for_ms),
+            (Op::LoseDisk { for_ms }, Some(i)) => self.lose_disk(i, 0, *for_ms),
+            (Op::Backup, Some(i)) => self.nodes[i].backup = Some(self.nodes[i].synced),
+            (Op::RestoreBackup { for_ms }, Some(i)) => {
+                if let Some(kept) = self.nodes[i].backup {
+                    self.coverage.fault("backup-restored");
+                    self.lose_disk(i, kept, *for_ms);
+                }
+            }
+            (Op::CloneMachine { .. }, Some(i)) => self.clone_machine(i),
+            (Op::Cut { to, channel, both, for_ms }, _) => {
+                self.net.cut(place, *to, *channel, self.now_ms + for_ms);
+                if *both {
+                    self.net.cut(*to, place, *channel, self.now_ms + for_ms);
+                }
+            }
+            (Op::Decree { users }, Some(i)) => {
+                let slots = users.iter().map(|user| self.users[*user].id.slot()).collect();
+                self.decree(i, slots);
+            }
+            (Op::MoveClock { by_ms }, Some(i)) => {
+                self.coverage.fault("clock-moved");
+                self.nodes[i].offset_ms = *by_ms;
+            }
+            (Op::CloseLost, Some(_)) => self.close_ended(),
+            (Op::ForgetKeys, _) => {
+                if self.gateway.forget(self.now_ms) {
+                    self.coverage.fault("gateway-keys-forgotten");
+                }
+            }
+            (Op::RefundByHand { part }, _) => self.refund_by_hand(*part),
+            (Op::Redrive, Some(i)) => self.redrive(i),
+            (Op::SlowDisk { for_ms }, Some(i)) => self.nodes[i].slow_until_ms = self.now_ms + for_ms,
+            (
+                Op::Place { .. }
+                | Op::Ask { .. }
+                | Op::Pay { .. }
+                | Op::Accept { .. }
+                | Op::Decline { .. }
+                | Op::Withdraw { .. }
+                | Op::Cancel { .. }
+                | Op::Refund { .. }
+                | Op::Amend { .. },
+                _,
+            ) => return false,
+            (_, None) => {}
+        }
+        true
+    }
+
+    // === processes ===
+
+    pub(crate) fn blank(&mut self, place: usize) -> Node {
+        let name = region(place);
+        let me = ActorId { node: NodeId { region: name, index: 0 }, start: 0, nonce: 0 };
+        Node {
+            region: name,
+            place,
+            up: false,
+            life: 0,
+            offset_ms: 0,
+            slow_until_ms: 0,
+            cell: Cell::new(me, placement(), self.rules.clone()),
+            shelf: Shelf::default(),
+            log: Vec::new(),
+            synced: 0,
+            syncing: false,
+            waiting: std::collections::VecDeque::new(),
+            backup: None,
+            durable: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            duties: BTreeMap::new(),
+            paces: BTreeMap::new(),
+            work_at_ms: None,
+            listing: BTreeSet::new(),
+            list_until_ms: 0,
+            list_next_ms: 0,
+            linked: false,
+            linked_at_ms: 0,
+            agent: Agent::new(name),
+        }
+    }
+
+    /// Ends a node's process: what was not synced is gone, and nobody was told of it.
+    pub(crate) fn stop(&mut self, i: usize) {
+        let node = &mut self.nodes[i];
+        if node.log.len() > node.synced {
+            self.coverage.fault("unsynced-lost");
+        }
+        let node = &mut self.nodes[i];
+        node.up = false;
+        node.life += 1;
+        node.log.truncate(node.synced);
+        node.syncing = false;
+        node.linked = false;
+        node.waiting.clear();
+        node.sent.clear();
+        node.dirty.clear();
+        node.duties.clear();
+        node.paces.clear();
+        node.work_at_ms = None;
+        node.listing.clear();
+        for other in &mut self.nodes {
+            other.sent.remove(&i);
+        }
+    }
+
+    pub(crate) fn crash(&mut self, i: usize, for_ms: u64) {
+        self.coverage.fault("crash-node");
+        self.stop(i);
+        self.after(for_ms, Event::NodeUp { node: i });
+    }
+
+    /// Starts as a new actor, from what the log holds and what reachable peers hold beyond it.
+    pub(crate) fn start(&mut self, i: usize) {
+        let me = self.nodes[i].cell.me();
+        let reachable = self.reachable(i);
+        let mut known: Vec<ActorId> = self.nodes[i].durable.keys().copied().collect();
+        known.extend(reachable.iter().flat_map(|peer| self.nodes[*peer].durable.keys().copied()));
+        let old = known.into_iter().filter(|actor| actor.node == me.node).max();
+        let fresh =
+            ActorId { node: me.node, start: old.map_or(0, |old| old.start) + 1, nonce: self.rng.next() };
+        let actor = if self.planted(Exhibit::SequenceReused) && me.start > 0 { me } else { fresh };
+        let now_ms = self.nodes[i].local(self.now_ms);
+        let node = &mut self.nodes[i];
+        node.cell = Cell::new(actor, placement(), self.rules.clone());
+        node.shelf = Shelf::default();
+        node.up = true;
+        for logged in node.log.clone() {
+            node.replay(&logged, now_ms);
+        }
+        self.pool(i, &reachable, now_ms);
+        let node = &mut self.nodes[i];
+        let old = old.filter(|old| *old != actor);
+        if let Ok(step) = node.cell.start(&node.shelf, old, now_ms) {
+            self.commit(i, step, None);
+        }
+        self.wake_all(i);
+        let slots = self.slots.clone();
+        self.list_for_a_while(i, slots);
+        self.subscribe_all(i);
+        self.after(20, Event::Link { node: i });
+    }
+
+    fn reachable(&self, i: usize) -> Vec<usize> {
+        let place = self.nodes[i].place;
+        let open = |j: &usize| {
+            let other = self.nodes[*j].place;
+            !self.net.is_cut(place, other, Channel::Data, self.now_ms)
+                && !self.net.is_cut(other, place, Channel::Data, self.now_ms)
+        };
+        self.peers(i).into_iter().filter(open).collect()
+    }
+
+    /// Takes from the peers what they hold beyond this node's log, before deciding anything.
+    fn pool(&mut self, i: usize, peers: &[usize], now_ms: u64) {
+        for peer in peers {
+            let theirs = self.nodes[*peer].durable.clone();
+            let node = &mut self.nodes[i];
+            for (actor, entries) in theirs {
+                let have = node.cell.frontier().get(&actor).map_or(0, |front| front.seq);
+                for entry in entries.into_iter().skip(have as usize) {
+                    let logged = Logged::Entry(entry);
+                    node.replay(&logged, now_ms);
+                    node.log.push(logged);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn crash_agent(&mut self, i: usize, for_ms: u64, with_disk: bool) {
+        self.coverage.fault(if with_disk { "gate-lost" } else { "crash-agent" });
+        self.nodes[i].linked = false;
+        self.nodes[i].agent.crash(with_disk);
+        self.after(for_ms, Event::AgentUp { node: i });
+    }
+
+    pub(crate) fn start_agent(&mut self, i: usize) {
+        if self.nodes[i].agent.up {
+            return;
+        }
+        let now_ms = self.nodes[i].local(self.now_ms);
+        let name = self.nodes[i].region;
+        let outputs = self.nodes[i].agent.start(name, now_ms);
+        self.gate_said(i, outputs);
+        self.after(5, Event::Link { node: i });
+    }
+
+    fn unlink(&mut self, i: usize, for_ms: u64) {
+        self.coverage.fault("node-agent-unlinked");
+        self.nodes[i].linked = false;
+        self.after(for_ms, Event::Link { node: i });
+    }
+
+    // === disks ===
+
+    /// The node's disk is replaced by its first `kept` records, and it starts again.
+    pub(crate) fn lose_disk(&mut self, i: usize, kept: usize, for_ms: u64) {
+        if kept == 0 {
+            self.coverage.fault("disk-lost");
+        }
+        self.stop(i);
+        self.forget_disk(i, kept);
+        self.after(for_ms, Event::NodeUp { node: i });
+    }
+
+    /// Cuts the log and notes what exists nowhere else any more: the report of what may be missing.
+    pub(crate) fn forget_disk(&mut self, i: usize, kept: usize) {
+        let before = self.nodes[i].durable_front();
+        let node = &mut self.nodes[i];
+        node.log.truncate(kept);
+        node.synced = node.log.len();
+        node.backup = node.backup.filter(|at| *at <= kept);
+        node.durable.clear();
+        for logged in &node.log {
+            if let Logged::Entry(entry) = logged {
+                node.durable.entry(entry.dot.actor).or_default().push(entry.clone());
+            }
+        }
+        for (actor, last) in before {
+            let held = self.nodes.iter().map(|node| node.durable_seq(&actor)).max().unwrap_or(0);
+            if held < last {
+                let range = self.journal.lost.entry(actor).or_insert((held + 1, last));
+                *range = (range.0.min(held + 1), range.1.max(last));
+            }
+        }
+    }
+
+    /// A second machine starts from a copy of the disk, while the first goes on.
+    pub(crate) fn clone_machine(&mut self, i: usize) {
+        if self.nodes.len() > 3 {
+            return;
+        }
+        self.coverage.fault("machine-cloned");
+        let place = self.nodes[i].place;
+        let mut twin = self.blank(place);
+        let original = &self.nodes[i];
+        twin.log = original.log[..original.synced].to_vec();
+        twin.synced = twin.log.len();
+        twin.durable = original.durable.clone();
+        self.nodes.push(twin);
+        self.start(self.nodes.len() - 1);
+    }
+
+    // === homes ===
+
+    /// The node takes slots, whoever has them.
+    pub(crate) fn decree(&mut self, i: usize, slots: BTreeSet<Slot>) {
+        self.coverage.fault("decree");
+        let others = (0..self.nodes.len()).filter(|j| *j != i && self.nodes[*j].up);
+        let owned_elsewhere =
+            others.into_iter().any(|j| slots.iter().any(|slot| self.nodes[j].cell.owned(*slot).is_some()));
+        if owned_elsewhere {
+            self.coverage.fault("decree-with-old-home-alive");
+        }
+        for slot in &slots {
+            if let Some((at_ms, other)) = self.decrees.insert(*slot, (self.now_ms, i))
+                && other != i
+                && at_ms + 2_000 > self.now_ms
+            {
+                self.coverage.fault("decrees-at-once");
+            }
+        }
+        let now_ms = self.nodes[i].local(self.now_ms);
+        let node = &mut self.nodes[i];
+        let term = slots.iter().map(|slot| node.cell.placement().home(*slot).term).max().unwrap_or(1) + 1;
+        if let Ok(step) = node.cell.decree(&node.shelf, slots.iter().copied().collect(), term, 0, now_ms) {
+            self.commit(i, step, None);
+        }
+        self.wake_all(i);
+        self.list_for_a_while(i, slots);
+    }
+
+    /// Closes every ended actor of which every region has reported the same last change.
+    pub(crate) fn close_ended(&mut self) {
+        if self.nodes.iter().take(3).any(|node| !node.up) {
+            return;
+        }
+        let living: BTreeSet<ActorId> =
+            self.nodes.iter().filter(|node| node.up).map(|node| node.cell.me()).collect();
+        let actors: BTreeSet<ActorId> =
+            self.nodes.iter().flat_map(|node| node.durable.keys().copied()).collect();
+        for actor in actors.difference(&living) {
+            let reported: BTreeSet<u64> = self.nodes.iter().map(|node| node.durable_seq(actor)).collect();
+            if reported.len() > 1 {
+                continue;
+            }
+            self.coverage.fault("actor-closed");
+            let last = reported.first().copied().unwrap_or(0);
+            let now_ms = self.nodes[0].local(self.now_ms);
+            let node = &mut self.nodes[0];
+            if let Ok(step) = node.cell.close_actor(&node.shelf, *actor, last, now_ms) {
+                self.commit(0, step, None);
+            }
+        }
+    }
+
+    // === the outside ===
+
+    /// Somebody gives money back at the gateway's own console, whole or in part, and nobody asked for it.
+    pub(crate) fn refund_by_hand(&mut self, part: bool) {
+        let captured =
+            self.gateway.intents.values().filter(|intent| intent.refunded_minor < intent.captured_minor());
+        let Some((id, charge, left)) = captured
+            .map(|intent| {
+                (intent.id.clone(), intent.charge.clone(), intent.captured_minor() - intent.refunded_minor)
+            })
+            .last()
+        else {
+            return;
+        };
+        let amount_minor = if part { (left / 2).max(1) } else { left };
+        let mut case = RefundCase::whole(&format!("hand {id} {}", self.now_ms), charge.payment, amount_minor);
+        case.intent = id;
+        if let Some(fact) = self.gateway.refund(&case, charge.permit.order, self.now_ms) {
+            self.coverage.fault("refund-by-hand");
+            let node = self.rng.index(3);
+            self.after(30, Event::Callback { node, fact });
+        }
+    }
+}
+
+impl Node {
+    /// Applies what the log holds, without deciding anything.
+    pub(crate) fn replay(&mut self, logged: &Logged, now_ms: u64) {
+        let step = match logged {
+            Logged::Entry(entry) => match self.cell.replay(&self.shelf, entry, now_ms) {
+                Ok(Ok(step)) => step,
+                _ => return,
+            },
+            Logged::Merged(entities) => match self.cell.replay_merged(&self.shelf, entities, now_ms) {
+                Ok(step) => step,
+                Err(_) => return,
+            },
+        };
+        for (id, entity) in step.entities {
+            self.shelf.put(id, entity);
+        }
+    }
+}

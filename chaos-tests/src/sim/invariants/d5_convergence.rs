@@ -1,0 +1,60 @@
+//! D5: equal sets of events mean equal state, and at rest all sets are equal; the log alone rebuilds them.
+
+use cell_core::canon::Message;
+use cell_core::cell::Cell;
+use cell_core::entity::Entity;
+
+use super::{Invariant, ensure};
+use crate::sim::node::{Logged, Shelf};
+use crate::sim::world::{World, placement};
+
+pub(super) const INVARIANT: Invariant =
+    Invariant { name: "D5 convergence", during: None, at_rest: Some(check) };
+
+fn check(world: &World) -> Result<(), String> {
+    let first = &world.nodes[0];
+    for node in &world.nodes {
+        ensure(node.durable_front() == first.durable_front(), || {
+            format!("{} and {} know different changes", node.region, first.region)
+        })?;
+        for (id, entity) in &node.shelf.entities {
+            let other = first.shelf.entities.get(id);
+            ensure(other == Some(entity), || {
+                format!("{id} differs in {} and {}", node.region, first.region)
+            })?;
+        }
+        let more = first.shelf.entities.keys().find(|id| !node.shelf.entities.contains_key(id));
+        ensure(more.is_none(), || format!("{more:?} is missing in {}", node.region))?;
+        rebuilt(world, node)?;
+    }
+    for entity in first.shelf.entities.values() {
+        let copy = Entity::decode(&entity.to_shape().to_canon()).map_err(|error| error.to_string())?;
+        ensure(copy == **entity, || format!("{} does not survive its own bytes", entity.id))?;
+    }
+    Ok(())
+}
+
+fn rebuilt(world: &World, node: &crate::sim::node::Node) -> Result<(), String> {
+    let mut cell = Cell::new(node.cell.me(), placement(), world.rules.clone());
+    let mut shelf = Shelf::default();
+    for logged in &node.log {
+        let step = match logged {
+            Logged::Entry(entry) => cell
+                .replay(&shelf, entry, world.now_ms)
+                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string())?,
+            Logged::Merged(entities) => {
+                cell.replay_merged(&shelf, entities, world.now_ms).map_err(|error| error.to_string())?
+            }
+        };
+        step.entities.into_iter().for_each(|(id, entity)| shelf.put(id, entity));
+    }
+    let differs = node.shelf.entities.iter().find(|(id, entity)| shelf.entities.get(id) != Some(entity));
+    ensure(differs.is_none(), || {
+        format!(
+            "{}: {} is not what its log says",
+            node.region,
+            differs.map_or(String::new(), |(id, _)| id.to_string())
+        )
+    })
+}

@@ -1,0 +1,25 @@
+//! P6: redrive is idempotent: any message ever sent, delivered again at rest, changes nothing.
+
+use cell_core::cell::Delivery;
+
+use super::{Invariant, ensure};
+use crate::sim::world::World;
+
+pub(super) const INVARIANT: Invariant = Invariant { name: "P6 redrive", during: None, at_rest: Some(check) };
+
+fn check(world: &World) -> Result<(), String> {
+    for envelope in world.journal.envelopes.values() {
+        for node in &world.nodes {
+            for why in [Delivery::Ready, Delivery::Expired, Delivery::Discarded] {
+                let mut cell = node.cell.clone();
+                let (step, _) = cell
+                    .deliver(&node.shelf, envelope, why, node.local(world.now_ms))
+                    .map_err(|error| error.to_string())?;
+                ensure(step.entries.is_empty(), || {
+                    format!("{} {} of {} has an effect at rest", envelope.kind, envelope.id, envelope.subject)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}

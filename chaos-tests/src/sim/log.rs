@@ -1,0 +1,179 @@
+//! The log: appended, synced after a while, and only then visible to anybody.
+
+use std::collections::BTreeSet;
+
+use cell_core::cell::Step;
+use cell_core::gate::{Filter, Input, MessageKind, Requirement};
+use cell_core::id::EntityId;
+use cell_core::payment::PaymentPhase;
+
+use super::museum::Exhibit;
+use super::node::{Effect, Logged};
+use super::world::{Event, World};
+
+impl World {
+    /// Appends what a step produced; its effects wait for the disk.
+    pub(crate) fn commit(&mut self, i: usize, step: Step, effect: Option<Effect>) {
+        self.coverage.rows(&step.rows);
+        let node = &mut self.nodes[i];
+        let placed = !step.lost.is_empty();
+        for (id, entity) in step.entities {
+            node.shelf.put(id, entity);
+            node.dirty.insert(id);
+        }
+        if placed {
+            node.dirty.extend(node.shelf.entities.keys().copied());
+        }
+        let from = node.log.len();
+        node.log.extend(step.entries.into_iter().map(Logged::Entry));
+        if !step.merged.is_empty() {
+            node.log.push(Logged::Merged(step.merged));
+        }
+        let at = node.log.len();
+        if let Some(effect) = effect {
+            if at <= node.synced && node.waiting.is_empty() {
+                self.carry_out(i, effect);
+            } else {
+                self.nodes[i].waiting.push_back((at, effect));
+            }
+        }
+        if self.planted(Exhibit::AttemptNotDurable) && at > from {
+            self.refresh(i);
+            self.work(i);
+        }
+        if self.planted(Exhibit::StreamBeyondDurable) && at > from {
+            self.stream_unsynced(i, from);
+        }
+        self.start_sync(i);
+        if self.nodes[i].is_synced() && !self.nodes[i].dirty.is_empty() {
+            self.after_sync(i, &BTreeSet::new());
+        }
+    }
+
+    fn start_sync(&mut self, i: usize) {
+        let node = &mut self.nodes[i];
+        if node.syncing || node.is_synced() {
+            return;
+        }
+        node.syncing = true;
+        let (life, upto) = (node.life, node.log.len());
+        let slow = self.now_ms < node.slow_until_ms;
+        let delay_ms = if self.calm {
+            2
+        } else if slow {
+            self.rng.between(100, 1_500)
+        } else {
+            self.rng.between(1, 8)
+        };
+        self.after(delay_ms, Event::Sync { node: i, life, upto });
+    }
+
+    /// The disk says that everything up to `upto` is there.
+    pub(crate) fn synced(&mut self, i: usize, upto: usize) {
+        let node = &mut self.nodes[i];
+        node.syncing = false;
+        let me = node.cell.me();
+        let mut actors = BTreeSet::new();
+        for logged in &node.log[node.synced..upto] {
+            if let Logged::Entry(entry) = logged {
+                let entries = node.durable.entry(entry.dot.actor).or_default();
+                if entry.dot.seq != entries.len() as u64 + 1 {
+                    let detail = format!("{} after {} changes in {}", entry.dot, entries.len(), node.region);
+                    self.journal.violate("D3 prefix", detail);
+                }
+                entries.push(entry.clone());
+                actors.insert(entry.dot.actor);
+                self.journal.synced(entry, entry.dot.actor == me);
+            }
+        }
+        node.synced = upto;
+        while self.nodes[i].waiting.front().is_some_and(|(at, _)| *at <= upto) {
+            if let Some((_, effect)) = self.nodes[i].waiting.pop_front() {
+                self.carry_out(i, effect);
+            }
+        }
+        self.start_sync(i);
+        self.after_sync(i, &actors);
+        for peer in self.peers(i) {
+            self.stream(i, peer);
+        }
+    }
+
+    fn carry_out(&mut self, i: usize, effect: Effect) {
+        match effect {
+            Effect::Reply { call, reply, dot } => self.reply(i, call, *reply, dot),
+            Effect::Answer { agent, id, attempt, answer } => {
+                if self.nodes[i].linked && self.nodes[i].agent.life == agent {
+                    self.tell_gate(i, Input::Answered { id, attempt, answer });
+                }
+            }
+            Effect::Fetched { wanted } => {
+                let present: Vec<Requirement> =
+                    wanted.into_iter().filter(|requirement| self.nodes[i].holds(requirement)).collect();
+                if self.nodes[i].linked && !present.is_empty() {
+                    self.tell_gate(i, Input::Present { present });
+                }
+            }
+        }
+    }
+
+    /// Tells the gate, and looks at the duties of what changed.
+    fn after_sync(&mut self, i: usize, actors: &BTreeSet<cell_core::id::ActorId>) {
+        let node = &self.nodes[i];
+        if node.linked && node.agent.up {
+            let upto: Vec<_> = actors.iter().map(|actor| (*actor, node.durable_seq(actor))).collect();
+            if !upto.is_empty() {
+                self.tell_gate(i, Input::Applied { upto });
+            }
+            self.tell_homes(i);
+        }
+        if self.nodes[i].is_synced() {
+            let dirty: Vec<EntityId> = self.nodes[i].dirty.iter().copied().collect();
+            self.tell_needs_gone(i, &dirty);
+            self.refresh(i);
+            self.work(i);
+        }
+    }
+
+    pub(crate) fn tell_homes(&mut self, i: usize) {
+        for slot in self.slots.clone() {
+            let node = &mut self.nodes[i];
+            let home = *node.cell.placement().home(slot);
+            let Some(actor) = home.actor else { continue };
+            let epoch = cell_core::placement::Epoch { term: home.term, step: home.step, actor };
+            if node.agent.told_homes.get(&slot) != Some(&epoch) {
+                node.agent.told_homes.insert(slot, epoch);
+                self.tell_gate(i, Input::SlotHome { slot, epoch });
+            }
+        }
+    }
+
+    /// Requests and withdrawals of payments that have ended wait for nothing any more.
+    fn tell_needs_gone(&mut self, i: usize, ids: &[EntityId]) {
+        for id in ids {
+            let node = &self.nodes[i];
+            if !(node.linked && node.agent.up) {
+                return;
+            }
+            let ended = id.payment().and_then(|payment| {
+                node.payment(payment, |reading| {
+                    reading.state.as_ref().is_some_and(|state| matches!(state.phase, PaymentPhase::Ended(_)))
+                })
+            });
+            if ended != Some(true) {
+                continue;
+            }
+            let filter = Filter { entity: Some(*id), ..Filter::default() };
+            let entries = node.agent.gate.list(node.local(self.now_ms), &filter, None, 16);
+            for entry in entries {
+                let kind = entry.message.map(|message| message.kind);
+                if matches!(kind, Some(MessageKind::PayRequest | MessageKind::Withdrawal)) {
+                    self.tell_gate(
+                        i,
+                        Input::NeedGone { id: entry.id, why: "the payment has ended".to_owned() },
+                    );
+                }
+            }
+        }
+    }
+}

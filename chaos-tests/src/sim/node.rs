@@ -1,0 +1,157 @@
+//! One region's node: the cell, its working state, its log with what of it is synced, and what waits for the disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use cell_core::cell::{Cell, Refusal, Reply, Unavailable, View};
+use cell_core::duty::Duty;
+use cell_core::entity::{Entity, Reading};
+use cell_core::event::Entry;
+use cell_core::gate::{Answer, MessageId, Requirement};
+use cell_core::id::{ActorId, EntityId, OrderId, PaymentId, RegionId, Slot, UserId};
+use cell_core::order::Order;
+use cell_core::payment::Payment;
+use cell_core::version::Dot;
+
+use super::agent::Agent;
+
+/// The working state: everything appended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shelf {
+    pub(crate) entities: BTreeMap<EntityId, Arc<Entity>>,
+    keys: BTreeMap<(UserId, String), Vec<OrderId>>,
+    payments_of: BTreeMap<OrderId, BTreeSet<PaymentId>>,
+}
+
+impl View for Shelf {
+    fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        Ok(self.entities.get(&id).cloned())
+    }
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+        Ok(self.keys.get(&(user.clone(), key.to_owned())).cloned().unwrap_or_default())
+    }
+}
+
+impl Shelf {
+    pub(crate) fn put(&mut self, id: EntityId, entity: Arc<Entity>) {
+        let fresh = !self.entities.contains_key(&id) || entity.items().count() < 4;
+        if let Some(order) = id.order().filter(|_| fresh)
+            && let Some(record) = Reading::<Order>::of(&entity).record
+        {
+            let orders = self.keys.entry((record.user, record.key)).or_default();
+            if !orders.contains(&order) {
+                orders.push(order);
+            }
+        }
+        if let Some(payment) = id.payment().filter(|_| fresh)
+            && let Some(permit) = Reading::<Payment>::of(&entity).record
+        {
+            self.payments_of.entry(permit.order).or_default().insert(payment);
+        }
+        self.entities.insert(id, entity);
+    }
+
+    /// The entity and those whose duties depend on it.
+    pub(crate) fn around(&self, id: EntityId) -> Vec<EntityId> {
+        let mut around = vec![id];
+        if let Some(order) = id.order() {
+            around.extend(self.payments_of.get(&order).into_iter().flatten().map(|id| EntityId::from(*id)));
+        }
+        let permit = self.entities.get(&id).filter(|_| id.payment().is_some());
+        around.extend(
+            permit
+                .and_then(|entity| Reading::<Payment>::of(entity).record)
+                .map(|permit| EntityId::from(permit.order)),
+        );
+        around
+    }
+}
+
+/// One record of the log.
+#[derive(Clone, Debug)]
+pub(crate) enum Logged {
+    Entry(Entry),
+    Merged(Vec<Entity>),
+}
+
+/// What may be shown only after the log is synced up to a position.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Reply { call: usize, reply: Box<Result<Reply, Refusal>>, dot: Option<Dot> },
+    Answer { agent: u64, id: MessageId, attempt: u32, answer: Answer },
+    Fetched { wanted: Vec<Requirement> },
+}
+
+/// When a duty was last acted upon, and how often.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    pub(crate) last_ms: u64,
+    pub(crate) next_ms: u64,
+    pub(crate) times: u32,
+    pub(crate) since_ms: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) region: RegionId,
+    /// Place in the list of regions; a cloned machine shares it.
+    pub(crate) place: usize,
+    pub(crate) up: bool,
+    /// Rises at every crash, so that what was under way for an earlier life is ignored.
+    pub(crate) life: u64,
+    pub(crate) offset_ms: i64,
+    pub(crate) slow_until_ms: u64,
+    pub(crate) cell: Cell,
+    pub(crate) shelf: Shelf,
+    pub(crate) log: Vec<Logged>,
+    pub(crate) synced: usize,
+    pub(crate) syncing: bool,
+    pub(crate) waiting: VecDeque<(usize, Effect)>,
+    pub(crate) backup: Option<usize>,
+    /// What is synced, by actor; entry n of an actor stands at n − 1.
+    pub(crate) durable: BTreeMap<ActorId, Vec<Entry>>,
+    /// Per peer, how far each actor was sent on the present connection.
+    pub(crate) sent: BTreeMap<usize, BTreeMap<ActorId, u64>>,
+    pub(crate) dirty: BTreeSet<EntityId>,
+    pub(crate) duties: BTreeMap<EntityId, Vec<Duty>>,
+    pub(crate) paces: BTreeMap<[u8; 16], Pace>,
+    pub(crate) work_at_ms: Option<u64>,
+    /// Slots to be listed at the gateway until that worked once after this time.
+    pub(crate) listing: BTreeSet<Slot>,
+    pub(crate) list_until_ms: u64,
+    pub(crate) list_next_ms: u64,
+    pub(crate) linked: bool,
+    pub(crate) linked_at_ms: u64,
+    pub(crate) agent: Agent,
+}
+
+impl Node {
+    pub(crate) fn local(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add_signed(self.offset_ms)
+    }
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced == self.log.len()
+    }
+    pub(crate) fn durable_seq(&self, actor: &ActorId) -> u64 {
+        self.durable.get(actor).map_or(0, |entries| entries.len() as u64)
+    }
+    pub(crate) fn durable_front(&self) -> BTreeMap<ActorId, u64> {
+        self.durable.iter().map(|(actor, entries)| (*actor, entries.len() as u64)).collect()
+    }
+    /// Whether a version is present here, durably.
+    pub(crate) fn holds(&self, requirement: &Requirement) -> bool {
+        self.durable_seq(&requirement.dot.actor) >= requirement.dot.seq
+            || (self.is_synced()
+                && self.shelf.entities.get(&requirement.entity).is_some_and(|e| e.contains(&requirement.dot)))
+    }
+    pub(crate) fn order<T>(&self, id: OrderId, look: impl FnOnce(&Reading<'_, Order>) -> T) -> Option<T> {
+        self.shelf.entities.get(&id.into()).map(|entity| look(&Reading::<Order>::of(entity)))
+    }
+    pub(crate) fn payment<T>(
+        &self,
+        id: PaymentId,
+        look: impl FnOnce(&Reading<'_, Payment>) -> T,
+    ) -> Option<T> {
+        self.shelf.entities.get(&id.into()).map(|entity| look(&Reading::<Payment>::of(entity)))
+    }
+}

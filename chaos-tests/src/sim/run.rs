@@ -1,0 +1,190 @@
+//! A run: chaos with safety checked, then healing, then liveness checked at rest.
+
+use cell_core::duty::Act;
+
+use super::coverage::Coverage;
+use super::invariants::Violation;
+use super::museum::Exhibit;
+use super::rng::Rng;
+use super::script::{Script, generate};
+use super::world::{Event, T0, World};
+
+/// How long users and faults go on.
+const CHAOS_MS: u64 = 90_000;
+/// Virtual time after healing within which the world has to come to rest.
+const REST_MS_MAX: u64 = 1_200_000;
+const SLICE_MS: u64 = 10_000;
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    pub script: Script,
+    pub violations: Vec<Violation>,
+    pub coverage: Coverage,
+    /// Events that happened in the world.
+    pub events: u64,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.violations.is_empty()
+    }
+    /// Seed, script, what was violated, and how to see it again.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let violations: Vec<String> = self.violations.iter().map(ToString::to_string).collect();
+        format!(
+            "seed {}\n{}{}\nreplay: cargo run --release -p chaos-tests -- sim --seed {}",
+            self.seed,
+            self.script,
+            violations.join("\n"),
+            self.seed
+        )
+    }
+}
+
+/// Runs the script that `seed` writes.
+#[must_use]
+pub fn run_seed(seed: u64, verbose: bool) -> Outcome {
+    run_with(seed, None, verbose)
+}
+
+pub(crate) fn run_with(seed: u64, bug: Option<Exhibit>, verbose: bool) -> Outcome {
+    let script = generate(&mut Rng::new(seed.wrapping_mul(0x9e37_79b9)), CHAOS_MS);
+    run(seed, script, bug, verbose)
+}
+
+/// Runs a given script, for instance a shortened one, with the chance of `seed`.
+#[must_use]
+pub fn run_script(seed: u64, script: Script, verbose: bool) -> Outcome {
+    run(seed, script, None, verbose)
+}
+
+fn run(seed: u64, script: Script, bug: Option<Exhibit>, verbose: bool) -> Outcome {
+    let mut world = World::new(seed, false, bug);
+    world.verbose = verbose;
+    for (nth, line) in script.0.iter().enumerate() {
+        let event = Event::Script { nth, line: line.clone(), tries: 0 };
+        world.at(T0 + 500 + line.at_ms, event);
+    }
+    world.run_until(T0 + CHAOS_MS);
+    if world.journal.violations.is_empty() {
+        world.settle_down();
+    }
+    cell_core::museum::plant(None);
+    Outcome {
+        seed,
+        script,
+        violations: std::mem::take(&mut world.journal.violations),
+        coverage: world.coverage,
+        events: world.events,
+    }
+}
+
+impl World {
+    /// Heals everything, waits for rest, and checks what has to hold there.
+    pub(crate) fn settle_down(&mut self) {
+        self.heal();
+        let end_ms = self.now_ms + REST_MS_MAX;
+        let mut twin = self.nodes.len() > 3;
+        let mut closed = false;
+        while self.now_ms < end_ms && self.journal.violations.is_empty() {
+            self.run(SLICE_MS);
+            if !self.has_converged() {
+                continue;
+            }
+            if twin {
+                // Everything it wrote is everywhere: the second machine is switched off.
+                self.stop(3);
+                self.forget_disk(3, 0);
+                self.nodes.truncate(3);
+                self.nodes.iter_mut().for_each(|node| {
+                    node.sent.remove(&3);
+                });
+                twin = false;
+                self.restart_outranked();
+            } else if !closed {
+                self.restart_outranked();
+                self.run(SLICE_MS);
+                self.close_ended();
+                self.run(2_000);
+                (0..3).for_each(|i| self.wake_all(i));
+                closed = true;
+            } else if self.unrest().is_none() {
+                break;
+            }
+        }
+        if self.journal.violations.is_empty() {
+            if let Some(unrest) = self.unrest() {
+                self.journal.violate("D10 settled", format!("no rest: {unrest}"));
+            }
+        }
+        self.check_safety();
+        if self.journal.violations.is_empty() {
+            self.check_rest();
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.net.heal();
+        self.gateway_loss = 0;
+        for i in 0..self.nodes.len() {
+            self.nodes[i].slow_until_ms = 0;
+            if !self.nodes[i].up {
+                self.start(i);
+            }
+            self.start_agent(i);
+            self.after(50, Event::Link { node: i });
+        }
+    }
+
+    /// A node that a newer start of its own node outranks is started again; an operator would.
+    fn restart_outranked(&mut self) {
+        for i in 0..3 {
+            let node = &self.nodes[i];
+            let me = node.cell.me();
+            let outranked = self.slots.iter().any(|slot| {
+                let home = node.cell.placement().home(*slot);
+                home.node == me.node && home.actor.is_some_and(|actor| actor > me)
+            });
+            if outranked {
+                self.stop(i);
+                self.start(i);
+            }
+        }
+    }
+
+    fn has_converged(&self) -> bool {
+        let front = self.nodes[0].durable_front();
+        self.nodes.iter().all(|node| node.up && node.is_synced() && node.durable_front() == front)
+    }
+
+    /// Why this is not rest yet.
+    pub(crate) fn unrest(&self) -> Option<String> {
+        for (i, node) in self.nodes.iter().enumerate() {
+            if !node.up || !node.is_synced() || !node.dirty.is_empty() {
+                return Some(format!("{i} is busy"));
+            }
+            if node.durable_front() != self.nodes[0].durable_front() {
+                return Some(format!("{i} has other changes than 0"));
+            }
+            let now_ms = node.local(self.now_ms);
+            let open = node.duties.values().flatten().find(
+                |duty| !matches!(duty.act, Act::AskRefund { give_up_at_ms, .. } if now_ms > give_up_at_ms),
+            );
+            if let Some(duty) = open {
+                return Some(format!("{i} still has to do {duty:?}"));
+            }
+            if !node.listing.is_empty() {
+                return Some(format!("{i} is listing"));
+            }
+            let parked = node.agent.gate.list(now_ms, &cell_core::gate::Filter::default(), None, 1);
+            if let Some(entry) = parked.first() {
+                return Some(format!("{i} still keeps {entry:?}"));
+            }
+        }
+        None
+    }
+}

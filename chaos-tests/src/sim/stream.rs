@@ -1,0 +1,186 @@
+//! Changes between regions: streamed from what is durable, from the frontier the subscriber reports, any actor's.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cell_core::canon::Message;
+use cell_core::cell::{Refused, Step};
+use cell_core::entity::Entity;
+use cell_core::event::{Change, Entry};
+use cell_core::gate::Requirement;
+use cell_core::id::{ActorId, Hash};
+
+use super::museum::Exhibit;
+use super::net::Channel;
+use super::node::{Effect, Logged};
+use super::world::{Event, World};
+
+/// Entries of one packet at most.
+const BATCH_MAX: usize = 64;
+
+impl World {
+    /// Nodes of other regions.
+    pub(crate) fn peers(&self, i: usize) -> Vec<usize> {
+        let place = self.nodes[i].place;
+        (0..self.nodes.len()).filter(|j| self.nodes[*j].place != place && self.nodes[*j].up).collect()
+    }
+
+    /// Sends `to` what it lacks, as far as this connection knows.
+    pub(crate) fn stream(&mut self, from: usize, to: usize) {
+        let (a, b) = (self.nodes[from].place, self.nodes[to].place);
+        if !self.nodes[from].up || self.net.is_cut(a, b, Channel::Data, self.now_ms) {
+            return;
+        }
+        let node = &mut self.nodes[from];
+        let Some(sent) = node.sent.get_mut(&to) else { return };
+        let mut batch = Vec::new();
+        for (actor, entries) in &node.durable {
+            let known = sent.entry(*actor).or_default();
+            let news = entries.iter().skip(*known as usize).take(BATCH_MAX);
+            batch.extend(news.cloned());
+            *known = (entries.len() as u64).min(*known + BATCH_MAX as u64).max(*known);
+        }
+        if !batch.is_empty() {
+            self.packet(from, to, Channel::Data, Event::Batch { from, to, entries: batch });
+        }
+    }
+
+    /// The museum's hasty streamer: whatever was appended goes out at once.
+    pub(crate) fn stream_unsynced(&mut self, from: usize, position: usize) {
+        let entries: Vec<Entry> = self.nodes[from].log[position..]
+            .iter()
+            .filter_map(|logged| match logged {
+                Logged::Entry(entry) => Some(entry.clone()),
+                Logged::Merged(_) => None,
+            })
+            .collect();
+        for to in self.peers(from) {
+            self.packet(from, to, Channel::Data, Event::Batch { from, to, entries: entries.clone() });
+        }
+    }
+
+    pub(crate) fn subscribe_all(&mut self, i: usize) {
+        let frontier: BTreeMap<ActorId, u64> =
+            self.nodes[i].cell.frontier().iter().map(|(actor, front)| (*actor, front.seq)).collect();
+        for peer in self.peers(i) {
+            let event = Event::Subscribe { to: peer, from: i, frontier: frontier.clone() };
+            self.packet(i, peer, Channel::Data, event);
+        }
+    }
+
+    pub(crate) fn subscribed(&mut self, to: usize, from: usize, frontier: BTreeMap<ActorId, u64>) {
+        if self.nodes[to].up {
+            self.nodes[to].sent.insert(from, frontier);
+            self.stream(to, from);
+        }
+    }
+
+    pub(crate) fn batch(&mut self, i: usize, from: usize, mut entries: Vec<Entry>) {
+        if !self.nodes[i].up {
+            return;
+        }
+        if self.rng.chance(self.net.corrupt_per_mille) {
+            self.corrupt(i, &mut entries);
+        }
+        for entry in entries {
+            if entry.dot.actor == self.nodes[i].cell.me() {
+                continue;
+            }
+            let now_ms = self.nodes[i].local(self.now_ms);
+            let node = &mut self.nodes[i];
+            match node.cell.replicate(&node.shelf, &entry, now_ms) {
+                Ok(Ok(step)) => self.commit(i, step, None),
+                Ok(Err(Refused::Gap { .. })) => {
+                    self.resubscribe_soon(i);
+                    return;
+                }
+                Ok(Err(Refused::Conflict | Refused::Malformed(_) | Refused::NotAMember)) => {
+                    self.note(|| format!("{i} refuses {} from {from}", entry.dot));
+                    self.resubscribe_soon(i);
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn resubscribe_soon(&mut self, i: usize) {
+        let life = self.nodes[i].life;
+        let delay_ms = self.rng.between(20, 300);
+        self.after(delay_ms, Event::SubscribeOnce { node: i, life });
+    }
+
+    /// One bit of one change flips on the way.
+    fn corrupt(&mut self, i: usize, entries: &mut [Entry]) {
+        if entries.is_empty() {
+            return;
+        }
+        let at = self.rng.index(entries.len());
+        let entry = &mut entries[at];
+        let mut bytes = entry.bytes.to_vec();
+        let place = self.rng.index(bytes.len());
+        bytes[place] ^= 1 << self.rng.below(8);
+        entry.bytes = Bytes::from(bytes);
+        self.coverage.fault("packet-corrupted");
+        if self.planted(Exhibit::HashNotChecked)
+            && Change::decode(&entry.bytes).is_ok_and(|c| c.dot == entry.dot)
+        {
+            let front = self.nodes[i].cell.frontier().get(&entry.dot.actor);
+            let previous = front.map_or(Hash::ZERO, |front| front.hash);
+            entry.hash = Entry::chain(&previous, &entry.dot, &entry.bytes);
+        }
+    }
+
+    // === fetching ===
+
+    /// Asks some peer for what a parked message waits for.
+    pub(crate) fn fetch(&mut self, i: usize, missing: Vec<Requirement>) {
+        let peers = self.peers(i);
+        if peers.is_empty() {
+            return;
+        }
+        let to = *self.rng.pick(&peers);
+        self.packet(i, to, Channel::Data, Event::Fetch { to, from: i, missing });
+    }
+
+    /// Gives the entities asked for, and what their change touched beside them.
+    pub(crate) fn fetch_asked(&mut self, i: usize, from: usize, missing: Vec<Requirement>) {
+        let node = &self.nodes[i];
+        if !node.up || !node.is_synced() {
+            return;
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        for requirement in missing.iter().filter(|requirement| node.holds(requirement)) {
+            ids.insert(requirement.entity);
+            let entries = node.durable.get(&requirement.dot.actor);
+            let entry = entries.and_then(|entries| entries.get(requirement.dot.seq as usize - 1));
+            if let Some(change) = entry.and_then(|entry| Change::decode(&entry.bytes).ok()) {
+                ids.extend(change.events.iter().flat_map(|event| event.entities.iter().copied()));
+            }
+        }
+        let entities: Vec<Entity> = ids
+            .iter()
+            .filter_map(|id| node.shelf.entities.get(id))
+            .map(|entity| (**entity).clone())
+            .collect();
+        if !entities.is_empty() {
+            self.packet(i, from, Channel::Data, Event::Fetched { node: from, entities, wanted: missing });
+        }
+    }
+
+    pub(crate) fn fetched(&mut self, i: usize, entities: Vec<Entity>, wanted: Vec<Requirement>) {
+        if !self.nodes[i].up {
+            return;
+        }
+        // Through the bytes, as on the wire.
+        let entities: Vec<Entity> =
+            entities.iter().filter_map(|entity| Entity::decode(&entity.to_shape().to_canon()).ok()).collect();
+        let now_ms = self.nodes[i].local(self.now_ms);
+        let node = &mut self.nodes[i];
+        let step: Step = match node.cell.merge(&node.shelf, entities, now_ms) {
+            Ok(step) => step,
+            Err(_) => return,
+        };
+        self.commit(i, step, Some(Effect::Fetched { wanted }));
+    }
+}
