@@ -126,10 +126,22 @@ impl Cell {
     pub fn beats(&self) -> &BTreeMap<RegionId, u64> {
         &self.beats
     }
+    /// Ended actors and their last sequence numbers.
+    #[must_use]
+    pub fn closed(&self) -> &BTreeMap<ActorId, u64> {
+        &self.closed
+    }
     /// The epoch under which this node may decide for `slot`.
     #[must_use]
     pub fn owned(&self, slot: Slot) -> Option<Epoch> {
         self.placement.owned(slot, &self.me)
+    }
+
+    /// The same knowledge under a new actor: what a restart is. `me` must never have been used before.
+    #[must_use]
+    pub fn succeeded_by(mut self, me: ActorId) -> Cell {
+        self.me = me;
+        self
     }
 
     /// What was on disk: how far each actor is known, and epochs learned. Only for a restart, before any input.

@@ -1,1 +1,18 @@
-//! Placeholder while the workspace is laid out.
+//! A cell's node: owns its slots' entities and is the only writer of their decisions.
+//!
+//! It stands between the router and the log: HTTP in, one durable group, a reply; and between its sync-agent and the
+//! log: changes and messages in and out over gRPC. It never talks to another region.
+
+mod config;
+mod keys;
+mod node;
+mod notice;
+mod record;
+mod view;
+mod working;
+mod writer;
+
+pub use config::{Config, EngineName, Listen, RulesConfig, load_placement};
+pub use node::{Identity, Node, OpenError, Running};
+pub use notice::Notice;
+pub use writer::{NodeError, now_ms};

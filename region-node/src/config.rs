@@ -1,0 +1,143 @@
+//! The node's configuration.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use cell_core::id::{RegionId, Slot};
+use cell_core::placement::Placement;
+use cell_core::rules::Rules;
+use serde::Deserialize;
+use service_kit::{Problems, TelemetryConfig, Validate};
+
+/// Which engine keeps the view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    #[default]
+    Sled,
+    Memory,
+}
+
+/// Where the node listens. Port 0 takes a free port; the announcement says which.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// The JSON API, behind the router.
+    pub http: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`, `/version`.
+    pub admin: SocketAddr,
+}
+
+/// Times and bounds of the rules; what is absent keeps its default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RulesConfig {
+    pub pay_window_ms: Option<u64>,
+    pub permit_window_ms: Option<u64>,
+    pub attempt_margin_ms: Option<u64>,
+    pub close_margin_ms: Option<u64>,
+    pub message_deadline_ms: Option<u64>,
+}
+
+impl RulesConfig {
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        let usual = Rules::default();
+        Rules {
+            pay_window_ms: self.pay_window_ms.unwrap_or(usual.pay_window_ms),
+            permit_window_ms: self.permit_window_ms.unwrap_or(usual.permit_window_ms),
+            attempt_margin_ms: self.attempt_margin_ms.unwrap_or(usual.attempt_margin_ms),
+            close_margin_ms: self.close_margin_ms.unwrap_or(usual.close_margin_ms),
+            message_deadline_ms: self.message_deadline_ms.unwrap_or(usual.message_deadline_ms),
+            ..usual
+        }
+    }
+}
+
+/// Everything a node is told at start.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's region; a member of the placement.
+    pub region: String,
+    #[serde(default)]
+    pub node_index: u64,
+    pub listen: Listen,
+    /// Log and view live here; one process at a time.
+    pub data_dir: PathBuf,
+    #[serde(default)]
+    pub engine: EngineName,
+    /// Which slot has which home.
+    pub placement_file: PathBuf,
+    #[serde(default)]
+    pub rules: RulesConfig,
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems) {
+        if let Err(error) = self.region.parse::<RegionId>() {
+            problems.push("region", error);
+        }
+        if let Err(error) = load_placement(&self.placement_file) {
+            problems.push("placement_file", error);
+        }
+        let rules = self.rules.rules();
+        let fits = rules.attempt_margin_ms < rules.permit_window_ms;
+        problems.check(fits, "rules.attempt_margin_ms", "must be shorter than rules.permit_window_ms");
+        let fits = rules.permit_window_ms <= rules.pay_window_ms;
+        problems.check(fits, "rules.permit_window_ms", "must not be longer than rules.pay_window_ms");
+        problems.section("telemetry", &self.telemetry);
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlacementFile {
+    version: u32,
+    regions: Vec<String>,
+    slots: Vec<SlotRange>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotRange {
+    from: u16,
+    to: u16,
+    home: String,
+}
+
+/// Reads the initial placement: every slot has exactly one home, and every home is a member.
+///
+/// # Errors
+/// One line that names the file and what is wrong in it.
+pub fn load_placement(path: &Path) -> Result<Placement, String> {
+    let at = |what: String| format!("{}: {what}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
+    let file: PlacementFile =
+        toml::from_str(&text).map_err(|error| at(error.to_string().trim().replace('\n', "; ")))?;
+    if file.version != 1 {
+        return Err(at(format!("version {} is not known here", file.version)));
+    }
+    let region = |name: &str| name.parse::<RegionId>().map_err(|error| at(format!("'{name}': {error}")));
+    let members = file.regions.iter().map(|name| region(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut homes: Vec<Option<RegionId>> = vec![None; Slot::all().count()];
+    for range in &file.slots {
+        let home = region(&range.home)?;
+        if !members.contains(&home) {
+            return Err(at(format!("'{home}' is home of slots and not among the regions")));
+        }
+        if range.from > range.to || usize::from(range.to) >= homes.len() {
+            return Err(at(format!("slots {} to {} are no range below {}", range.from, range.to, homes.len())));
+        }
+        for slot in range.from..=range.to {
+            if homes[usize::from(slot)].replace(home).is_some() {
+                return Err(at(format!("slot {slot} has two homes")));
+            }
+        }
+    }
+    let homes: Option<Vec<RegionId>> = homes.iter().copied().collect();
+    let Some(homes) = homes else { return Err(at("some slots have no home".to_owned())) };
+    Ok(Placement::initial(members, |slot| homes[usize::from(slot.number())]))
+}

@@ -1,0 +1,71 @@
+//! The view's keys. One tree; the first byte says what a key is. Few keys per order: each costs a tree update.
+//!
+//! | prefix | rest | value |
+//! |---|---|---|
+//! | `e` | entity 17 · part 2 | part of the entity's canonical bytes |
+//! | `k` | key · 0 · user | ids of the orders placed under it, 16 bytes each |
+//! | `u` | user · 0 · created ms 8 · order 16 | – |
+//! | `p`, `b` | payer (`p`) or buyer (`b`) · 0 · created ms 8 · payment 16 | – |
+//! | `n` | user · 0 · stamp 16 · id hash 16 | a notification |
+//! | `d` | due ms 8 · entity 17 | – |
+//! | `x` | entity 17 | the due ms of its `d` key |
+//! | `m` | name | the node's own state |
+
+use bytes::Bytes;
+use cell_core::id::{EntityId, UserId};
+
+/// Parts of an entity's bytes stay below what sled keeps inside its pages' file.
+pub(crate) const PART_BYTES_MAX: usize = 60 * 1024;
+
+pub(crate) const POSITION: &[u8] = b"mposition";
+pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
+pub(crate) const EPOCHS: &[u8] = b"mepochs";
+pub(crate) const CLOSED: &[u8] = b"mclosed/";
+
+fn join(parts: &[&[u8]]) -> Bytes {
+    Bytes::from(parts.concat())
+}
+
+pub(crate) fn entity_part(id: &EntityId, part: u16) -> Bytes {
+    join(&[b"e", &id.to_bytes(), &part.to_be_bytes()])
+}
+
+pub(crate) fn entity_prefix(id: &EntityId) -> Bytes {
+    join(&[b"e", &id.to_bytes()])
+}
+
+/// Ordered by the key first: keys that are UUIDv7 come in time order, which keeps the tree fast.
+pub(crate) fn command(user: &UserId, key: &str) -> Bytes {
+    join(&[b"k", key.as_bytes(), &[0], user.as_str().as_bytes()])
+}
+
+pub(crate) fn of_user(prefix: u8, user: &UserId) -> Bytes {
+    join(&[&[prefix], user.as_str().as_bytes(), &[0]])
+}
+
+pub(crate) fn user_entry(prefix: u8, user: &UserId, created_ms: u64, id: &[u8; 16]) -> Bytes {
+    join(&[&of_user(prefix, user), &created_ms.to_be_bytes(), id])
+}
+
+pub(crate) fn notification(user: &UserId, wall_ms: u64, counter: u64, id: &[u8; 16]) -> Bytes {
+    join(&[&of_user(b'n', user), &wall_ms.to_be_bytes(), &counter.to_be_bytes(), id])
+}
+
+pub(crate) fn due(due_ms: u64, id: &EntityId) -> Bytes {
+    join(&[b"d", &due_ms.to_be_bytes(), &id.to_bytes()])
+}
+
+pub(crate) fn due_of(id: &EntityId) -> Bytes {
+    join(&[b"x", &id.to_bytes()])
+}
+
+/// The entity of a `d` key.
+pub(crate) fn entity_of_due(key: &[u8]) -> Option<(u64, EntityId)> {
+    let ms = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+    Some((ms, EntityId::from_bytes(key.get(9..26)?.try_into().ok()?)))
+}
+
+/// The last 16 bytes of a per-user key: an order's or a payment's id.
+pub(crate) fn id_of_user_entry(key: &[u8]) -> Option<[u8; 16]> {
+    key.get(key.len().checked_sub(16)?..)?.try_into().ok()
+}

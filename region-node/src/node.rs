@@ -1,0 +1,305 @@
+//! The node: everything that may change an order or a payment here goes through [`Node`], and through it into the one
+//! writer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cell_core::cell::{Alarm, Cell, Command, Refusal, Reply, Step, View};
+use cell_core::entity::Entity;
+use cell_core::event::Fact;
+use cell_core::id::{ActorId, EntityId, NodeId, RegionId};
+use cell_core::placement::Placement;
+use cell_core::rules::Rules;
+use cell_store::{DiskMedium, Engine, Log, LogConfig, Store};
+use service_kit::Shutdown;
+use tokio::sync::{broadcast, watch};
+
+use crate::config::EngineName;
+use crate::view::{self, StartError};
+use crate::working::Working;
+use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
+
+/// How often the node looks for what is due.
+const DUE_EVERY: Duration = Duration::from_millis(100);
+const DUE_MAX: usize = 500;
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// Change signals a slow listener may miss before it has to look for itself.
+const SIGNALS_MAX: usize = 1_024;
+
+/// What the node is and where it keeps its data.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub region: RegionId,
+    pub index: u64,
+    pub placement: Placement,
+    pub rules: Rules,
+}
+
+/// Why a node cannot start; nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the folder, or it cannot be used.
+    #[error("{0}")]
+    Folder(String),
+    /// What is on the disk cannot be used.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+/// The handle of a running node; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    submit: Submit,
+    working: Working,
+    durable: watch::Receiver<u64>,
+    signals: broadcast::Sender<Arc<Vec<EntityId>>>,
+    me: ActorId,
+}
+
+/// The part of a running node that has to be ended.
+#[derive(Debug)]
+pub struct Running {
+    writer: Writer,
+}
+
+#[derive(Debug)]
+struct Announce {
+    signals: broadcast::Sender<Arc<Vec<EntityId>>>,
+    shutdown: Shutdown,
+    alarmed: Mutex<BTreeMap<EntityId, ()>>,
+}
+
+impl Told for Announce {
+    fn sheets(&self, sheets: &[Sheet]) {
+        let open = sheets.iter().map(|sheet| sheet.duties.len()).sum::<usize>();
+        metrics::counter!("cell_duties_computed_total").increment(open as u64);
+    }
+
+    fn alarms(&self, alarms: &[Alarm]) {
+        for alarm in alarms {
+            metrics::counter!("cell_alarms_total", "kind" => kind(alarm)).increment(1);
+            // An orphan is looked at again and again; it is said once.
+            let said = match alarm {
+                Alarm::Orphan(id) | Alarm::Forked(id) => {
+                    let mut alarmed = self.alarmed.lock().unwrap_or_else(PoisonError::into_inner);
+                    alarmed.insert(*id, ()).is_some()
+                }
+                Alarm::ClockAhead { .. } => false,
+            };
+            if !said {
+                tracing::warn!(?alarm, "alarm");
+            }
+        }
+    }
+
+    fn changed(&self, entities: &BTreeMap<EntityId, Arc<Entity>>) {
+        if !entities.is_empty() {
+            // Nobody listens: nobody misses anything.
+            let _ = self.signals.send(Arc::new(entities.keys().copied().collect()));
+        }
+    }
+
+    fn failed(&self, _: &NodeError) {
+        self.shutdown.begin();
+    }
+}
+
+fn kind(alarm: &Alarm) -> &'static str {
+    match alarm {
+        Alarm::Orphan(_) => "orphan",
+        Alarm::ClockAhead { .. } => "clock-ahead",
+        Alarm::Forked(_) => "forked",
+    }
+}
+
+fn random64() -> u64 {
+    let mut bytes = [0; 8];
+    // Without entropy two starts could be one actor: better no start at all.
+    getrandom::fill(&mut bytes).expect("the system's entropy source answers");
+    u64::from_le_bytes(bytes)
+}
+
+impl Node {
+    /// Opens the folder, brings the view up to the log, and starts as a new actor.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    pub fn open(
+        identity: Identity,
+        dir: &Path,
+        engine: EngineName,
+        shutdown: &Shutdown,
+    ) -> Result<(Node, Running), OpenError> {
+        let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
+        let medium = DiskMedium::open(dir.join("log")).map_err(|error| folder(&error))?;
+        let (log, recovery) = Log::open(Arc::new(medium), LogConfig::default()).map_err(|error| folder(&error))?;
+        for damage in &recovery.damage {
+            tracing::error!(?damage, "the log is damaged here");
+        }
+        let engine = match engine {
+            EngineName::Sled => Engine::Sled,
+            EngineName::Memory => Engine::Memory,
+        };
+        let view_dir = dir.join("view");
+        let store = cell_store::open(engine, &view_dir).map_err(|error| folder(&error))?;
+        let node = NodeId { region: identity.region, index: identity.index };
+        let working = Working::new(store);
+        let placeholder = ActorId { node, start: 0, nonce: 0 };
+        let mut restored = Cell::new(placeholder, identity.placement, identity.rules);
+        let replayed = view::restore(&mut restored, &working, &log.reader()).map_err(|error| match error {
+            StartError::Store(error) => OpenError::Damaged(format!("{}: {error}", view_dir.display())),
+            error => OpenError::Damaged(error.to_string()),
+        })?;
+        let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
+        let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
+        let cell = restored.succeeded_by(me);
+        tracing::info!(actor = %me, replayed, records = recovery.records, "opened");
+        let (signals, _) = broadcast::channel(SIGNALS_MAX);
+        let told =
+            Announce { signals: signals.clone(), shutdown: shutdown.clone(), alarmed: Mutex::default() };
+        let apply_to = working.clone();
+        let mut groups = 0u64;
+        let apply = move |group: Group| {
+            view::apply(&apply_to, &group).map_err(|error| error.to_string())?;
+            groups += 1;
+            if groups.is_multiple_of(1_000) {
+                apply_to.store().sync().map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        let writer = Writer::start(cell, log, working.clone(), told, apply).map_err(|error| folder(&error))?;
+        let node = Node { submit: writer.submit.clone(), working, durable: writer.durable.clone(), signals, me };
+        Ok((node.with_start(old), Running { writer }))
+    }
+
+    /// The first work of the new actor: to say whom it follows.
+    fn with_start(self, old: Option<ActorId>) -> Node {
+        let first = self.clone();
+        tokio::spawn(async move {
+            let started = first.run(move |cell, view, now_ms| Ok((cell.start(view, old, now_ms)?, ()))).await;
+            if let Err(error) = started {
+                tracing::error!(%error, "the first change could not be written");
+            }
+        });
+        self
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Step, T), cell_core::cell::Unavailable>
+        + Send
+        + 'static,
+    ) -> Result<T, NodeError> {
+        let work = |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+            work(cell, view, now_ms).map(|(step, value)| (vec![step], value))
+        };
+        self.submit.run(work).await
+    }
+
+    #[must_use]
+    pub fn actor(&self) -> ActorId {
+        self.me
+    }
+
+    /// The position behind the last durable record.
+    #[must_use]
+    pub fn durable_position(&self) -> u64 {
+        *self.durable.borrow()
+    }
+
+    /// Entities as they change, after they are durable.
+    #[must_use]
+    pub fn signals(&self) -> broadcast::Receiver<Arc<Vec<EntityId>>> {
+        self.signals.subscribe()
+    }
+
+    /// Carries out a user's command; the reply is given when it is durable.
+    ///
+    /// # Errors
+    /// [`NodeError`]; a refusal by rule is the inner `Err`.
+    pub async fn command(&self, command: Command) -> Result<Result<Reply, Refusal>, NodeError> {
+        self.run(move |cell, view, now_ms| cell.command(view, &command, now_ms)).await
+    }
+
+    /// Records verified facts.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn facts(&self, facts: Vec<Fact>, trace: String) -> Result<(), NodeError> {
+        self.run(move |cell, view, now_ms| Ok((cell.facts(view, facts, &trace, now_ms)?, ()))).await
+    }
+
+    /// Decides what is owed on an entity by now.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn wake(&self, entity: EntityId) -> Result<(), NodeError> {
+        // It is written down as touched even where nothing was decided, so that its due time is computed anew.
+        self.run(move |cell, view, now_ms| {
+            let mut step = cell.wake(view, entity, now_ms)?;
+            if let Some(state) = view.entity(entity)? {
+                step.entities.entry(entity).or_insert(state);
+            }
+            Ok((step, ()))
+        })
+        .await
+    }
+
+    /// An entity as it stands, own writes included.
+    ///
+    /// # Errors
+    /// [`NodeError::Unavailable`] if the view cannot be read: never "not found" for what was lost.
+    pub fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, NodeError> {
+        Ok(self.working.entity(id)?)
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.working.store()
+    }
+
+    /// Timers: beats, and whatever becomes due; until the shutdown begins.
+    pub async fn keep_time(self, shutdown: Shutdown) {
+        let (mut due, mut beat) = (tokio::time::interval(DUE_EVERY), tokio::time::interval(BEAT_EVERY));
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = beat.tick() => {
+                    let beaten = self.run(|cell, view, now_ms| Ok((cell.beat(view, now_ms)?, ()))).await;
+                    if let Err(error) = beaten {
+                        tracing::warn!(%error, "no heartbeat");
+                    }
+                }
+                _ = due.tick() => self.wake_due().await,
+            }
+        }
+    }
+
+    async fn wake_due(&self) {
+        let store = self.store().clone();
+        let found = tokio::task::spawn_blocking(move || view::due_by(&store, now_ms(), DUE_MAX)).await;
+        let found = match found {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return tracing::error!(%error, "what is due cannot be read"),
+            Err(error) => return tracing::error!(%error, "what is due cannot be read"),
+        };
+        for entity in found {
+            if let Err(error) = self.wake(entity).await {
+                tracing::warn!(%error, %entity, "could not be woken; tried again");
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Waits until everything accepted is in the view and on disk. Every [`Node`] must be gone by then.
+    pub fn join(self, store: &Arc<dyn Store>) {
+        self.writer.join();
+        if let Err(error) = store.sync() {
+            tracing::error!(%error, "the view is not synced; it is replayed at the next start");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The view: what a group of the log becomes in the store, and how it is brought up to the log at start.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cell_core::canon::Message;
+use cell_core::cell::{Cell, Front};
+use cell_core::duty::Act;
+use cell_core::entity::{Entity, Reading};
+use cell_core::event::Closed;
+use cell_core::id::{ActorId, EntityId, Hash, Slot};
+use cell_core::order::Order;
+use cell_core::payment::Payment;
+use cell_core::placement::Epoch;
+use cell_core::version::Dot;
+use cell_store::{Batch, LogReader, Position, Scan, Store, StoreError};
+
+use crate::keys;
+use crate::notice::notices;
+use crate::record::Record;
+use crate::working::Working;
+use crate::writer::{Group, Sheet};
+
+/// Records replayed between two writes of the view.
+const REPLAY_BYTES: usize = 1 << 20;
+
+/// Writes a group's effects in one batch, its position with them.
+pub(crate) fn apply(working: &Working, group: &Group) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    for entity in group.entities.values() {
+        put_entity(working, entity, &mut batch)?;
+    }
+    for sheet in &group.sheets {
+        put_due(working.store(), sheet, &mut batch)?;
+    }
+    for (actor, front) in &group.frontier {
+        put_front(actor, front, &mut batch);
+    }
+    for (slot, epoch) in &group.epochs {
+        batch.put([keys::EPOCHS, &slot.number().to_be_bytes()].concat(), epoch.to_canon());
+    }
+    for (actor, last) in &group.closed {
+        let closed = Closed { actor: *actor, last: *last };
+        batch.put([keys::CLOSED, actor.to_string().as_bytes()].concat(), closed.to_canon());
+    }
+    batch.put(keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
+    working.store().write(batch)
+}
+
+fn put_front(actor: &ActorId, front: &Front, batch: &mut Batch) {
+    let dot = Dot { actor: *actor, seq: front.seq }.to_canon();
+    let value = [&front.hash.0[..], &dot].concat();
+    batch.put([keys::FRONTIER, actor.to_string().as_bytes()].concat(), value);
+}
+
+fn put_entity(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Result<(), StoreError> {
+    let bytes = entity.to_shape().to_canon();
+    let mut parts = Vec::with_capacity(1);
+    let mut rest: &[u8] = &bytes;
+    while parts.is_empty() || !rest.is_empty() {
+        let (part, more) = rest.split_at(rest.len().min(keys::PART_BYTES_MAX));
+        parts.push(part);
+        rest = more;
+    }
+    let count = u16::try_from(parts.len()).map_err(|_| StoreError::Io(format!("{} is too large", entity.id)))?;
+    for (i, part) in (0..count).zip(parts) {
+        let value = if i == 0 { [&count.to_be_bytes()[..], part].concat() } else { part.to_vec() };
+        batch.put(keys::entity_part(&entity.id, i), value);
+    }
+    put_indexes(working, entity, batch)
+}
+
+fn put_indexes(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Result<(), StoreError> {
+    let reading = Reading::<Order>::of(entity);
+    if let (Some(record), Some(order)) = (&reading.record, entity.id.order()) {
+        let created = reading.created.wall_ms;
+        batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
+        let key = keys::command(&record.user, &record.key);
+        let mut orders = if entity.items().count() == 1 { Vec::new() } else { working.stored_orders(&key)? };
+        if !orders.contains(&order) {
+            orders.push(order);
+        }
+        let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
+        batch.put(key, ids);
+    }
+    let reading = Reading::<Payment>::of(entity);
+    if let (Some(permit), Some(payment)) = (&reading.record, entity.id.payment())
+        && permit.payer != permit.buyer
+    {
+        let created = reading.created.wall_ms;
+        batch.put(keys::user_entry(b'p', &permit.payer, created, &payment.0.0), Bytes::new());
+        batch.put(keys::user_entry(b'b', &permit.buyer, created, &payment.0.0), Bytes::new());
+    }
+    for told in notices(entity) {
+        let key = keys::notification(&told.user, told.notice.at_ms, told.notice.counter, &told.id);
+        let value = serde_json::to_vec(&told.notice).map_err(|error| StoreError::Io(error.to_string()))?;
+        batch.put(key, value);
+    }
+    Ok(())
+}
+
+/// When an entity next needs something done; 0 at once.
+pub(crate) fn next_due(sheet: &Sheet) -> Option<u64> {
+    let due = |act: &Act, due_ms: u64| if matches!(act, Act::Send(_)) { 0 } else { due_ms };
+    sheet.duties.iter().map(|duty| due(&duty.act, duty.due_ms)).min()
+}
+
+fn put_due(store: &Arc<dyn Store>, sheet: &Sheet, batch: &mut Batch) -> Result<(), StoreError> {
+    let (at, next) = (keys::due_of(&sheet.entity), next_due(sheet));
+    let before = store.get(&at)?.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    if before == next {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        batch.delete(keys::due(before, &sheet.entity));
+    }
+    match next {
+        Some(next) => {
+            batch.put(keys::due(next, &sheet.entity), Bytes::new());
+            batch.put(at, Bytes::copy_from_slice(&next.to_be_bytes()));
+        }
+        None => batch.delete(at),
+    }
+    Ok(())
+}
+
+/// Entities with something due by `now_ms`, soonest first.
+pub(crate) fn due_by(store: &Arc<dyn Store>, now_ms: u64, limit: usize) -> Result<Vec<EntityId>, StoreError> {
+    let end = keys::due(now_ms.saturating_add(1), &EntityId::from_bytes(&[0; 17]));
+    let due = store.scan(&Scan::prefix(&b"d"[..], limit).before(end))?;
+    Ok(due.iter().filter_map(|(key, _)| keys::entity_of_due(key)).map(|(_, id)| id).collect())
+}
+
+// === start ===
+
+/// Why a node cannot start from what is on its disk.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] cell_store::LogError),
+    #[error("the log holds a record that cannot be read: {0}")]
+    Record(#[from] cell_core::canon::Malformed),
+    #[error(transparent)]
+    View(#[from] cell_core::cell::Unavailable),
+}
+
+/// Restores what the view says of frontier and epochs, then replays the log behind it.
+pub(crate) fn restore(cell: &mut Cell, working: &Working, log: &LogReader) -> Result<u64, StartError> {
+    let store = working.store();
+    let frontier = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
+    let frontier = frontier.iter().filter_map(|(_, value)| {
+        let (hash, dot) = value.split_at_checked(32)?;
+        let dot = Dot::decode(dot).ok()?;
+        Some((dot.actor, Front { seq: dot.seq, hash: Hash(hash.try_into().ok()?) }))
+    });
+    let epochs = store.scan(&Scan::prefix(keys::EPOCHS, usize::MAX))?;
+    let epochs = epochs.iter().filter_map(|(key, value)| {
+        let number = u16::from_be_bytes(key.get(keys::EPOCHS.len()..)?.try_into().ok()?);
+        Some((Slot::new(number).ok()?, Epoch::decode(value).ok()?))
+    });
+    let closed = store.scan(&Scan::prefix(keys::CLOSED, usize::MAX))?;
+    let closed = closed.iter().filter_map(|(_, value)| {
+        let closed = Closed::decode(value).ok()?;
+        Some((closed.actor, closed.last))
+    });
+    cell.restore(frontier.collect::<Vec<_>>(), epochs.collect::<Vec<_>>(), closed.collect::<Vec<_>>());
+    let position = store.get(keys::POSITION)?;
+    let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    replay(cell, working, log, position.unwrap_or(0))
+}
+
+fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: u64) -> Result<u64, StartError> {
+    let (mut at, mut replayed) = (Position(from.max(log.first().0)), 0);
+    loop {
+        let records = match log.read(at, REPLAY_BYTES) {
+            Ok(records) => records,
+            Err(cell_store::LogError::Damaged { lost }) => {
+                tracing::error!(from = lost.start, to = lost.end, "damaged records are passed over");
+                at = Position(lost.end);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some((last, _)) = records.last() else { return Ok(replayed) };
+        let end = Position(last.0 + 1);
+        let mut group = Group {
+            number: 0,
+            end,
+            entities: std::collections::BTreeMap::new(),
+            command_keys: Vec::new(),
+            frontier: std::collections::BTreeMap::new(),
+            epochs: std::collections::BTreeMap::new(),
+            closed: std::collections::BTreeMap::new(),
+            sheets: Vec::new(),
+        };
+        for (_, bytes) in &records {
+            let step = match Record::from_bytes(bytes)? {
+                Record::Entry(entry) => {
+                    let step = cell.replay(working, &entry, crate::writer::now_ms())??;
+                    group.frontier.extend(
+                        cell.frontier().get(&entry.dot.actor).map(|front| (entry.dot.actor, *front)),
+                    );
+                    step
+                }
+                Record::Merged(entity) => {
+                    cell.replay_merged(working, std::slice::from_ref(&entity), crate::writer::now_ms())?
+                }
+            };
+            working.put(0, step.entities.iter());
+            group.entities.extend(step.entities);
+        }
+        group.epochs = cell.placement().learned().collect();
+        group.closed = cell.closed().clone();
+        replayed += records.len() as u64;
+        // Everything replayed is looked at once more when the node runs: it may be due.
+        let soon = |entity: &EntityId| Sheet {
+            entity: *entity,
+            duties: vec![cell_core::duty::Duty { id: [0; 16], entity: *entity, due_ms: 0, act: Act::Decide }],
+        };
+        group.sheets = group.entities.keys().map(soon).collect();
+        apply(working, &group)?;
+        working.applied(0, group.entities.into_keys().collect(), Vec::new());
+        at = end;
+    }
+}

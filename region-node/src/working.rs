@@ -1,0 +1,153 @@
+//! The working state: the view, and over it everything appended that the view does not hold yet.
+//!
+//! Admission and reads see it; so a client always reads its own write, and admission never waits for the view. Entities
+//! stay here for a while after they were applied: what was just written is what is read next.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use cell_core::canon::Message;
+use cell_core::cell::{Unavailable, View};
+use cell_core::entity::{Entity, EntityShape, Reading};
+use cell_core::id::{EntityId, OrderId, PublicId, UserId};
+use cell_core::order::Order;
+use cell_store::{Scan, Store, StoreError};
+
+use crate::keys;
+
+/// Applied entities kept in memory.
+const KEPT_MAX: usize = 50_000;
+
+/// Cheap to clone; shared by the writer, the applier and readers.
+#[derive(Clone, Debug)]
+pub(crate) struct Working {
+    store: Arc<dyn Store>,
+    over: Arc<RwLock<Over>>,
+}
+
+#[derive(Debug, Default)]
+struct Over {
+    entities: HashMap<EntityId, Held>,
+    orders_of: HashMap<Bytes, Vec<OrderId>>,
+    /// What the view holds by now, oldest first; evicted beyond [`KEPT_MAX`].
+    applied: VecDeque<(u64, Vec<EntityId>, Vec<Bytes>)>,
+    applied_entities: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    group: u64,
+    entity: Arc<Entity>,
+}
+
+fn unavailable(error: StoreError) -> Unavailable {
+    Unavailable(error.to_string())
+}
+
+impl Working {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Working {
+        Working { store, over: Arc::default() }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    fn over(&self) -> RwLockReadGuard<'_, Over> {
+        self.over.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn over_mut(&self) -> RwLockWriteGuard<'_, Over> {
+        self.over.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts what a step of group `group` made over the view; returns the keys of new orders.
+    pub(crate) fn put<'a>(
+        &self,
+        group: u64,
+        entities: impl Iterator<Item = (&'a EntityId, &'a Arc<Entity>)>,
+    ) -> Vec<Bytes> {
+        let mut keys = Vec::new();
+        let mut over = self.over_mut();
+        for (id, entity) in entities {
+            let known = over.entities.insert(*id, Held { group, entity: entity.clone() }).is_some();
+            if let (false, Some(order)) = (known, id.order())
+                && let Some(record) = Reading::<Order>::of(entity).record
+            {
+                let key = keys::command(&record.user, &record.key);
+                let orders = over.orders_of.entry(key.clone()).or_default();
+                if !orders.contains(&order) {
+                    orders.push(order);
+                }
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// The view holds everything of group `group` now.
+    pub(crate) fn applied(&self, group: u64, entities: Vec<EntityId>, keys: Vec<Bytes>) {
+        let mut over = self.over_mut();
+        over.applied_entities += entities.len();
+        over.applied.push_back((group, entities, keys));
+        while over.applied_entities > KEPT_MAX {
+            let Some((group, entities, keys)) = over.applied.pop_front() else { break };
+            over.applied_entities -= entities.len();
+            for id in entities {
+                // A later group may have written it again; that one evicts it.
+                if over.entities.get(&id).is_some_and(|held| held.group <= group) {
+                    over.entities.remove(&id);
+                }
+            }
+            for key in keys {
+                over.orders_of.remove(&key);
+            }
+        }
+    }
+
+    /// Orders of (user, key) in the view alone.
+    pub(crate) fn stored_orders(&self, key: &[u8]) -> Result<Vec<OrderId>, StoreError> {
+        let stored = self.store.get(key)?.unwrap_or_default();
+        Ok(stored.chunks_exact(16).map(|id| OrderId(PublicId(std::array::from_fn(|i| id[i])))).collect())
+    }
+
+    /// An entity in the view alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if its parts do not make an entity.
+    pub(crate) fn stored_entity(&self, id: EntityId) -> Result<Option<Entity>, StoreError> {
+        let parts = self.store.scan(&Scan::prefix(keys::entity_prefix(&id), usize::from(u16::MAX)))?;
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let damaged = |what: String| StoreError::Damaged(format!("{id}: {what}"));
+        let count = parts[0].1.get(..2).map(|head| u16::from_be_bytes([head[0], head[1]]));
+        if count != u16::try_from(parts.len()).ok() {
+            return Err(damaged("parts are missing".to_owned()));
+        }
+        let mut bytes = Vec::new();
+        for (i, (_, part)) in parts.iter().enumerate() {
+            bytes.extend_from_slice(if i == 0 { &part[2..] } else { part });
+        }
+        let shape = EntityShape::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
+        Entity::from_shape(shape).map(Some).map_err(|error| damaged(error.to_string()))
+    }
+}
+
+impl View for Working {
+    fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        if let Some(held) = self.over().entities.get(&id) {
+            return Ok(Some(held.entity.clone()));
+        }
+        Ok(self.stored_entity(id).map_err(unavailable)?.map(Arc::new))
+    }
+
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+        let key = keys::command(user, key);
+        let recent = self.over().orders_of.get(&key).cloned().unwrap_or_default();
+        if !recent.is_empty() {
+            return Ok(recent);
+        }
+        self.stored_orders(&key).map_err(unavailable)
+    }
+}

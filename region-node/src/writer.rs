@@ -1,0 +1,341 @@
+//! The group-commit writer: the one thread that owns the cell and the log.
+//!
+//! Take what waits (at once when idle), run each piece against the working state, append one frame, sync once, answer;
+//! the next group forms while the disk syncs. The view is applied right behind by a second thread, in order, through a
+//! bounded queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cell_core::canon::Message;
+use cell_core::cell::{Alarm, Cell, Front, Step, Unavailable, View};
+use cell_core::duty::{Duty, every_permit};
+use cell_core::entity::{Entity, Reading};
+use cell_core::id::{ActorId, EntityId, Slot};
+use cell_core::order::Order;
+use cell_core::payment::Payment;
+use cell_core::placement::Epoch;
+use cell_store::{Log, Position};
+use tokio::sync::{oneshot, watch};
+
+use crate::record::Record;
+use crate::working::Working;
+
+/// Pieces of work in one group at most.
+const GROUP_MAX: usize = 128;
+/// Work waiting at most; beyond it callers are told to come back.
+const WAITING_MAX: usize = 4_096;
+/// Groups appended and not yet in the view at most; then the writer waits for the view.
+const BEHIND_MAX: usize = 256;
+
+/// Why a piece of work was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// Too much waits; nothing was touched. Come back.
+    #[error("the node is busy")]
+    Busy,
+    /// The view or the log failed. Whether this work took effect is unknown; the node stops.
+    #[error("the node is unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl From<Unavailable> for NodeError {
+    fn from(error: Unavailable) -> NodeError {
+        NodeError::Unavailable(error.0)
+    }
+}
+
+/// Wall milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Called when the group is durable, or with why it is not.
+type Finish = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
+type Run = Box<dyn FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, Finish), (Unavailable, Finish)> + Send>;
+
+/// What an entity needs done, as of a group. An empty list: nothing any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Sheet {
+    pub(crate) entity: EntityId,
+    pub(crate) duties: Vec<Duty>,
+}
+
+/// A durable group on its way into the view.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) number: u64,
+    /// The position behind its last record.
+    pub(crate) end: Position,
+    pub(crate) entities: BTreeMap<EntityId, Arc<Entity>>,
+    pub(crate) command_keys: Vec<Bytes>,
+    pub(crate) frontier: BTreeMap<ActorId, Front>,
+    pub(crate) epochs: BTreeMap<Slot, Epoch>,
+    pub(crate) closed: BTreeMap<ActorId, u64>,
+    pub(crate) sheets: Vec<Sheet>,
+}
+
+/// What the writer tells the rest of the node after each group.
+pub(crate) trait Told: Send + 'static {
+    fn sheets(&self, sheets: &[Sheet]);
+    fn alarms(&self, alarms: &[Alarm]);
+    fn changed(&self, entities: &BTreeMap<EntityId, Arc<Entity>>);
+    fn failed(&self, error: &NodeError);
+}
+
+/// The way in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Submit {
+    work: SyncSender<RunBox>,
+}
+
+struct RunBox(Run);
+impl std::fmt::Debug for RunBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RunBox")
+    }
+}
+
+impl Submit {
+    /// Runs `work` in the next group and returns its result once that is durable.
+    ///
+    /// # Errors
+    /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (answer, answered) = oneshot::channel();
+        let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64| match work(cell, view, now_ms) {
+            Ok((steps, value)) => {
+                let finish = move |durable: Result<(), NodeError>| {
+                    // Nobody waits any more: the work stands all the same.
+                    let _ = answer.send(durable.map(|()| value));
+                };
+                Ok((steps, Box::new(finish) as Finish))
+            }
+            Err(error) => {
+                let why = NodeError::from(error.clone());
+                let finish = move |_: Result<(), NodeError>| drop(answer.send(Err(why)));
+                Err((error, Box::new(finish) as Finish))
+            }
+        };
+        match self.work.try_send(RunBox(Box::new(run))) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(NodeError::Busy),
+            Err(TrySendError::Disconnected(_)) => return Err(NodeError::Unavailable("stopped".to_owned())),
+        }
+        answered.await.unwrap_or_else(|_| Err(NodeError::Unavailable("stopped".to_owned())))
+    }
+}
+
+/// The running writer and applier.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) submit: Submit,
+    pub(crate) durable: watch::Receiver<u64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts both threads. They end when every [`Submit`] is gone, after the last group is in the view.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub(crate) fn start(
+        cell: Cell,
+        log: Log,
+        working: Working,
+        told: impl Told,
+        apply: impl FnMut(Group) -> Result<(), String> + Send + 'static,
+    ) -> std::io::Result<Writer> {
+        let (work, waiting) = sync_channel(WAITING_MAX);
+        let (behind, groups) = sync_channel(BEHIND_MAX);
+        let (published, durable) = watch::channel(log.durable().0);
+        let run = Loop { cell, log, working: working.clone(), told, behind, published, number: 0 };
+        let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
+        let applier =
+            std::thread::Builder::new().name("applier".into()).spawn(move || apply_all(&groups, &working, apply))?;
+        Ok(Writer { submit: Submit { work }, durable, threads: vec![writer, applier] })
+    }
+
+    /// Waits until everything accepted is in the view. Every other [`Submit`] must be gone by then.
+    pub(crate) fn join(self) {
+        drop(self.submit);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a storage thread panicked");
+            }
+        }
+    }
+}
+
+fn apply_all(
+    groups: &Receiver<Group>,
+    working: &Working,
+    mut apply: impl FnMut(Group) -> Result<(), String>,
+) {
+    while let Ok(mut group) = groups.recv() {
+        let (number, keys) = (group.number, std::mem::take(&mut group.command_keys));
+        let entities = group.entities.keys().copied().collect();
+        if let Err(error) = apply(group) {
+            // The log is whole; the view is behind and is replayed at the next start.
+            tracing::error!(error, "the view cannot be written; it stays behind the log");
+            return;
+        }
+        working.applied(number, entities, keys);
+    }
+}
+
+struct Loop<T> {
+    cell: Cell,
+    log: Log,
+    working: Working,
+    told: T,
+    behind: SyncSender<Group>,
+    published: watch::Sender<u64>,
+    number: u64,
+}
+
+impl<T: Told> Loop<T> {
+    fn run(mut self, waiting: &Receiver<RunBox>) {
+        while let Ok(first) = waiting.recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP_MAX
+                && let Ok(next) = waiting.try_recv()
+            {
+                group.push(next);
+            }
+            if let Err(error) = self.commit(group) {
+                tracing::error!(%error, "the log failed; the node stops");
+                self.told.failed(&error);
+                return;
+            }
+        }
+    }
+
+    /// One group: run, append, sync, answer, publish, hand on.
+    fn commit(&mut self, work: Vec<RunBox>) -> Result<(), NodeError> {
+        self.number += 1;
+        let mut made = Made::default();
+        let mut finishes = Vec::with_capacity(work.len());
+        let mut refused = Vec::new();
+        for RunBox(run) in work {
+            match run(&mut self.cell, &self.working, now_ms()) {
+                Ok((steps, finish)) => {
+                    for step in steps {
+                        made.keys.extend(self.working.put(self.number, step.entities.iter()));
+                        made.take(step);
+                    }
+                    finishes.push(finish);
+                }
+                Err((_, finish)) => refused.push(finish),
+            }
+        }
+        let durable = self.append(&made.records);
+        let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
+        finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
+        let end = durable?;
+        self.published.send_replace(end.0);
+        self.hand_on(made, end)
+    }
+
+    fn append(&mut self, records: &[Vec<u8>]) -> Result<Position, NodeError> {
+        if records.is_empty() {
+            return Ok(self.log.durable());
+        }
+        let failed = |error: cell_store::LogError| NodeError::Unavailable(error.to_string());
+        self.log.append_group(records).map_err(failed)?;
+        let before = Instant::now();
+        let end = self.log.sync().map_err(failed)?;
+        metrics::histogram!("cell_log_sync_seconds").record(before.elapsed().as_secs_f64());
+        metrics::histogram!("cell_log_group_records").record(records.len() as f64);
+        metrics::counter!("cell_log_syncs_total").increment(1);
+        Ok(end)
+    }
+
+    fn hand_on(&mut self, made: Made, end: Position) -> Result<(), NodeError> {
+        if made.records.is_empty() && made.touched.is_empty() {
+            return Ok(());
+        }
+        let mut frontier = BTreeMap::new();
+        for actor in made.actors {
+            frontier.extend(self.cell.frontier().get(&actor).map(|front| (actor, *front)));
+        }
+        let mut epochs = BTreeMap::new();
+        for id in made.entities.keys().map(EntityId::slot).chain(made.lost) {
+            let home = self.cell.placement().home(id);
+            epochs.extend(home.actor.map(|actor| (id, Epoch { term: home.term, step: home.step, actor })));
+        }
+        let sheets = self.sheets(&made.entities)?;
+        self.told.changed(&made.entities);
+        self.told.sheets(&sheets);
+        self.told.alarms(&made.alarms);
+        let group = Group {
+            number: self.number,
+            end,
+            entities: made.entities,
+            command_keys: made.keys,
+            frontier,
+            epochs,
+            closed: self.cell.closed().clone(),
+            sheets,
+        };
+        self.behind.send(group).map_err(|_| NodeError::Unavailable("the view stopped".to_owned()))
+    }
+
+    /// What every touched entity, and what stands beside it, needs done now.
+    fn sheets(&self, entities: &BTreeMap<EntityId, Arc<Entity>>) -> Result<Vec<Sheet>, NodeError> {
+        let mut ids: BTreeSet<EntityId> = entities.keys().copied().collect();
+        for (id, entity) in entities {
+            if id.order().is_some() {
+                let reading = Reading::<Order>::of(entity);
+                ids.extend(every_permit(&reading).map(|(payment, _)| EntityId::from(payment)));
+            } else if let Some(permit) = Reading::<Payment>::of(entity).record {
+                ids.insert(permit.order.into());
+            }
+        }
+        let sheet = |entity| {
+            let duties = self.cell.duties(&self.working, entity)?;
+            Ok(Sheet { entity, duties })
+        };
+        ids.into_iter().map(sheet).collect::<Result<_, Unavailable>>().map_err(NodeError::from)
+    }
+}
+
+/// What a group's pieces made together.
+#[derive(Debug, Default)]
+struct Made {
+    records: Vec<Vec<u8>>,
+    entities: BTreeMap<EntityId, Arc<Entity>>,
+    touched: BTreeSet<EntityId>,
+    actors: BTreeSet<ActorId>,
+    lost: Vec<Slot>,
+    alarms: Vec<Alarm>,
+    keys: Vec<Bytes>,
+}
+
+impl Made {
+    fn take(&mut self, step: Step) {
+        self.records.extend(step.merged.into_iter().map(|entity| Record::Merged(entity).to_bytes()));
+        for entry in step.entries {
+            self.actors.insert(entry.dot.actor);
+            self.records.push(Record::Entry(entry).to_bytes());
+        }
+        self.touched.extend(step.entities.keys());
+        self.entities.extend(step.entities);
+        self.lost.extend(step.lost.into_iter().map(|(slot, _)| slot));
+        self.alarms.extend(step.alarms);
+    }
+}
+
+/// The canonical bytes of an epoch, as they are kept.
+pub(crate) fn epoch_bytes(epoch: &Epoch) -> Vec<u8> {
+    epoch.to_canon()
+}
