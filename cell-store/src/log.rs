@@ -1,27 +1,49 @@
-//! The durable log: segments of checksummed frames, one frame per group.
+//! The durable log: append a group, sync it once, and it is committed.
 //!
-//! The commit point is [`Log::sync`]: what it covered is read again by every later open, or named as damaged. A torn
-//! last frame was never acknowledged and is cut; any other damage is reported with the positions it cost.
+//! ```text
+//! append_group ──► one frame, one write ──► sync: one fdatasync ──► durable position ──► readers
+//! ```
+//! Files are segments named by the ordinal of their first record; see `frame` for what is in them and `recovery` for
+//! what is cut and what is reported when they are opened again.
 
+mod error;
 mod frame;
-mod recover;
+mod reader;
+mod recovery;
+mod segment;
+mod tail;
 
-use std::collections::VecDeque;
+pub use error::LogError;
+pub use frame::FRAME_BODY_BYTES_MAX;
+pub use reader::LogReader;
+pub use recovery::{Damage, DamageReason, Recovery};
+
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use frame::FRAME_BODY_BYTES_MAX;
-
 use crate::medium::Medium;
+use reader::Shared;
+use segment::Segment;
 
-/// Ordinal of a record in this log: 0, 1, 2…
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// More unsynced bytes than this are synced before the next append, so that whatever a power cut can tear is bounded,
+/// and a longer stretch of nonsense at the end of the log is known to be damage.
+pub(crate) const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
+
+/// Ordinal of a record in this log: 0, 1, 2… without a gap. As a `next` it is also the count of records ever appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position(pub u64);
+
+impl Position {
+    /// The position `records` further on.
+    #[must_use]
+    pub fn plus(self, records: u64) -> Self {
+        Self(self.0.saturating_add(records))
+    }
+}
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,407 +51,230 @@ impl fmt::Display for Position {
     }
 }
 
-/// Sizes.
-#[derive(Clone, Debug)]
+/// Sizes of a log. They may change from one start to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// A segment is closed before it grows beyond this.
+    /// A segment that would grow beyond this ends, and the next begins. One larger frame may still have a segment alone.
     pub segment_bytes_max: u64,
-    /// Bytes of recent records kept in memory for tailers that follow right behind.
+    /// How much of the newest records is kept in memory for readers that follow right behind the writer.
     pub recent_bytes_max: usize,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { segment_bytes_max: 64 << 20, recent_bytes_max: 8 << 20 }
+        Self { segment_bytes_max: 64 << 20, recent_bytes_max: 8 << 20 }
     }
 }
 
-/// Why a stretch of the log cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DamageReason {
-    /// A frame does not verify.
-    Checksum,
-    /// Frames or a segment are not there.
-    Missing,
-}
-
-/// Positions that were lost, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    pub segment: String,
-    pub offset: u64,
-    /// Ordinals of the lost records.
-    pub lost: Range<u64>,
-    pub reason: DamageReason,
-}
-
-/// What an open found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Records that can be read.
-    pub records: u64,
-    /// Bytes of a torn last frame that were cut.
-    pub cut_bytes: u64,
-    pub damage: Vec<Damage>,
-}
-
-/// What a log can refuse with.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The medium failed. Nothing of the call took effect unless the log says [`LogError::Poisoned`] from then on.
-    #[error("log: {what}: {source}")]
-    Io { what: &'static str, source: io::Error },
-    /// A sync, or the clean-up after a failed append, failed before: nobody knows what is on disk. Restart.
-    #[error("log: poisoned by an earlier error; restart and re-read")]
-    Poisoned,
-    /// These records are damaged or missing; those behind them can be read.
-    #[error("log: records {} to {} are damaged", lost.start, lost.end)]
-    Damaged { lost: Range<u64> },
-    /// Older segments were deleted.
-    #[error("log: begins at {first}")]
-    Deleted { first: Position },
-    /// A group is empty or larger than a frame may be.
-    #[error("log: a group has 1 record or more and at most {FRAME_BODY_BYTES_MAX} bytes")]
-    Group,
-}
-
-fn io_error(what: &'static str) -> impl Fn(io::Error) -> LogError {
-    move |source| LogError::Io { what, source }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct FrameRef {
-    first: u64,
-    count: u32,
-    offset: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Segment {
-    name: String,
-    first: u64,
-    frames: Vec<FrameRef>,
-    bytes: u64,
-}
-
-#[derive(Debug)]
-struct Shared {
-    medium: Arc<dyn Medium>,
-    segments: RwLock<Vec<Segment>>,
-    damage: RwLock<Vec<Damage>>,
-    recent: Mutex<Recent>,
-    durable: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Recent {
-    records: VecDeque<(u64, Bytes)>,
-    bytes: usize,
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-// === Log ===
-
-/// The one writer of a log.
+/// The single writer of a log.
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
     config: LogConfig,
-    nonce: u64,
+    /// The frame being written; kept for its capacity.
+    frame: Vec<u8>,
+    active: ActiveSegment,
     next: u64,
-    buffer: Vec<u8>,
+    unsynced_bytes: u64,
     poisoned: bool,
 }
 
-fn segment_name(first: u64) -> String {
-    format!("log-{first:020}.seg")
+#[derive(Debug)]
+struct ActiveSegment {
+    name: Arc<str>,
+    salt: u64,
+    bytes: u64,
 }
 
-fn segment_first(name: &str) -> Option<u64> {
-    name.strip_prefix("log-")?.strip_suffix(".seg")?.parse().ok()
-}
+// === impl Log ===
 
 impl Log {
-    /// Reads every segment, cuts a torn end, and names all other damage.
+    /// Reads and verifies every segment, cuts a torn end, syncs what is left, and only then calls it durable.
+    ///
+    /// The last segment is read past the page cache, because after a failed sync the cache may show what the disk never
+    /// got. Damage does not fail the opening: it is in [`Recovery`], and reads across it answer [`LogError::Damaged`].
     ///
     /// # Errors
-    /// The medium cannot be read; nothing but a torn end was changed.
-    pub fn open(medium: Arc<dyn Medium>, config: LogConfig) -> Result<(Log, Recovery), LogError> {
-        let names = medium.list().map_err(io_error("list"))?;
-        let mut firsts: Vec<u64> = names.iter().filter_map(|name| segment_first(name)).collect();
-        firsts.sort_unstable();
-        let (mut recovery, mut segments, mut nonce) = (Recovery::default(), Vec::new(), None);
-        let mut next = firsts.first().copied().unwrap_or(0);
-        for (i, first) in firsts.iter().enumerate() {
-            let name = segment_name(*first);
-            if *first > next {
-                let known = recovery.damage.last_mut().filter(|damage: &&mut Damage| damage.lost.end == next);
-                match known {
-                    Some(damage) => damage.lost.end = *first,
-                    None => recovery.damage.push(Damage {
-                        segment: name.clone(),
-                        offset: 0,
-                        lost: next..*first,
-                        reason: DamageReason::Missing,
-                    }),
-                }
-            }
-            let last = i + 1 == firsts.len();
-            let scanned = recover::scan(&*medium, &name, *first, nonce, last).map_err(io_error("scan"))?;
-            nonce = scanned.nonce;
-            next = scanned.next;
-            recovery.cut_bytes += scanned.cut_bytes;
-            recovery.damage.extend(scanned.damage);
-            segments.push(scanned.segment);
+    /// [`LogError::Version`], [`LogError::Foreign`] and [`LogError::Unreadable`] before anything was changed;
+    /// [`LogError::Io`] with at most the torn end cut.
+    pub fn open(medium: Arc<dyn Medium>, config: LogConfig) -> Result<(Self, Recovery), LogError> {
+        let (mut segments, mut recovery) = recovery::recover(&*medium)?;
+        if segments.is_empty() {
+            segments.push(new_segment(&*medium, 0)?);
         }
-        recovery.damage.retain(|damage| !damage.lost.is_empty());
-        let read = segments.iter().flat_map(|segment: &Segment| &segment.frames);
-        recovery.records = read.map(|frame| u64::from(frame.count)).sum();
-        let nonce = nonce.unwrap_or_else(|| medium.entropy());
-        let shared = Arc::new(Shared {
-            medium,
-            segments: RwLock::new(segments),
-            damage: RwLock::new(recovery.damage.clone()),
-            recent: Mutex::default(),
-            durable: AtomicU64::new(next),
-        });
-        Ok((Log { shared, config, nonce, next, buffer: Vec::new(), poisoned: false }, recovery))
+        let Some(last) = segments.last() else { unreachable!("a segment was just added") };
+        let (name, next) = (Arc::clone(&last.name), last.end);
+        medium.sync(&name).map_err(LogError::io("sync", &name))?;
+        medium.sync_dir().map_err(LogError::io("sync the folder of", &name))?;
+
+        recovery.first = Position(segments[0].first);
+        recovery.next = Position(next);
+        let active = ActiveSegment { name, salt: last.salt, bytes: last.bytes };
+        let shared = Arc::new(Shared::new(medium, segments, next, config.recent_bytes_max));
+        let log =
+            Self { shared, config, frame: Vec::new(), active, next, unsynced_bytes: 0, poisoned: false };
+        Ok((log, recovery))
     }
 
-    /// Appends one group as one frame in one write. Not durable before [`Log::sync`], and not seen by readers.
+    /// Writes the records as one checksummed frame with one write. They are neither durable nor readable before
+    /// [`Log::sync`]. No records: nothing is written, the range is empty.
     ///
     /// # Errors
-    /// [`LogError::Group`], [`LogError::Poisoned`], or the medium's own (a full disk): nothing was appended.
+    /// [`LogError::TooLarge`] and [`LogError::Full`] leave the log as it was, and it may be used on. After any other
+    /// error it is poisoned: what is on disk is decided by opening it again.
     pub fn append_group<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<Range<Position>, LogError> {
-        if self.poisoned {
-            return Err(LogError::Poisoned);
+        self.refuse_if_poisoned()?;
+        let start = self.next;
+        if records.is_empty() {
+            return Ok(Position(start)..Position(start));
         }
-        let first = self.next;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let written = if frame::write(self.nonce, first, records, &mut buffer) {
-            self.append_frame(&buffer, first, records.len() as u32)
-        } else {
-            Err(LogError::Group)
-        };
-        if written.is_ok() {
-            self.next = first + records.len() as u64;
-            self.remember(first, &buffer);
+        let frame_bytes = frame::size(records)?;
+        if self.active.bytes > 0 && self.active.bytes + frame_bytes > self.config.segment_bytes_max {
+            self.roll()?;
         }
-        self.buffer = buffer;
-        written.map(|()| Position(first)..Position(self.next))
+        if self.unsynced_bytes > 0 && self.unsynced_bytes + frame_bytes > UNSYNCED_BYTES_MAX {
+            self.sync_active()?;
+        }
+
+        let durable = self.shared.durable();
+        frame::encode(&mut self.frame, self.active.salt, start, durable, records);
+        let medium = Arc::clone(&self.shared.medium);
+        if let Err(source) = medium.append(&self.active.name, &self.frame) {
+            return Err(self.undo_append(source));
+        }
+        let offset = self.active.bytes;
+        self.active.bytes += frame_bytes;
+        self.unsynced_bytes += frame_bytes;
+        self.next = start + records.len() as u64;
+
+        let body = Bytes::copy_from_slice(frame::payload(&self.frame, records.len()));
+        let mut at = 0;
+        let records = records.iter().map(|record| {
+            let part = at..at + record.as_ref().len();
+            at = part.end;
+            body.slice(part)
+        });
+        self.shared.push_frame(start..self.next, offset, frame_bytes, records);
+        Ok(Position(start)..Position(self.next))
     }
 
-    fn append_frame(&mut self, frame: &[u8], first: u64, count: u32) -> Result<(), LogError> {
-        let roll = match read(&self.shared.segments).last() {
-            None => true,
-            Some(last) => last.bytes > 0 && last.bytes + frame.len() as u64 > self.config.segment_bytes_max,
-        };
-        if roll {
-            self.roll(first)?;
-        }
-        let mut segments = write(&self.shared.segments);
-        let Some(segment) = segments.last_mut() else {
-            return Err(LogError::Poisoned);
-        };
-        if let Err(source) = self.shared.medium.append(&segment.name, frame) {
-            // Any part of it may be there: a later frame must not stand behind it.
-            self.poisoned = self.shared.medium.truncate(&segment.name, segment.bytes).is_err();
-            return Err(LogError::Io { what: "append", source });
-        }
-        segment.frames.push(FrameRef { first, count, offset: segment.bytes });
-        segment.bytes += frame.len() as u64;
-        Ok(())
-    }
-
-    /// Closes the segment, durably, and begins the next.
-    fn roll(&mut self, first: u64) -> Result<(), LogError> {
-        if read(&self.shared.segments).last().is_some() {
-            self.sync()?;
-        }
-        let name = segment_name(first);
-        self.shared.medium.create(&name).map_err(io_error("create segment"))?;
-        self.shared.medium.sync_dir().map_err(io_error("sync folder"))?;
-        write(&self.shared.segments).push(Segment { name, first, frames: Vec::new(), bytes: 0 });
-        Ok(())
-    }
-
-    fn remember(&self, first: u64, frame: &[u8]) {
-        let frame = Bytes::copy_from_slice(frame);
-        let Some(records) = frame::Header::read(&frame).and_then(|header| frame::records(&header, &frame))
-        else {
-            return;
-        };
-        let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        for (i, record) in records.into_iter().enumerate() {
-            recent.bytes += record.len();
-            recent.records.push_back((first + i as u64, record));
-        }
-        while recent.bytes > self.config.recent_bytes_max {
-            let Some((_, record)) = recent.records.pop_front() else {
-                break;
-            };
-            recent.bytes -= record.len();
-        }
-    }
-
-    /// Makes everything appended durable: the commit point. Readers see it from now on.
+    /// One `fdatasync`; then everything appended is durable, and readers see it. Without anything new it does nothing.
+    /// Returns the durable position.
     ///
     /// # Errors
-    /// After any error the log is poisoned: which of the bytes are on disk is unknown.
+    /// Any error poisons the log: after a failed sync nobody knows what is on disk, and a second sync that succeeds
+    /// proves nothing. Stop serving, open anew, trust what the fresh read confirms.
     pub fn sync(&mut self) -> Result<Position, LogError> {
-        if self.poisoned {
-            return Err(LogError::Poisoned);
+        self.refuse_if_poisoned()?;
+        if self.unsynced_bytes > 0 {
+            self.sync_active()?;
         }
-        let name = read(&self.shared.segments).last().map(|segment| segment.name.clone());
-        if let Some(name) = name
-            && let Err(source) = self.shared.medium.sync(&name)
-        {
-            self.poisoned = true;
-            return Err(LogError::Io { what: "sync", source });
-        }
-        self.shared.durable.store(self.next, Ordering::Release);
+        self.shared.publish(self.next);
         Ok(Position(self.next))
     }
 
-    /// The position behind the last durable record.
-    #[must_use]
+    /// Everything before this survives a power cut.
     pub fn durable(&self) -> Position {
-        Position(self.shared.durable.load(Ordering::Acquire))
+        Position(self.shared.durable())
     }
 
-    #[must_use]
+    /// The position the next record gets.
+    pub fn next(&self) -> Position {
+        Position(self.next)
+    }
+
+    /// A cheap handle for other threads; it stays good while the writer goes on, and after the writer is gone.
     pub fn reader(&self) -> LogReader {
-        LogReader { shared: self.shared.clone() }
+        LogReader::new(Arc::clone(&self.shared))
     }
 
-    /// Deletes segments that hold only records before `position`. The newest segment stays.
+    /// Deletes segments that hold only durable records before `before`, oldest first, never the one being written.
+    /// Returns the first position that is left.
     ///
     /// # Errors
-    /// The medium's; segments already deleted stay deleted.
-    pub fn delete_before(&mut self, position: Position) -> Result<(), LogError> {
-        loop {
-            let name = {
-                let segments = read(&self.shared.segments);
-                match segments.as_slice() {
-                    [first, second, ..] if second.first <= position.0 => first.name.clone(),
-                    _ => break,
+    /// [`LogError::Io`]: what was deleted so far is gone for readers; call again.
+    pub fn delete_before(&mut self, before: Position) -> Result<Position, LogError> {
+        self.refuse_if_poisoned()?;
+        let before = before.0.min(self.shared.durable());
+        let medium = Arc::clone(&self.shared.medium);
+        while let Some(name) = self.shared.forget_first_segment(before) {
+            match medium.delete(&name) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(LogError::io("delete", &name)(source));
                 }
-            };
-            self.shared.medium.delete(&name).map_err(io_error("delete segment"))?;
-            write(&self.shared.segments).remove(0);
+                _ => {}
+            }
+            // Each name on its own: were a later one to go before an earlier one, a power cut would leave a hole.
+            medium.sync_dir().map_err(LogError::io("sync the folder of", &name))?;
+            tracing::debug!(segment = %name, "deleted a segment");
         }
-        self.shared.medium.sync_dir().map_err(io_error("sync folder"))
+        Ok(Position(self.shared.first()))
+    }
+
+    fn refuse_if_poisoned(&self) -> Result<(), LogError> {
+        if self.poisoned { Err(LogError::Poisoned) } else { Ok(()) }
+    }
+
+    fn poison(&mut self, error: LogError) -> LogError {
+        tracing::error!(%error, segment = %self.active.name, "the log is poisoned");
+        self.poisoned = true;
+        error
+    }
+
+    fn sync_active(&mut self) -> Result<(), LogError> {
+        match self.shared.medium.sync(&self.active.name) {
+            Ok(()) => {
+                self.unsynced_bytes = 0;
+                Ok(())
+            }
+            Err(source) => {
+                let segment = self.active.name.to_string();
+                Err(self.poison(LogError::Sync { segment, source }))
+            }
+        }
+    }
+
+    /// A full disk is an ordinary day: the part of the frame that got through is cut off and the log goes on. Every
+    /// other failure says that the disk is not to be trusted.
+    fn undo_append(&mut self, source: io::Error) -> LogError {
+        let segment = self.active.name.to_string();
+        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self.shared.medium.truncate(&segment, self.active.bytes) {
+            Ok(()) if full => LogError::Full { source },
+            Ok(()) => self.poison(LogError::Append { segment, source }),
+            Err(truncate) => {
+                tracing::error!(%truncate, segment, "cannot cut off a half-written frame");
+                self.poison(LogError::Append { segment, source })
+            }
+        }
+    }
+
+    /// Ends the active segment (synced, so that only the last segment can ever have a torn end) and begins the next.
+    fn roll(&mut self) -> Result<(), LogError> {
+        if self.unsynced_bytes > 0 {
+            self.sync_active()?;
+        }
+        let segment = match new_segment(&*self.shared.medium, self.next) {
+            Ok(segment) => segment,
+            Err(LogError::Io { source, .. })
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                return Err(LogError::Full { source });
+            }
+            Err(error) => return Err(self.poison(error)),
+        };
+        if let Err(source) = self.shared.medium.sync_dir() {
+            let segment = segment.name.to_string();
+            return Err(self.poison(LogError::Sync { segment, source }));
+        }
+        self.active = ActiveSegment { name: Arc::clone(&segment.name), salt: segment.salt, bytes: 0 };
+        self.shared.push_segment(segment);
+        Ok(())
     }
 }
 
-// === LogReader ===
-
-/// Reads durable records, also while the writer goes on; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct LogReader {
-    shared: Arc<Shared>,
-}
-
-impl LogReader {
-    /// The position behind the last durable record.
-    #[must_use]
-    pub fn durable(&self) -> Position {
-        Position(self.shared.durable.load(Ordering::Acquire))
-    }
-
-    /// The oldest position kept.
-    #[must_use]
-    pub fn first(&self) -> Position {
-        Position(read(&self.shared.segments).first().map_or(0, |segment| segment.first))
-    }
-
-    /// Records from `from` on, never past the durable position, until `bytes_max` is reached (at least one record if
-    /// there is any).
-    ///
-    /// # Errors
-    /// [`LogError::Damaged`] if `from` lies in a damaged stretch (go on at its end), [`LogError::Deleted`].
-    pub fn read(&self, from: Position, bytes_max: usize) -> Result<Vec<(Position, Bytes)>, LogError> {
-        let durable = self.durable().0;
-        if from.0 >= durable {
-            return Ok(Vec::new());
-        }
-        if let Some(found) = self.read_recent(from.0, durable, bytes_max) {
-            return Ok(found);
-        }
-        if let Some(damage) = read(&self.shared.damage).iter().find(|damage| damage.lost.contains(&from.0)) {
-            return Err(LogError::Damaged { lost: damage.lost.clone() });
-        }
-        let (mut found, mut bytes, mut at) = (Vec::new(), 0, from.0);
-        while at < durable && (bytes < bytes_max || found.is_empty()) {
-            let Some((name, frame)) = self.locate(at)? else {
-                break;
-            };
-            if frame.first > at {
-                // A hole is met as a hole, never read over.
-                let lost = at..frame.first;
-                return if found.is_empty() { Err(LogError::Damaged { lost }) } else { Ok(found) };
-            }
-            let records =
-                recover::read_frame(&*self.shared.medium, &name, &frame).map_err(io_error("read"))?;
-            let Some(records) = records else {
-                let lost = frame.first..frame.first + u64::from(frame.count);
-                // What was read before it is good; the next call meets the damage first.
-                return if found.is_empty() { Err(LogError::Damaged { lost }) } else { Ok(found) };
-            };
-            for (i, record) in records.into_iter().enumerate() {
-                let position = frame.first + i as u64;
-                if position >= at && position < durable && (bytes < bytes_max || found.is_empty()) {
-                    bytes += record.len();
-                    found.push((Position(position), record));
-                }
-            }
-            at = found.last().map_or(durable, |(position, _)| position.0 + 1);
-        }
-        Ok(found)
-    }
-
-    /// One record.
-    ///
-    /// # Errors
-    /// As [`LogReader::read`].
-    pub fn get(&self, position: Position) -> Result<Option<Bytes>, LogError> {
-        let found = self.read(position, 1)?;
-        Ok(found.into_iter().find(|(at, _)| *at == position).map(|(_, record)| record))
-    }
-
-    fn read_recent(&self, from: u64, durable: u64, bytes_max: usize) -> Option<Vec<(Position, Bytes)>> {
-        let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = recent.records.front()?.0;
-        let skip = usize::try_from(from.checked_sub(oldest)?).ok()?;
-        let mut bytes = 0;
-        let wanted = recent.records.iter().skip(skip).take_while(|(position, record)| {
-            let fits = bytes < bytes_max;
-            bytes += record.len();
-            fits && *position < durable
-        });
-        let found: Vec<_> = wanted.map(|(position, record)| (Position(*position), record.clone())).collect();
-        (!found.is_empty()).then_some(found)
-    }
-
-    /// The frame that holds `at`, or the next one behind it.
-    fn locate(&self, at: u64) -> Result<Option<(String, FrameRef)>, LogError> {
-        let segments = read(&self.shared.segments);
-        if let Some(first) = segments.first().filter(|first| at < first.first) {
-            return Err(LogError::Deleted { first: Position(first.first) });
-        }
-        let after = segments.partition_point(|segment| segment.first <= at);
-        for segment in &segments[after.saturating_sub(1)..] {
-            let frame = segment.frames.partition_point(|frame| frame.first + u64::from(frame.count) <= at);
-            if let Some(frame) = segment.frames.get(frame) {
-                return Ok(Some((segment.name.clone(), *frame)));
-            }
-        }
-        Ok(None)
-    }
+fn new_segment(medium: &dyn Medium, first: u64) -> Result<Segment, LogError> {
+    let segment = Segment::empty(first, medium.entropy());
+    medium.create(&segment.name).map_err(LogError::io("create", &segment.name))?;
+    Ok(segment)
 }

@@ -4,18 +4,20 @@ mod memory;
 mod sled_store;
 
 use std::fmt;
+use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::lock::FolderLock;
 pub use memory::MemoryStore;
 pub use sled_store::{SledConfig, SledStore};
 
 /// Longest key.
 pub const KEY_BYTES_MAX: usize = 1_024;
-/// Largest value: sled keeps larger ones in files that it never syncs.
+/// Largest value. A page of the engine holds some 16 of them, and must not outgrow the file that is synced.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a store refused.
@@ -30,7 +32,7 @@ pub enum StoreError {
     /// The store fails verification. Never to be read as "not found": discard and rebuild it.
     #[error("store: damaged: {0}")]
     Damaged(String),
-    /// The disk failed; whether the batch took effect is unknown.
+    /// The disk failed; whether the batch took effect is unknown, and the store answers nothing more.
     #[error("store: {0}")]
     Io(String),
 }
@@ -139,14 +141,19 @@ impl Scan {
 
 /// A key-value store for a view that can be rebuilt. Every engine passes one conformance suite.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// Whole or not at all, also across a crash; durable after [`Store::sync`].
+    /// Whole or not at all, also across a crash; durable after [`Store::sync`]. Batches survive in the order they were
+    /// written: one is never there without those before it.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::TooLarge`]: nothing was written. Any other: open the store anew and replay.
     fn write(&self, batch: Batch) -> Result<(), StoreError>;
+    /// One value. Two calls may have a batch in between; what must be seen together is asked for with one scan.
+    ///
     /// # Errors
-    /// [`StoreError`]; damage is never `Ok(None)`.
+    /// [`StoreError`]; damage that the engine notices is never `Ok(None)`.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+    /// Pairs in the order of their keys, of whole batches only.
+    ///
     /// # Errors
     /// [`StoreError`].
     fn scan(&self, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError>;
@@ -179,10 +186,14 @@ pub fn open(engine: Engine, dir: &Path) -> Result<Arc<dyn Store>, StoreError> {
 /// Removes a store that is to be rebuilt. The log is somewhere else.
 ///
 /// # Errors
-/// The folder cannot be removed.
-pub fn discard(dir: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// `ResourceBusy` if a process has it open; otherwise the folder cannot be removed.
+pub fn discard(dir: &Path) -> io::Result<()> {
+    if !dir.exists() {
+        return Ok(());
     }
+    let Some(_lock) = FolderLock::acquire(dir)? else {
+        let error = StoreError::Held { folder: dir.to_path_buf() };
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, error));
+    };
+    std::fs::remove_dir_all(dir)
 }

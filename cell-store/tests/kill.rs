@@ -1,72 +1,127 @@
-//! SIGKILL on a real process that appends to a real folder: what it acknowledged is there, and no view batch is half.
+//! SIGKILL on a real process that commits to a real folder: everything it acknowledged is there, no batch is half.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use cell_store::{Batch, DiskMedium, Engine, Log, LogConfig, Position, open};
+use cell_store::{Batch, DiskMedium, Engine, Log, LogConfig, Position, Recovery, Scan, Store, open};
 
 const FOLDER: &str = "CELL_STORE_KILL_FOLDER";
+const APPLIED: &str = "position";
 
-fn view_key(n: u64, copy: u8) -> Vec<u8> {
-    [&[b'v', copy][..], &n.to_be_bytes()].concat()
+/// The content of a record follows from its position, so both processes know it.
+fn record(n: u64) -> Vec<u8> {
+    let mut record = n.to_le_bytes().to_vec();
+    record.resize(40 + (n % 300) as usize, n as u8);
+    record
 }
 
-/// The child: groups of three records and a view batch of two keys each, acknowledged on stdout after the sync.
-#[test]
-fn child_appends_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else {
-        return;
-    };
-    let folder = std::path::PathBuf::from(folder);
+fn open_both(folder: &Path) -> (Log, Recovery, Arc<dyn Store>) {
     let medium = Arc::new(DiskMedium::open(folder.join("log")).unwrap());
-    let config = LogConfig { segment_bytes_max: 20_000, ..LogConfig::default() };
-    let (mut log, recovery) = Log::open(medium, config).unwrap();
-    assert_eq!(recovery.damage, []);
-    let view = open(Engine::Sled, &folder.join("view")).unwrap();
+    let config = LogConfig { segment_bytes_max: 50_000, ..LogConfig::default() };
+    let (log, recovery) = Log::open(medium, config).unwrap();
+    (log, recovery, open(Engine::Sled, &folder.join("view")).unwrap())
+}
+
+fn applied(view: &dyn Store) -> u64 {
+    let bytes = view.get(APPLIED.as_bytes()).unwrap();
+    bytes.map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()))
+}
+
+/// Two keys for each record and the position behind the last, in one batch.
+fn apply(view: &dyn Store, from: u64, to: u64) {
+    let mut batch = Batch::new();
+    for n in from..to {
+        batch.put([b"a", &n.to_be_bytes()[..]].concat(), record(n));
+        batch.put(
+            [b"b", &n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[..]].concat(),
+            n.to_be_bytes().to_vec(),
+        );
+    }
+    batch.put(APPLIED, to.to_be_bytes().to_vec());
+    view.write(batch).unwrap();
+}
+
+/// Run by the test below in a process of its own; alone it has nothing to do.
+#[test]
+fn the_child_commits_and_acknowledges_until_it_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let (mut log, recovery, view) = open_both(Path::new(&folder));
+    assert!(recovery.is_clean(), "{recovery:?}");
+    let next = log.next().0;
+    (applied(&*view)..next).for_each(|n| apply(&*view, n, n + 1));
+
     let mut out = std::io::stdout().lock();
-    loop {
-        let next = log.durable().0;
-        let records: Vec<_> = (next..next + 3).map(|n| vec![n as u8; 200]).collect();
-        log.append_group(&records).unwrap();
-        let durable = log.sync().unwrap();
-        let mut batch = Batch::new();
-        batch.put(view_key(next, 0), vec![1]);
-        batch.put(view_key(next, 1), vec![1]);
-        view.write(batch).unwrap();
-        writeln!(out, "\nacked {durable}").unwrap();
+    for round in 0_u64.. {
+        let from = log.next().0;
+        let to = from + 1 + round % 7;
+        log.append_group(&(from..to).map(record).collect::<Vec<_>>()).unwrap();
+        assert_eq!(log.sync().unwrap(), Position(to));
+        // Its own line even where the test harness left one open.
+        writeln!(out, "\nacked {to}").unwrap();
         out.flush().unwrap();
+        apply(&*view, from, to);
+        if round % 16 == 15 {
+            view.sync().unwrap();
+            writeln!(out, "\nview {to}").unwrap();
+            out.flush().unwrap();
+        }
     }
 }
 
 #[test]
-fn what_was_acknowledged_survives_sigkill_and_no_view_batch_is_half() {
+fn after_sigkill_every_acknowledged_record_is_there_and_no_view_batch_is_half() {
     let folder = tempfile::tempdir().unwrap();
-    let mut acknowledged = 0;
-    for round in 0..8 {
+    let (mut acked, mut synced_view) = (0, 0);
+    for round in 0..10_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_appends_until_it_is_killed", "--nocapture"])
+            .args(["--exact", "the_child_commits_and_acknowledges_until_it_is_killed", "--nocapture"])
             .env(FOLDER, folder.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let wanted = 3 + round * 5;
-        let acks =
-            lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("acked ")?.parse::<u64>().ok());
-        acknowledged = acks.take(wanted).last().unwrap_or(acknowledged);
+        let before = acked;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut note = |line: &str| -> u64 {
+            let number = |word: &str| line.strip_prefix(word).and_then(|number| number.parse::<u64>().ok());
+            acked = number("acked ").unwrap_or(acked);
+            synced_view = number("view ").unwrap_or(synced_view);
+            acked
+        };
+        // Killed after a number of records that differs from round to round, at whatever instruction it then is.
+        let enough = before + 20 + round * 83 % 400;
+        while lines.next().is_some_and(|line| note(&line) < enough) {}
         child.kill().unwrap();
-        child.wait().unwrap();
-        let (log, recovery) =
-            Log::open(Arc::new(DiskMedium::open(folder.path().join("log")).unwrap()), LogConfig::default())
-                .unwrap();
-        assert_eq!(recovery.damage, []);
-        assert!(log.durable() >= Position(acknowledged), "{} < {acknowledged}", log.durable());
-        let view = open(Engine::Sled, &folder.path().join("view")).unwrap();
-        for n in (0..log.durable().0).step_by(3) {
-            let pair = [0, 1].map(|copy| view.get(&view_key(n, copy)).unwrap().is_some());
-            assert_eq!(pair[0], pair[1], "half a batch at {n}");
+        // What it still said before it died counts too.
+        for line in lines {
+            note(&line);
         }
+        child.wait().unwrap();
+        assert!(acked >= enough, "the child ended by itself");
+
+        let (log, recovery, view) = open_both(folder.path());
+        assert!(recovery.is_clean(), "{recovery:?}");
+        assert!(recovery.next.0 >= acked, "acknowledged {acked}, found {}", recovery.next);
+        let (reader, mut at) = (log.reader(), 0);
+        while at < recovery.next.0 {
+            for (position, bytes) in reader.read(Position(at), 10_000).unwrap() {
+                assert_eq!((position.0, &bytes[..]), (at, &record(at)[..]));
+                at += 1;
+            }
+        }
+
+        let applied = applied(&*view);
+        assert!(
+            synced_view <= applied && applied <= recovery.next.0,
+            "{synced_view} {applied} {}",
+            recovery.next
+        );
+        let first = view.scan(&Scan::prefix("a", usize::MAX)).unwrap();
+        let expected: Vec<_> = (0..applied).map(record).collect();
+        assert!(first.iter().map(|(_, value)| &value[..]).eq(expected.iter().map(|record| &record[..])));
+        let second = view.scan(&Scan::prefix("b", usize::MAX)).unwrap();
+        assert_eq!(second.len() as u64, applied, "half a batch");
     }
-    assert!(acknowledged > 0);
+    assert!(synced_view > 0);
 }

@@ -1,188 +1,274 @@
-//! The log on a medium that loses power, tears writes and flips bits.
+//! The log on a sound medium: groups, segments, readers.
 
-use std::io;
+mod support;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cell_store::{
-    DamageReason, DiskMedium, FaultMedium, Log, LogConfig, LogError, Medium, MediumError, Position,
+    DiskMedium, FRAME_BODY_BYTES_MAX, FaultMedium, Log, LogConfig, LogError, Medium, MediumError, Position,
 };
 use proptest::prelude::*;
+use support::{log_of, read_all, reopen, small_segments, sole_segment};
 
-fn record(n: u64, len: usize) -> Vec<u8> {
-    let mut record = n.to_le_bytes().to_vec();
-    record.resize(8 + len, n as u8);
-    record
+fn numbered(range: std::ops::Range<u64>, bytes: usize) -> Vec<Vec<u8>> {
+    range.map(|n| support::record(n, bytes)).collect()
 }
 
-fn open(medium: &FaultMedium, segment_bytes_max: u64) -> (Log, cell_store::Recovery) {
-    let config = LogConfig { segment_bytes_max, recent_bytes_max: 200 };
-    Log::open(Arc::new(medium.clone()), config).unwrap()
+#[test]
+fn a_group_is_one_write_and_one_sync_and_readable_only_behind_the_sync() {
+    let medium = FaultMedium::new(1);
+    let (mut log, _) = reopen(&medium, LogConfig::default());
+    let (writes, syncs) = (medium.append_count(), medium.sync_count());
+    let reader = log.reader();
+
+    let positions = log.append_group(&numbered(0..64, 300)).unwrap();
+    assert_eq!(positions, Position(0)..Position(64));
+    assert_eq!((log.next(), log.durable()), (Position(64), Position(0)));
+    assert_eq!(reader.read(Position(0), 1 << 20).unwrap(), []);
+    assert_eq!(reader.get(Position(0)).unwrap(), None);
+
+    assert_eq!(log.sync().unwrap(), Position(64));
+    assert_eq!((medium.append_count() - writes, medium.sync_count() - syncs), (1, 1));
+    assert_eq!(reader.durable(), Position(64));
+    assert_eq!(reader.read(Position(0), 1 << 20).unwrap().len(), 64);
 }
 
-fn all(log: &Log) -> Vec<u64> {
-    let (reader, mut at, mut found) = (log.reader(), log.reader().first(), Vec::new());
-    loop {
-        let records = reader.read(at, 300).unwrap();
-        let Some((last, _)) = records.last() else {
-            return found;
-        };
-        at = Position(last.0 + 1);
-        found.extend(records.iter().map(|(position, record)| {
-            assert_eq!(record[..8], position.0.to_le_bytes(), "a record is where it was put");
-            position.0
-        }));
+#[test]
+fn a_sync_without_anything_new_costs_nothing_and_an_empty_group_writes_nothing() {
+    let medium = FaultMedium::new(1);
+    let mut log = log_of(&medium, LogConfig::default(), 3);
+    let (writes, syncs) = (medium.append_count(), medium.sync_count());
+    let nothing: [&[u8]; 0] = [];
+    assert_eq!(log.append_group(&nothing).unwrap(), Position(3)..Position(3));
+    assert_eq!(log.sync().unwrap(), Position(3));
+    assert_eq!((medium.append_count(), medium.sync_count()), (writes, syncs));
+}
+
+#[test]
+fn a_group_that_fits_no_frame_is_refused_and_leaves_the_log_as_it_was() {
+    let medium = FaultMedium::new(1);
+    let mut log = log_of(&medium, LogConfig::default(), 3);
+    let refused = log.append_group(&[vec![0; FRAME_BODY_BYTES_MAX]]);
+    assert!(matches!(refused, Err(LogError::TooLarge { .. })));
+    log.append_group(&[support::record(3, 8)]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(read_all(&log), (0..4).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_read_gives_at_least_one_record_and_no_more_bytes_than_asked_for() {
+    for recent_bytes_max in [0, 1 << 20] {
+        let medium = FaultMedium::new(1);
+        let (mut log, _) = reopen(&medium, LogConfig { recent_bytes_max, ..LogConfig::default() });
+        log.append_group(&numbered(0..10, 100)).unwrap();
+        log.sync().unwrap();
+        let reader = log.reader();
+        let count = |from, bytes| reader.read(Position(from), bytes).unwrap().len();
+        assert_eq!(
+            (count(0, 0), count(0, 99), count(0, 299), count(0, 300), count(7, 1 << 20)),
+            (1, 1, 2, 3, 3)
+        );
+        assert_eq!(reader.get(Position(9)).unwrap().unwrap(), support::record(9, 100));
     }
+}
+
+#[test]
+fn nothing_follows_a_record_that_alone_is_more_than_asked_for_not_even_an_empty_one() {
+    for recent_bytes_max in [0, 1 << 20] {
+        let medium = FaultMedium::new(1);
+        let (mut log, _) = reopen(&medium, LogConfig { recent_bytes_max, ..LogConfig::default() });
+        log.append_group(&[vec![1; 149], vec![], vec![]]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(log.reader().read(Position(0), 100).unwrap().len(), 1);
+        assert_eq!(log.reader().read(Position(1), 0).unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn asking_beyond_what_was_ever_appended_is_an_error_and_not_an_empty_answer_for_ever() {
+    let medium = FaultMedium::new(1);
+    let mut log = log_of(&medium, LogConfig::default(), 3);
+    log.append_group(&numbered(3..5, 10)).unwrap();
+    let reader = log.reader();
+    assert_eq!(reader.read(Position(5), 100).unwrap(), []);
+    assert!(matches!(reader.read(Position(6), 100), Err(LogError::Ahead { next: Position(5) })));
+}
+
+#[test]
+fn segments_roll_over_without_a_seam() {
+    let medium = FaultMedium::new(1);
+    let log = log_of(&medium, small_segments(), 300);
+    assert!(medium.list().unwrap().len() > 10);
+    assert_eq!(read_all(&log), (0..300).collect::<Vec<_>>());
+    drop(log);
+    let (log, recovery) = reopen(&medium, small_segments());
+    assert_eq!((recovery.records, recovery.cut_bytes, recovery.damage.len()), (300, 0, 0));
+    assert_eq!((recovery.first, recovery.next), (Position(0), Position(300)));
+    assert_eq!(read_all(&log), (0..300).collect::<Vec<_>>());
+}
+
+#[test]
+fn whole_segments_before_a_position_are_deleted_and_reading_them_says_so() {
+    let medium = FaultMedium::new(1);
+    let mut log = log_of(&medium, small_segments(), 300);
+    let reader = log.reader();
+    let first = log.delete_before(Position(150)).unwrap();
+    assert!(first.0 > 100 && first.0 <= 150, "{first}");
+    assert_eq!(reader.first(), first);
+    assert!(
+        matches!(reader.read(Position(0), 10), Err(LogError::Deleted { first: named }) if named == first)
+    );
+    assert_eq!(read_all(&log), (first.0..300).collect::<Vec<_>>());
+    drop(log);
+
+    medium.power_cut();
+    let (mut log, recovery) = reopen(&medium, small_segments());
+    assert_eq!((recovery.first, recovery.damage.len()), (first, 0));
+    let last = log.delete_before(Position(u64::MAX)).unwrap();
+    assert!(last.0 <= 300, "the segment being written stays");
+    log.append_group(&[support::record(300, 10)]).unwrap();
+    assert_eq!(log.sync().unwrap(), Position(301));
+}
+
+#[test]
+fn records_that_are_not_durable_are_never_deleted() {
+    let medium = FaultMedium::new(1);
+    let (mut log, _) = reopen(&medium, small_segments());
+    for n in 0..50 {
+        log.append_group(&[support::record(n, 100)]).unwrap();
+    }
+    assert_eq!(log.delete_before(Position(50)).unwrap(), Position(0));
+}
+
+#[test]
+fn a_second_log_on_one_folder_is_refused_and_the_folder_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = DiskMedium::open(folder.path()).unwrap();
+    let error = DiskMedium::open(folder.path()).unwrap_err();
+    assert!(matches!(&error, MediumError::Held { folder: named } if named == folder.path()));
+    assert!(error.to_string().contains(&*folder.path().to_string_lossy()));
+    drop(held);
+    DiskMedium::open(folder.path()).unwrap();
+}
+
+#[test]
+fn a_real_folder_gives_back_what_was_put_in_also_past_the_page_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { segment_bytes_max: 20_000, recent_bytes_max: 1_000 };
+    let mut next = 0;
+    for _ in 0..4 {
+        let medium = DiskMedium::open(folder.path().join("deep/log")).unwrap();
+        let (mut log, recovery) = Log::open(Arc::new(medium), config).unwrap();
+        assert_eq!((recovery.next, recovery.cut_bytes, recovery.is_clean()), (Position(next), 0, true));
+        for _ in 0..40 {
+            log.append_group(&numbered(next..next + 5, 90)).unwrap();
+            log.sync().unwrap();
+            next += 5;
+        }
+        assert_eq!(read_all(&log), (0..next).collect::<Vec<_>>());
+    }
+    let medium = DiskMedium::open(folder.path().join("deep/log")).unwrap();
+    let name = medium.list().unwrap().into_iter().filter(|name| name.ends_with(".seg")).min().unwrap();
+    let len = medium.len(&name).unwrap() as usize;
+    let (mut cached, mut fresh) = (vec![0; len + 10], vec![0; len + 10]);
+    for offset in [0, 1, 511, 4096, 5000] {
+        let got = medium.read_at(&name, offset, &mut cached).unwrap();
+        assert_eq!(got, medium.read_fresh_at(&name, offset, &mut fresh).unwrap());
+        assert_eq!((got, &cached[..got]), (len - offset as usize, &fresh[..got]));
+    }
+}
+
+#[test]
+fn a_reader_in_another_thread_sees_every_record_once_in_order_and_none_beyond_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { segment_bytes_max: 5_000, recent_bytes_max: 700 };
+    let (mut log, _) = Log::open(Arc::new(DiskMedium::open(folder.path()).unwrap()), config).unwrap();
+    let last = 1_200;
+    let tails: Vec<_> = [400, 4_000, 40_000]
+        .into_iter()
+        .map(|max_bytes| {
+            let reader = log.reader();
+            std::thread::spawn(move || {
+                let mut next = 0;
+                while next < last {
+                    for (position, record) in reader.read(Position(next), max_bytes).unwrap() {
+                        assert_eq!((position.0, &*record), (next, &support::record(next, 60)[..]));
+                        assert!(position < reader.durable());
+                        next += 1;
+                    }
+                    std::thread::yield_now();
+                }
+            })
+        })
+        .collect();
+    for next in (0..last).step_by(4) {
+        log.append_group(&numbered(next..next + 4, 60)).unwrap();
+        log.sync().unwrap();
+    }
+    for tail in tails {
+        tail.join().unwrap();
+    }
+}
+
+#[test]
+fn other_files_in_the_folder_are_left_alone() {
+    let medium = FaultMedium::new(1);
+    medium.create("notes.txt").unwrap();
+    medium.append("notes.txt", b"not a segment").unwrap();
+    drop(log_of(&medium, small_segments(), 100));
+    let (_, recovery) = reopen(&medium, small_segments());
+    assert!(recovery.is_clean());
+    assert_eq!(medium.len("notes.txt").unwrap(), 13);
+}
+
+#[test]
+fn segments_of_two_logs_in_one_folder_are_refused_and_nothing_is_changed() {
+    let medium = FaultMedium::new(1);
+    drop(log_of(&medium, LogConfig::default(), 10));
+    let before = sole_segment(&medium);
+    medium.create("log-00000000000000000004-0000000000000001.seg").unwrap();
+    let names: BTreeSet<String> = medium.list().unwrap().into_iter().collect();
+    let error = Log::open(Arc::new(medium.clone()), LogConfig::default()).unwrap_err();
+    assert!(matches!(error, LogError::Foreign { .. }), "{error}");
+    assert_eq!(medium.list().unwrap().into_iter().collect::<BTreeSet<_>>(), names);
+    assert!(names.contains(&before));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
-    fn what_a_sync_covered_survives_every_power_cut_and_nothing_is_invented(
-        seed: u64,
-        groups in proptest::collection::vec((1..5usize, 0..900usize, any::<bool>()), 1..30),
+    fn every_read_agrees_with_what_was_appended_wherever_it_begins(
+        groups in proptest::collection::vec(proptest::collection::vec(0..900usize, 1..9), 1..40),
+        reads in proptest::collection::vec((any::<prop::sample::Index>(), 0..6_000usize), 1..40),
+        recent_bytes_max in 0..20_000usize,
+        segment_bytes_max in 100..30_000u64,
     ) {
-        let medium = FaultMedium::new(seed);
-        let (mut log, _) = open(&medium, 4_000);
-        let mut acknowledged = 0;
-        for (count, len, sync) in groups {
-            let next = log.durable().0;
-            let records: Vec<_> = (0..count as u64).map(|i| record(next + i, len)).collect();
+        let medium = FaultMedium::new(7);
+        let (mut log, _) = reopen(&medium, LogConfig { segment_bytes_max, recent_bytes_max });
+        let mut written: Vec<Vec<u8>> = Vec::new();
+        for group in &groups {
+            let records: Vec<Vec<u8>> = group.iter().map(|len| vec![written.len() as u8; *len]).collect();
             log.append_group(&records).unwrap();
-            if sync {
-                acknowledged = log.sync().unwrap().0;
-                continue;
-            }
-            // The group is under way when the power goes: it survives whole or not at all.
-            medium.power_cut();
-            let (again, recovery) = open(&medium, 4_000);
-            prop_assert_eq!(&recovery.damage, &[]);
-            let found = again.durable().0;
-            prop_assert!(found == acknowledged || found == acknowledged + count as u64);
-            acknowledged = found;
-            log = again;
+            written.extend(records);
         }
-        prop_assert_eq!(all(&log), (0..acknowledged).collect::<Vec<_>>());
-    }
-}
-
-#[test]
-fn a_flipped_bit_in_the_middle_is_named_and_everything_around_it_stays_readable() {
-    let medium = FaultMedium::new(1);
-    let (mut log, _) = open(&medium, 1_000_000);
-    for n in 0..9 {
-        log.append_group(&[record(n, 100)]).unwrap();
         log.sync().unwrap();
-    }
-    let name = medium.list().unwrap().pop().unwrap();
-    let frame = medium.len(&name).unwrap() / 9;
-    medium.flip_bit(&name, frame * 4 + 60, 3).unwrap();
-    let (log, recovery) = open(&medium, 1_000_000);
-    assert_eq!(recovery.damage.len(), 1);
-    assert_eq!((recovery.damage[0].lost.clone(), recovery.damage[0].reason), (4..5, DamageReason::Checksum));
-    assert_eq!(recovery.records, 8);
-    let reader = log.reader();
-    assert_eq!(reader.read(Position(0), 10_000).unwrap().len(), 4);
-    assert!(matches!(reader.read(Position(4), 100), Err(LogError::Damaged { lost }) if lost == (4..5)));
-    assert_eq!(reader.read(Position(5), 10_000).unwrap().len(), 4);
-    assert_eq!(log.durable(), Position(9));
-}
-
-#[test]
-fn a_deleted_segment_is_missing_and_not_a_shorter_log() {
-    let medium = FaultMedium::new(1);
-    let (mut log, _) = open(&medium, 300);
-    for n in 0..9 {
-        log.append_group(&[record(n, 100)]).unwrap();
-        log.sync().unwrap();
-    }
-    let mut names = medium.list().unwrap();
-    names.sort();
-    assert!(names.len() >= 4);
-    medium.delete(&names[1]).unwrap();
-    let (log, recovery) = open(&medium, 300);
-    assert_eq!(recovery.damage[0].reason, DamageReason::Missing);
-    assert!(log.reader().read(Position(recovery.damage[0].lost.start), 100).is_err());
-    assert_eq!(log.durable(), Position(9));
-}
-
-#[test]
-fn a_failed_sync_poisons_the_log() {
-    let medium = FaultMedium::new(1);
-    let (mut log, _) = open(&medium, 1_000);
-    log.append_group(&[record(0, 1)]).unwrap();
-    log.sync().unwrap();
-    log.append_group(&[record(1, 1)]).unwrap();
-    medium.fail_next_sync();
-    assert!(matches!(log.sync(), Err(LogError::Io { what: "sync", .. })));
-    assert!(matches!(log.sync(), Err(LogError::Poisoned)));
-    assert!(matches!(log.append_group(&[record(2, 1)]), Err(LogError::Poisoned)));
-    assert_eq!(
-        log.reader().read(Position(0), 1_000).unwrap().len(),
-        1,
-        "nothing beyond the durable position"
-    );
-}
-
-#[test]
-fn a_full_disk_refuses_the_group_and_the_log_goes_on_when_there_is_room() {
-    let medium = FaultMedium::new(1);
-    let (mut log, _) = open(&medium, 1_000_000);
-    log.append_group(&[record(0, 1)]).unwrap();
-    medium.fail_next_append(io::ErrorKind::StorageFull);
-    assert!(matches!(log.append_group(&[record(1, 1)]), Err(LogError::Io { what: "append", .. })));
-    log.append_group(&[record(1, 1)]).unwrap();
-    log.sync().unwrap();
-    assert_eq!(all(&log), [0, 1]);
-    let (log, recovery) = open(&medium, 1_000_000);
-    assert_eq!((all(&log), recovery.damage.len(), recovery.cut_bytes), (vec![0, 1], 0, 0));
-}
-
-#[test]
-fn old_segments_are_deleted_whole_and_reading_them_says_so() {
-    let medium = FaultMedium::new(1);
-    let (mut log, _) = open(&medium, 300);
-    for n in 0..9 {
-        log.append_group(&[record(n, 100)]).unwrap();
-        log.sync().unwrap();
-    }
-    log.delete_before(Position(5)).unwrap();
-    let first = log.reader().first();
-    assert!(first.0 > 0 && first.0 <= 5);
-    assert!(
-        matches!(log.reader().read(Position(0), 10), Err(LogError::Deleted { first: at }) if at == first)
-    );
-    let (log, recovery) = open(&medium, 300);
-    assert_eq!((log.reader().first(), recovery.damage.len()), (first, 0));
-    assert_eq!(log.durable(), Position(9));
-}
-
-#[test]
-fn a_reader_in_another_thread_sees_every_record_once_and_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = LogConfig { segment_bytes_max: 3_000, recent_bytes_max: 500 };
-    let (mut log, _) = Log::open(Arc::new(DiskMedium::open(folder.path()).unwrap()), config).unwrap();
-    let reader = log.reader();
-    let tail = std::thread::spawn(move || {
-        let mut next = 0;
-        while next < 200 {
-            for (position, record) in reader.read(Position(next), 700).unwrap() {
-                assert_eq!((position.0, &record[..8]), (next, &next.to_le_bytes()[..]));
-                next += 1;
+        for again in [false, true] {
+            if again {
+                drop(log);
+                log = reopen(&medium, LogConfig { segment_bytes_max, recent_bytes_max }).0;
             }
-            std::thread::yield_now();
+            for (from, max_bytes) in &reads {
+                let from = from.index(written.len());
+                let got = log.reader().read(Position(from as u64), *max_bytes).unwrap();
+                prop_assert!(!got.is_empty());
+                for (at, (position, record)) in (from..).zip(&got) {
+                    prop_assert_eq!((position.0, &record[..]), (at as u64, &written[at][..]));
+                }
+                let bytes: usize = got.iter().map(|(_, record)| record.len()).sum();
+                prop_assert!(got.len() == 1 || bytes <= *max_bytes);
+            }
         }
-    });
-    for n in 0..100 {
-        log.append_group(&[record(n * 2, 20), record(n * 2 + 1, 20)]).unwrap();
-        log.sync().unwrap();
     }
-    tail.join().unwrap();
-}
-
-#[test]
-fn a_second_process_is_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let _held = DiskMedium::open(folder.path()).unwrap();
-    let error = DiskMedium::open(folder.path()).unwrap_err();
-    assert!(matches!(&error, MediumError::Held { folder: held } if held == folder.path()), "{error}");
 }

@@ -317,13 +317,14 @@ impl Inode {
             2 => all[..cut].to_vec(),
             _ => {
                 let mut bytes = all;
-                for start in (self.dirty_from..bytes.len()).step_by(SECTOR_BYTES) {
-                    let start = (start / SECTOR_BYTES * SECTOR_BYTES).max(self.dirty_from);
-                    let end = bytes.len().min((start / SECTOR_BYTES + 1) * SECTOR_BYTES);
-                    if random.below(3) == 0 {
-                        for (at, byte) in bytes.iter_mut().enumerate().take(end).skip(start) {
-                            *byte = self.platter.get(at).copied().unwrap_or(0);
-                        }
+                for sector in first_sector..first_sector + sectors {
+                    if random.below(3) > 0 {
+                        continue;
+                    }
+                    let start = (sector * SECTOR_BYTES).max(self.dirty_from);
+                    let end = ((sector + 1) * SECTOR_BYTES).min(bytes.len());
+                    for (at, byte) in bytes.iter_mut().enumerate().take(end).skip(start) {
+                        *byte = self.platter.get(at).copied().unwrap_or(0);
                     }
                 }
                 bytes
