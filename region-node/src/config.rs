@@ -129,7 +129,12 @@ pub fn load_placement(path: &Path) -> Result<Placement, String> {
             return Err(at(format!("'{home}' is home of slots and not among the regions")));
         }
         if range.from > range.to || usize::from(range.to) >= homes.len() {
-            return Err(at(format!("slots {} to {} are no range below {}", range.from, range.to, homes.len())));
+            return Err(at(format!(
+                "slots {} to {} are no range below {}",
+                range.from,
+                range.to,
+                homes.len()
+            )));
         }
         for slot in range.from..=range.to {
             if homes[usize::from(slot)].replace(home).is_some() {

@@ -4,10 +4,12 @@
 //! log: changes and messages in and out over gRPC. It never talks to another region.
 
 mod config;
+mod http;
 mod keys;
 mod node;
 mod notice;
 mod record;
+mod service;
 mod view;
 mod working;
 mod writer;
@@ -15,4 +17,5 @@ mod writer;
 pub use config::{Config, EngineName, Listen, RulesConfig, load_placement};
 pub use node::{Identity, Node, OpenError, Running};
 pub use notice::Notice;
+pub use service::{RegionNode, build};
 pub use writer::{NodeError, now_ms};

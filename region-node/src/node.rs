@@ -134,7 +134,8 @@ impl Node {
     ) -> Result<(Node, Running), OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
         let medium = DiskMedium::open(dir.join("log")).map_err(|error| folder(&error))?;
-        let (log, recovery) = Log::open(Arc::new(medium), LogConfig::default()).map_err(|error| folder(&error))?;
+        let (log, recovery) =
+            Log::open(Arc::new(medium), LogConfig::default()).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
             tracing::error!(?damage, "the log is damaged here");
         }
@@ -148,10 +149,11 @@ impl Node {
         let working = Working::new(store);
         let placeholder = ActorId { node, start: 0, nonce: 0 };
         let mut restored = Cell::new(placeholder, identity.placement, identity.rules);
-        let replayed = view::restore(&mut restored, &working, &log.reader()).map_err(|error| match error {
-            StartError::Store(error) => OpenError::Damaged(format!("{}: {error}", view_dir.display())),
-            error => OpenError::Damaged(error.to_string()),
-        })?;
+        let replayed =
+            view::restore(&mut restored, &working, &log.reader()).map_err(|error| match error {
+                StartError::Store(error) => OpenError::Damaged(format!("{}: {error}", view_dir.display())),
+                error => OpenError::Damaged(error.to_string()),
+            })?;
         let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let cell = restored.succeeded_by(me);
@@ -169,8 +171,10 @@ impl Node {
             }
             Ok(())
         };
-        let writer = Writer::start(cell, log, working.clone(), told, apply).map_err(|error| folder(&error))?;
-        let node = Node { submit: writer.submit.clone(), working, durable: writer.durable.clone(), signals, me };
+        let writer =
+            Writer::start(cell, log, working.clone(), told, apply).map_err(|error| folder(&error))?;
+        let node =
+            Node { submit: writer.submit.clone(), working, durable: writer.durable.clone(), signals, me };
         Ok((node.with_start(old), Running { writer }))
     }
 

@@ -62,7 +62,8 @@ fn put_entity(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Res
         parts.push(part);
         rest = more;
     }
-    let count = u16::try_from(parts.len()).map_err(|_| StoreError::Io(format!("{} is too large", entity.id)))?;
+    let count =
+        u16::try_from(parts.len()).map_err(|_| StoreError::Io(format!("{} is too large", entity.id)))?;
     for (i, part) in (0..count).zip(parts) {
         let value = if i == 0 { [&count.to_be_bytes()[..], part].concat() } else { part.to_vec() };
         batch.put(keys::entity_part(&entity.id, i), value);
@@ -76,7 +77,8 @@ fn put_indexes(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Re
         let created = reading.created.wall_ms;
         batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
         let key = keys::command(&record.user, &record.key);
-        let mut orders = if entity.items().count() == 1 { Vec::new() } else { working.stored_orders(&key)? };
+        let mut orders =
+            if entity.items().count() == 1 { Vec::new() } else { working.stored_orders(&key)? };
         if !orders.contains(&order) {
             orders.push(order);
         }
@@ -126,8 +128,10 @@ fn put_due(store: &Arc<dyn Store>, sheet: &Sheet, batch: &mut Batch) -> Result<(
 
 /// Entities with something due by `now_ms`, soonest first.
 pub(crate) fn due_by(store: &Arc<dyn Store>, now_ms: u64, limit: usize) -> Result<Vec<EntityId>, StoreError> {
-    let end = keys::due(now_ms.saturating_add(1), &EntityId::from_bytes(&[0; 17]));
-    let due = store.scan(&Scan::prefix(&b"d"[..], limit).before(end))?;
+    // What is due at 0 is carried out as soon as it is known; only its index entry stays until the need is gone.
+    let edge = |due_ms| keys::due(due_ms, &EntityId::from_bytes(&[0; 17]));
+    let range = Scan::prefix(&b"d"[..], limit).after(edge(1)).before(edge(now_ms.saturating_add(1)));
+    let due = store.scan(&range)?;
     Ok(due.iter().filter_map(|(key, _)| keys::entity_of_due(key)).map(|(_, id)| id).collect())
 }
 
@@ -199,9 +203,9 @@ fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: u64) -> Res
             let step = match Record::from_bytes(bytes)? {
                 Record::Entry(entry) => {
                     let step = cell.replay(working, &entry, crate::writer::now_ms())??;
-                    group.frontier.extend(
-                        cell.frontier().get(&entry.dot.actor).map(|front| (entry.dot.actor, *front)),
-                    );
+                    group
+                        .frontier
+                        .extend(cell.frontier().get(&entry.dot.actor).map(|front| (entry.dot.actor, *front)));
                     step
                 }
                 Record::Merged(entity) => {
@@ -217,7 +221,7 @@ fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: u64) -> Res
         // Everything replayed is looked at once more when the node runs: it may be due.
         let soon = |entity: &EntityId| Sheet {
             entity: *entity,
-            duties: vec![cell_core::duty::Duty { id: [0; 16], entity: *entity, due_ms: 0, act: Act::Decide }],
+            duties: vec![cell_core::duty::Duty { id: [0; 16], entity: *entity, due_ms: 1, act: Act::Decide }],
         };
         group.sheets = group.entities.keys().map(soon).collect();
         apply(working, &group)?;

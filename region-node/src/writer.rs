@@ -58,7 +58,8 @@ pub fn now_ms() -> u64 {
 
 /// Called when the group is durable, or with why it is not.
 type Finish = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
-type Run = Box<dyn FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, Finish), (Unavailable, Finish)> + Send>;
+type Run =
+    Box<dyn FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, Finish), (Unavailable, Finish)> + Send>;
 
 /// What an entity needs done, as of a group. An empty list: nothing any more.
 #[derive(Clone, Debug)]
@@ -160,8 +161,9 @@ impl Writer {
         let (published, durable) = watch::channel(log.durable().0);
         let run = Loop { cell, log, working: working.clone(), told, behind, published, number: 0 };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
-        let applier =
-            std::thread::Builder::new().name("applier".into()).spawn(move || apply_all(&groups, &working, apply))?;
+        let applier = std::thread::Builder::new()
+            .name("applier".into())
+            .spawn(move || apply_all(&groups, &working, apply))?;
         Ok(Writer { submit: Submit { work }, durable, threads: vec![writer, applier] })
     }
 

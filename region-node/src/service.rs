@@ -1,0 +1,104 @@
+//! Building and running a node as a service.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_store::Store;
+use service_kit::{
+    Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind, nodelay,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, load_placement};
+use crate::http;
+use crate::node::{Identity, Node, Running};
+
+/// How long open requests have when the node is asked to stop.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// A node ready to serve.
+#[derive(Debug)]
+pub struct RegionNode {
+    node: Node,
+    running: Running,
+    http: TcpListener,
+    admin: TcpListener,
+    readiness: Readiness,
+    metrics: Option<MetricsHandle>,
+    shutdown: Shutdown,
+    pay_window_ms: u64,
+}
+
+/// Opens listeners and data, and starts the storage threads. Must be called inside a runtime.
+///
+/// # Errors
+/// One line that names the key: a port in use, a folder held by another process, damage.
+pub async fn build(
+    config: Config,
+    origins: &Origins,
+    metrics: Option<MetricsHandle>,
+    shutdown: Shutdown,
+) -> Result<RegionNode, Exit> {
+    let at = |key: &str, error: &dyn std::fmt::Display| Exit::from(ConfigError::at(key, error, origins));
+    let http = bind("listen.http", config.listen.http, origins).await?;
+    let admin = bind("listen.admin", config.listen.admin, origins).await?;
+    let placement = load_placement(&config.placement_file).map_err(|error| at("placement_file", &error))?;
+    let region = config.region.parse().map_err(|error| at("region", &error))?;
+    if !placement.members().contains(&region) {
+        return Err(at("region", &format!("'{region}' is no member of the placement")));
+    }
+    let rules = config.rules.rules();
+    let pay_window_ms = rules.pay_window_ms;
+    let identity = Identity { region, index: config.node_index, placement, rules };
+    let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
+        .map_err(|error| at("data_dir", &error))?;
+    let readiness = Readiness::new(&["storage"]);
+    readiness.set("storage", true);
+    Ok(RegionNode { node, running, http, admin, readiness, metrics, shutdown, pay_window_ms })
+}
+
+impl RegionNode {
+    /// Where it listens, by name.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn listen(&self) -> std::io::Result<[(&'static str, SocketAddr); 2]> {
+        Ok([("http", self.http.local_addr()?), ("admin", self.admin.local_addr()?)])
+    }
+
+    /// Serves until the shutdown begins; then lets open requests end, and brings the view to the log.
+    #[must_use]
+    pub fn run(self) -> Pin<Box<dyn Future<Output = Result<(), Exit>> + Send>> {
+        Box::pin(async move {
+            let shutdown = self.shutdown;
+            let store: Arc<dyn Store> = self.node.store().clone();
+            shutdown.spawn("timers", self.node.clone().keep_time(shutdown.clone()));
+            let version = Version {
+                service: "region-node",
+                version: env!("CARGO_PKG_VERSION"),
+                formats: [("log", 1), ("wire", 1)].into(),
+            };
+            let admin = Admin { readiness: self.readiness, metrics: self.metrics, version };
+            // It answers until everything else has ended.
+            let until = CancellationToken::new();
+            let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));
+            let api = http::router(self.node, self.pay_window_ms);
+            let stop = shutdown.token();
+            axum::serve(nodelay(self.http), api)
+                .with_graceful_shutdown(async move { stop.cancelled().await })
+                .await?;
+            shutdown.drain(DRAIN_WITHIN).await?;
+            let running = self.running;
+            let joined = tokio::task::spawn_blocking(move || running.join(&store)).await;
+            until.cancel();
+            if let Ok(Err(error)) = admin.await {
+                tracing::error!(%error, "the admin port failed");
+            }
+            joined.map_err(|error| Exit::Failed(format!("storage: {error}")))
+        })
+    }
+}
