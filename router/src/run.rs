@@ -1,0 +1,248 @@
+//! The service: open the ports, accept, and leave without cutting anybody off.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_core::id::RegionId;
+use hyper_util::server::graceful::GracefulShutdown;
+use service_kit::{
+    Admin, BindError, ConfigError, MetricsError, MetricsHandle, Origins, Readiness, Shutdown, Version, bind,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::config::{Config, read_address};
+use crate::connection::{Admission, Serving};
+use crate::decide::Upstreams;
+use crate::placement::Placement;
+use crate::proxy::Proxy;
+
+/// Connections above the limit that are told so at a time; the rest is closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Out of file descriptors, most likely: give some time to come back.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+const LISTENING: &str = "listening";
+
+/// A router with its ports open, answering nothing yet.
+#[derive(Debug)]
+pub struct Router {
+    config: Config,
+    placement: Placement,
+    upstreams: Upstreams,
+    seed: u64,
+    http: TcpListener,
+    admin: TcpListener,
+    metrics: MetricsHandle,
+}
+
+/// Why a router could not be built; nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A value that only turned out wrong when it was used, the placement file among them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    #[error("the system gave no randomness: {0}")]
+    Entropy(#[from] getrandom::Error),
+    #[error("a listener has no address: {0}")]
+    Listener(#[from] io::Error),
+}
+
+/// The router ended otherwise than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the admin port broke: {0}")]
+    Admin(#[from] io::Error),
+    #[error("the admin task died: {0}")]
+    Panicked(#[from] JoinError),
+}
+
+impl Router {
+    /// Reads the placement file and opens both ports. `origins` says where keys were set, for error messages; its default
+    /// does where nobody knows.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build(config: Config, origins: &Origins) -> Result<Self, BuildError> {
+        let (placement, upstreams) = resolve(&config, origins)?;
+        Ok(Self {
+            seed: getrandom::u64()?,
+            metrics: MetricsHandle::install()?,
+            http: bind("listen", config.listen, origins).await?,
+            admin: bind("admin.listen", config.admin.listen, origins).await?,
+            placement,
+            upstreams,
+            config,
+        })
+    }
+
+    /// Everything [`Router::build`] checks short of opening ports.
+    ///
+    /// # Errors
+    /// What is wrong with the placement file or an address.
+    pub fn check(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
+        resolve(config, origins).map(|_| ())
+    }
+
+    /// Where clients connect, port 0 resolved.
+    ///
+    /// # Errors
+    /// The system does not know the listener any more.
+    pub fn http_addr(&self) -> io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Where the admin port is, port 0 resolved.
+    ///
+    /// # Errors
+    /// The system does not know the listener any more.
+    pub fn admin_addr(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until `shutdown` begins, then finishes the requests under way, ends event streams, and returns; what is left
+    /// after `timeouts.drain_ms` is cut off.
+    #[must_use]
+    pub fn run(self, shutdown: Shutdown) -> Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>> {
+        Box::pin(self.serve(shutdown))
+    }
+
+    async fn serve(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let drain_within = Duration::from_millis(self.config.timeouts.drain_ms);
+        let readiness = Readiness::new(&[LISTENING]);
+        let admin = Admin {
+            readiness: readiness.clone(),
+            metrics: Some(self.metrics),
+            version: Version {
+                service: "router",
+                version: env!("CARGO_PKG_VERSION"),
+                formats: [("placement", self.placement.version())].into(),
+            },
+        };
+        // Outlives the drain, so that probes see "not ready" instead of nothing.
+        let admin_end = Shutdown::new();
+        let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), admin_end.token()));
+
+        let acceptor = Acceptor {
+            serving: Arc::new(Serving::new(&self.config.timeouts, &self.config.limits)),
+            served: Arc::new(Semaphore::new(self.config.limits.connections_max)),
+            refused: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            proxy: Arc::new(Proxy::new(
+                self.placement,
+                self.upstreams,
+                self.config.identity,
+                self.config.timeouts,
+                self.config.limits,
+                self.seed,
+                shutdown.clone(),
+            )),
+            graceful: GracefulShutdown::new(),
+            connections: JoinSet::new(),
+        };
+        readiness.set(LISTENING, true);
+        acceptor.run(self.http, &shutdown, drain_within).await;
+        admin_end.begin();
+        admin.await??;
+        Ok(())
+    }
+}
+
+/// What the configuration names outside of itself.
+fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams), ConfigError> {
+    let at = |key: &str, error: &dyn std::fmt::Display| ConfigError::at(key, error, origins);
+    let region_of = |key: &str, name: &str| RegionId::new(name).map_err(|error| at(key, &error));
+
+    let path = config.placement.display();
+    let placement =
+        Placement::load(&config.placement).map_err(|error| at("placement", &format!("{path}: {error}")))?;
+    let local = region_of("region", &config.region)?;
+    let mut addresses = Vec::with_capacity(config.upstreams.len());
+    for (name, address) in &config.upstreams {
+        let key = format!("upstreams.{name}");
+        let region = region_of(&key, name)?;
+        addresses.push((region, read_address(address).map_err(|error| at(&key, &error))?));
+    }
+    let upstreams = Upstreams::new(local, addresses).map_err(|error| at("upstreams", &error))?;
+    for region in placement.regions() {
+        if upstreams.of(*region).is_none() {
+            tracing::warn!(%region, "no upstream is configured: requests that are at home there are answered 503");
+        }
+    }
+    Ok((placement, upstreams))
+}
+
+/// The accept loop and what it started.
+struct Acceptor {
+    serving: Arc<Serving>,
+    served: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+    proxy: Arc<Proxy>,
+    graceful: GracefulShutdown,
+    connections: JoinSet<()>,
+}
+
+impl Acceptor {
+    async fn run(mut self, listener: TcpListener, shutdown: &Shutdown, drain_within: Duration) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.begun() => break,
+                Some(ended) = self.connections.join_next() => report(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.take(stream, peer),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept connections");
+                        tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                    }
+                },
+            }
+        }
+        // Closed before the drain, so that new clients go to a router that stays.
+        drop(listener);
+        self.drain(drain_within).await;
+    }
+
+    fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let admission = match Arc::clone(&self.served).try_acquire_owned() {
+            Ok(permit) => Admission::Served(permit, Arc::clone(&self.proxy)),
+            Err(_) => match Arc::clone(&self.refused).try_acquire_owned() {
+                Ok(permit) => Admission::Refused(permit),
+                Err(_) => {
+                    metrics::counter!("cell_router_refused_total", "reason" => "connection-dropped")
+                        .increment(1);
+                    return;
+                }
+            },
+        };
+        let watcher = self.graceful.watcher();
+        let serving = Arc::clone(&self.serving);
+        self.connections.spawn(async move { serving.serve(stream, peer, admission, watcher).await });
+    }
+
+    async fn drain(self, within: Duration) {
+        let Self { graceful, mut connections, .. } = self;
+        if tokio::time::timeout(within, graceful.shutdown()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "connections cut off at the end of the drain");
+            connections.abort_all();
+        }
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task died");
+    }
+}
