@@ -7,7 +7,7 @@ use cell_core::id::{RegionId, Slot};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use serde::Deserialize;
-use service_kit::{Problems, TelemetryConfig, Validate};
+use service_kit::{Problems, SecretFile, TelemetryConfig, Validate};
 
 /// Which engine keeps the view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -54,6 +54,31 @@ impl RulesConfig {
     }
 }
 
+/// The payment gateway.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// `http://host:port`, without a path.
+    pub url: String,
+    /// What callbacks are signed with.
+    pub secret_file: SecretFile,
+    /// Where the gateway reports, any region first that listens: `http://…/v1/payments/callback`.
+    #[serde(default)]
+    pub callback_urls: Vec<String>,
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// Pause between two questions about one payment; after thirty it grows tenfold.
+    #[serde(default = "default_ask_every_ms")]
+    pub ask_every_ms: u64,
+}
+
+fn default_timeout_ms() -> u64 {
+    3_000
+}
+fn default_ask_every_ms() -> u64 {
+    60_000
+}
+
 /// Everything a node is told at start.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,6 +94,7 @@ pub struct Config {
     pub engine: EngineName,
     /// Which slot has which home.
     pub placement_file: PathBuf,
+    pub gateway: GatewayConfig,
     #[serde(default)]
     pub rules: RulesConfig,
     #[serde(default)]
@@ -88,6 +114,10 @@ impl Validate for Config {
         problems.check(fits, "rules.attempt_margin_ms", "must be shorter than rules.permit_window_ms");
         let fits = rules.permit_window_ms <= rules.pay_window_ms;
         problems.check(fits, "rules.permit_window_ms", "must not be longer than rules.pay_window_ms");
+        let urls = std::iter::once(&self.gateway.url).chain(&self.gateway.callback_urls);
+        for url in urls {
+            problems.check(url.starts_with("http://"), "gateway", format!("'{url}' is no http:// address"));
+        }
         problems.section("telemetry", &self.telemetry);
     }
 }

@@ -24,6 +24,7 @@ use shapes::{
     event_shapes, order_shape, payment_shape,
 };
 
+use crate::gateway::{CallbackError, Gateway};
 use crate::keys;
 use crate::node::Node;
 use crate::notice::Notice;
@@ -36,11 +37,12 @@ const PAGE_MAX: usize = 100;
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     node: Node,
+    gateway: Gateway,
     pay_window_ms: u64,
 }
 
 /// The API's routes.
-pub(crate) fn router(node: Node, pay_window_ms: u64) -> Router {
+pub(crate) fn router(node: Node, gateway: Gateway, pay_window_ms: u64) -> Router {
     Router::new()
         .route("/v1/orders", post(place).get(list_orders))
         .route("/v1/orders/quote", post(quote))
@@ -57,10 +59,11 @@ pub(crate) fn router(node: Node, pay_window_ms: u64) -> Router {
         .route("/v1/pay-requests/{payment}/decline", post(decline))
         .route("/v1/pay-requests/{payment}/withdraw", post(withdraw))
         .route("/v1/payments/{payment}", get(get_payment))
+        .route("/v1/payments/callback", post(callback))
         .route("/v1/notifications", get(notifications))
         .fallback(async || Problem::new(404, "unknown-route", "there is no such route"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Arc::new(Api { node, pay_window_ms }))
+        .with_state(Arc::new(Api { node, gateway, pay_window_ms }))
 }
 
 type Shared = State<Arc<Api>>;
@@ -291,6 +294,24 @@ async fn withdraw(
 ) -> Result<Response, Problem> {
     let EmptyShape {} = body_of(&body)?;
     api.carry_out(user, &headers, &body, Ask::Withdraw { payment: payment_id(&payment)? }).await
+}
+
+/// From the gateway, at any region: genuine and recent ones become facts, also for a payment not known here yet.
+async fn callback(State(api): Shared, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+    let signature =
+        headers.get("x-gateway-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let facts = api.gateway.callback(signature, &body, now_ms()).map_err(|error| {
+        let (status, name) = match error {
+            CallbackError::Unsigned => (400, "callback-unsigned"),
+            CallbackError::Forged => (401, "callback-forged"),
+            CallbackError::Stale => (400, "callback-stale"),
+            CallbackError::Malformed(_) => (400, "callback-malformed"),
+        };
+        Problem::new(status, name, error.to_string())
+    })?;
+    let trace = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    api.node.facts(facts, trace.to_owned()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 // === lists ===

@@ -4,6 +4,8 @@
 //! log: changes and messages in and out over gRPC. It never talks to another region.
 
 mod config;
+mod desk;
+mod gateway;
 mod http;
 mod keys;
 mod node;
@@ -14,7 +16,7 @@ mod view;
 mod working;
 mod writer;
 
-pub use config::{Config, EngineName, Listen, RulesConfig, load_placement};
+pub use config::{Config, EngineName, GatewayConfig, Listen, RulesConfig, load_placement};
 pub use node::{Identity, Node, OpenError, Running};
 pub use notice::Notice;
 pub use service::{RegionNode, build};

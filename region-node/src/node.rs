@@ -9,7 +9,7 @@ use std::time::Duration;
 use cell_core::cell::{Alarm, Cell, Command, Refusal, Reply, Step, View};
 use cell_core::entity::Entity;
 use cell_core::event::Fact;
-use cell_core::id::{ActorId, EntityId, NodeId, RegionId};
+use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use cell_store::{DiskMedium, Engine, Log, LogConfig, Store};
@@ -17,6 +17,7 @@ use service_kit::Shutdown;
 use tokio::sync::{broadcast, watch};
 
 use crate::config::EngineName;
+use crate::desk::Tray;
 use crate::view::{self, StartError};
 use crate::working::Working;
 use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
@@ -55,6 +56,7 @@ pub struct Node {
     working: Working,
     durable: watch::Receiver<u64>,
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
+    tray: Tray,
     me: ActorId,
 }
 
@@ -69,12 +71,14 @@ struct Announce {
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
     shutdown: Shutdown,
     alarmed: Mutex<BTreeMap<EntityId, ()>>,
+    tray: Tray,
 }
 
 impl Told for Announce {
     fn sheets(&self, sheets: &[Sheet]) {
         let open = sheets.iter().map(|sheet| sheet.duties.len()).sum::<usize>();
         metrics::counter!("cell_duties_computed_total").increment(open as u64);
+        self.tray.put(sheets);
     }
 
     fn alarms(&self, alarms: &[Alarm]) {
@@ -159,8 +163,13 @@ impl Node {
         let cell = restored.succeeded_by(me);
         tracing::info!(actor = %me, replayed, records = recovery.records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
-        let told =
-            Announce { signals: signals.clone(), shutdown: shutdown.clone(), alarmed: Mutex::default() };
+        let tray = Tray::default();
+        let told = Announce {
+            signals: signals.clone(),
+            shutdown: shutdown.clone(),
+            alarmed: Mutex::default(),
+            tray: tray.clone(),
+        };
         let apply_to = working.clone();
         let mut groups = 0u64;
         let apply = move |group: Group| {
@@ -173,8 +182,14 @@ impl Node {
         };
         let writer =
             Writer::start(cell, log, working.clone(), told, apply).map_err(|error| folder(&error))?;
-        let node =
-            Node { submit: writer.submit.clone(), working, durable: writer.durable.clone(), signals, me };
+        let node = Node {
+            submit: writer.submit.clone(),
+            working,
+            durable: writer.durable.clone(),
+            signals,
+            tray,
+            me,
+        };
         Ok((node.with_start(old), Running { writer }))
     }
 
@@ -235,6 +250,18 @@ impl Node {
         self.run(move |cell, view, now_ms| Ok((cell.facts(view, facts, &trace, now_ms)?, ()))).await
     }
 
+    /// The gateway does not know the key of this attempt any more, or never did.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn never_started(&self, payment: PaymentId, k: u64) -> Result<(), NodeError> {
+        self.run(move |cell, view, now_ms| Ok((cell.never_started(view, payment, k, now_ms)?, ()))).await
+    }
+
+    pub(crate) fn tray(&self) -> &Tray {
+        &self.tray
+    }
+
     /// Decides what is owed on an entity by now.
     ///
     /// # Errors
@@ -265,6 +292,7 @@ impl Node {
 
     /// Timers: beats, and whatever becomes due; until the shutdown begins.
     pub async fn keep_time(self, shutdown: Shutdown) {
+        self.look_at_everything_open().await;
         let (mut due, mut beat) = (tokio::time::interval(DUE_EVERY), tokio::time::interval(BEAT_EVERY));
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -279,6 +307,23 @@ impl Node {
                 }
                 _ = due.tick() => self.wake_due().await,
             }
+        }
+    }
+
+    /// After a start: what was under way is looked at once, so that its duties are known again.
+    async fn look_at_everything_open(&self) {
+        let mut after = None;
+        loop {
+            let store = self.store().clone();
+            let page = tokio::task::spawn_blocking(move || view::open_now(&store, after, DUE_MAX)).await;
+            let Ok(Ok(page)) = page else { return tracing::error!("what is under way cannot be read") };
+            let Some(last) = page.last().copied() else { return };
+            for entity in page {
+                if let Err(error) = self.wake(entity).await {
+                    tracing::warn!(%error, %entity, "could not be looked at");
+                }
+            }
+            after = Some(last);
         }
     }
 

@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, load_placement};
+use crate::desk::Desk;
+use crate::gateway::Gateway;
 use crate::http;
 use crate::node::{Identity, Node, Running};
 
@@ -30,6 +32,8 @@ pub struct RegionNode {
     readiness: Readiness,
     metrics: Option<MetricsHandle>,
     shutdown: Shutdown,
+    gateway: Gateway,
+    ask_every_ms: u64,
     pay_window_ms: u64,
 }
 
@@ -51,6 +55,10 @@ pub async fn build(
     if !placement.members().contains(&region) {
         return Err(at("region", &format!("'{region}' is no member of the placement")));
     }
+    let secret = config.gateway.secret_file.load()?.expose().to_vec();
+    let timeout = Duration::from_millis(config.gateway.timeout_ms);
+    let gateway = Gateway::new(config.gateway.url, secret, config.gateway.callback_urls, timeout);
+    let ask_every_ms = config.gateway.ask_every_ms;
     let rules = config.rules.rules();
     let pay_window_ms = rules.pay_window_ms;
     let identity = Identity { region, index: config.node_index, placement, rules };
@@ -58,7 +66,18 @@ pub async fn build(
         .map_err(|error| at("data_dir", &error))?;
     let readiness = Readiness::new(&["storage"]);
     readiness.set("storage", true);
-    Ok(RegionNode { node, running, http, admin, readiness, metrics, shutdown, pay_window_ms })
+    Ok(RegionNode {
+        node,
+        running,
+        http,
+        admin,
+        readiness,
+        metrics,
+        shutdown,
+        gateway,
+        ask_every_ms,
+        pay_window_ms,
+    })
 }
 
 impl RegionNode {
@@ -77,6 +96,13 @@ impl RegionNode {
             let shutdown = self.shutdown;
             let store: Arc<dyn Store> = self.node.store().clone();
             shutdown.spawn("timers", self.node.clone().keep_time(shutdown.clone()));
+            let desk = Desk {
+                node: self.node.clone(),
+                tray: self.node.tray().clone(),
+                gateway: self.gateway.clone(),
+                every_ms: self.ask_every_ms,
+            };
+            shutdown.spawn("desk", desk.work(shutdown.clone()));
             let version = Version {
                 service: "region-node",
                 version: env!("CARGO_PKG_VERSION"),
@@ -86,7 +112,7 @@ impl RegionNode {
             // It answers until everything else has ended.
             let until = CancellationToken::new();
             let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));
-            let api = http::router(self.node, self.pay_window_ms);
+            let api = http::router(self.node, self.gateway, self.pay_window_ms);
             let stop = shutdown.token();
             axum::serve(nodelay(self.http), api)
                 .with_graceful_shutdown(async move { stop.cancelled().await })

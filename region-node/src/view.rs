@@ -135,6 +135,21 @@ pub(crate) fn due_by(store: &Arc<dyn Store>, now_ms: u64, limit: usize) -> Resul
     Ok(due.iter().filter_map(|(key, _)| keys::entity_of_due(key)).map(|(_, id)| id).collect())
 }
 
+/// Entities with something to be done at once, in id order, behind `after`.
+pub(crate) fn open_now(
+    store: &Arc<dyn Store>,
+    after: Option<EntityId>,
+    limit: usize,
+) -> Result<Vec<EntityId>, StoreError> {
+    let end = keys::due(1, &EntityId::from_bytes(&[0; 17]));
+    let mut range = Scan::prefix(&b"d"[..], limit).before(end);
+    if let Some(after) = after {
+        range = range.after(keys::due(0, &after));
+    }
+    let open = store.scan(&range)?;
+    Ok(open.iter().filter_map(|(key, _)| keys::entity_of_due(key)).map(|(_, id)| id).collect())
+}
+
 // === start ===
 
 /// Why a node cannot start from what is on its disk.

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use region_node::{Config, EngineName, Listen, RulesConfig};
+use region_node::{Config, EngineName, GatewayConfig, Listen, RulesConfig, now_ms};
 use serde_json::{Value, json};
 use service_kit::{Origins, Shutdown};
 use tokio::task::JoinHandle;
@@ -27,29 +27,58 @@ home = "east"
 
 struct Service {
     address: SocketAddr,
+    /// The gateway's, for its ledger.
+    gateway: SocketAddr,
     shutdown: Shutdown,
     running: JoinHandle<()>,
 }
 
-async fn start(folder: &Path, engine: EngineName) -> Service {
-    let placement_file = folder.join("placement.toml");
-    std::fs::write(&placement_file, PLACEMENT).unwrap();
+const SECRET: &[u8] = b"callback-secret";
+
+/// The sandbox gateway, as real as the node; its ledger outlives a restart of the node.
+async fn start_gateway(folder: &Path) -> SocketAddr {
+    std::fs::write(folder.join("secret"), SECRET).unwrap();
+    let config = sandbox_gateway::Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        secret_file: service_kit::SecretFile::new(folder.join("secret")),
+        ledger_path: Some(folder.join("ledger.json")),
+    };
+    let gateway = sandbox_gateway::build(config, &Origins::default()).await.unwrap();
+    let address = gateway.local_addr().unwrap();
+    tokio::spawn(gateway.run(Shutdown::new()));
+    address
+}
+
+fn config(folder: &Path, engine: EngineName, gateway: SocketAddr) -> Config {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let config = Config {
+    Config {
         region: "north".to_owned(),
         node_index: 0,
         listen: Listen { http: any, admin: any },
         data_dir: folder.join("data"),
         engine,
-        placement_file,
+        placement_file: folder.join("placement.toml"),
+        gateway: GatewayConfig {
+            url: format!("http://{gateway}"),
+            secret_file: service_kit::SecretFile::new(folder.join("secret")),
+            callback_urls: Vec::new(),
+            timeout_ms: 1_000,
+            ask_every_ms: 100,
+        },
         rules: RulesConfig::default(),
         telemetry: service_kit::TelemetryConfig::default(),
-    };
+    }
+}
+
+async fn start(folder: &Path, engine: EngineName) -> Service {
+    std::fs::write(folder.join("placement.toml"), PLACEMENT).unwrap();
+    let gateway = start_gateway(folder).await;
+    let config = config(folder, engine, gateway);
     let shutdown = Shutdown::new();
     let node = region_node::build(config, &Origins::default(), None, shutdown.clone()).await.unwrap();
     let address = node.listen().unwrap()[0].1;
     let running = node.run();
-    Service { address, shutdown, running: tokio::spawn(async move { running.await.unwrap() }) }
+    Service { address, gateway, shutdown, running: tokio::spawn(async move { running.await.unwrap() }) }
 }
 
 impl Service {
@@ -262,19 +291,168 @@ async fn bad_input_is_a_clear_problem_and_touches_nothing() {
 async fn a_folder_held_by_another_node_is_refused_in_one_line_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let node = start(folder.path(), EngineName::Sled).await;
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let config = Config {
-        region: "north".to_owned(),
-        node_index: 0,
-        listen: Listen { http: any, admin: any },
-        data_dir: folder.path().join("data"),
-        engine: EngineName::Sled,
-        placement_file: folder.path().join("placement.toml"),
-        rules: RulesConfig::default(),
-        telemetry: service_kit::TelemetryConfig::default(),
-    };
+    let config = config(folder.path(), EngineName::Sled, node.gateway);
     let refused = region_node::build(config, &Origins::default(), None, Shutdown::new()).await.unwrap_err();
     let message = format!("{refused:?}");
     assert!(message.contains("data_dir") && message.contains("in use"), "{message}");
     node.stop().await;
+}
+
+impl Service {
+    async fn place_of(&self, user: &str, key: &str, unit_minor: u64) -> String {
+        let mut body = order_body();
+        body["content"]["lines"] = json!([{ "sku": "tea", "quantity": 1, "unit_minor": unit_minor }]);
+        body["content"]["duty_minor"] = json!(0);
+        let (status, order) = self.call("POST", "/v1/orders", user, key, body).await;
+        assert_eq!(status, 201, "{order}");
+        order["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn until(&self, path: &str, user: &str, status: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let (_, seen) = self.call("GET", path, user, "", Value::Null).await;
+            if seen["status"] == status {
+                return seen;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{path} is {} and not {status}", seen["status"]);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// (captured, refunded) of an order in the gateway's own books.
+    async fn ledger(&self, order: &str) -> (u64, u64) {
+        let at = Service {
+            address: self.gateway,
+            gateway: self.gateway,
+            shutdown: Shutdown::new(),
+            running: tokio::spawn(async {}),
+        };
+        let (_, books) = at.call("GET", "/control/ledger", "", "", Value::Null).await;
+        let total = &books["by_order"][order];
+        (total["captured_minor"].as_u64().unwrap_or(0), total["refunded_minor"].as_u64().unwrap_or(0))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paying_charges_the_gateway_once_whatever_it_answers_and_a_cancel_gives_the_money_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), EngineName::Sled).await;
+    let a = user_of("north", 0);
+    // Captured at once; without a callback; with a broken answer; with an answer that comes too late.
+    for (i, unit_minor) in [5_000, 5_094, 5_097, 5_096].into_iter().enumerate() {
+        let order = node.place_of(&a, &format!("o{i}"), unit_minor).await;
+        let path = format!("/v1/orders/{order}");
+        let card = json!({ "card_token": "visa" });
+        let (status, _) = node.call("POST", &format!("{path}/pay"), &a, &format!("p{i}"), card.clone()).await;
+        assert_eq!(status, 201);
+        node.until(&path, &a, "Paid").await;
+        let (status, _) = node.call("POST", &format!("{path}/pay"), &a, &format!("p{i}"), card).await;
+        assert_eq!(status, 200, "a repeat is the same command");
+        assert_eq!(node.ledger(&order).await, (unit_minor, 0));
+        assert_eq!(
+            node.call("POST", &format!("{path}/cancel"), &a, &format!("c{i}"), Value::Null).await.0,
+            201
+        );
+        node.until(&path, &a, "Cancelled").await;
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        while node.ledger(&order).await != (unit_minor, unit_minor) {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", node.ledger(&order).await);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_else_pays_or_does_not_and_each_end_is_one_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), EngineName::Memory).await;
+    let (a, b) = (user_of("north", 0), user_of("north", 1));
+    for (i, (unit_minor, accept, end, order_is)) in [
+        (5_000, true, "captured", "Paid"),
+        (5_000, false, "declined", "PendingPayment"),
+        (5_091, true, "failed", "PendingPayment"),
+        (5_092, true, "try-again", "PendingPayment"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let order = node.place_of(&a, &format!("o{i}"), unit_minor).await;
+        let ask = format!("/v1/orders/{order}/pay-requests");
+        let (_, asked) = node.call("POST", &ask, &a, &format!("q{i}"), json!({ "payer": b })).await;
+        let payment = asked["payment"]["id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/payments/{payment}");
+        let (verb, body) =
+            if accept { ("accept", json!({ "card_token": "visa" })) } else { ("decline", Value::Null) };
+        let act = format!("/v1/pay-requests/{payment}/{verb}");
+        let (status, seen) = node.call("POST", &act, &b, &format!("a{i}"), body).await;
+        assert!(status == 202 || status == 201, "{status} {seen}");
+        node.until(&path, &b, end).await;
+        node.until(&format!("/v1/orders/{order}"), &a, order_is).await;
+        if end == "try-again" {
+            let again = json!({ "card_token": "master" });
+            assert_eq!(node.call("POST", &act, &b, "again", again).await.0, 202);
+            node.until(&path, &b, "captured").await;
+            assert_eq!(node.ledger(&order).await, (5_092, 0));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_stale_and_malformed_callbacks_change_nothing_and_a_replay_has_no_second_effect() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), EngineName::Memory).await;
+    let send = async |signature: String, body: String| {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let request = hyper::Request::post(format!("http://{}/v1/payments/callback", node.address))
+            .header("x-gateway-signature", signature)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        client.request(request).await.unwrap().status().as_u16()
+    };
+    let sign =
+        |t: u64, body: &str| format!("t={t},v1={}", sandbox_gateway::signature(SECRET, t, body.as_bytes()));
+    let body = "{}".to_owned();
+    assert_eq!(send(String::new(), body.clone()).await, 400);
+    assert_eq!(send(format!("t={},v1=00", now_ms()), body.clone()).await, 401);
+    assert_eq!(send(sign(now_ms() - 600_000, &body), body.clone()).await, 400);
+    assert_eq!(send(sign(now_ms(), &body), body.clone()).await, 400, "genuine, and cannot be understood");
+
+    // A genuine one, twice; and the same intent under a permit that does not prove its payment.
+    let a = user_of("north", 0);
+    let order = node.place_of(&a, "o", 5_098).await;
+    let (_, paid) =
+        node.call("POST", &format!("/v1/orders/{order}/pay"), &a, "p", json!({ "card_token": "visa" })).await;
+    let payment = paid["payment"]["id"].as_str().unwrap();
+    let books = Service {
+        address: node.gateway,
+        gateway: node.gateway,
+        shutdown: Shutdown::new(),
+        running: tokio::spawn(async {}),
+    };
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut intent = loop {
+        let (_, listed) =
+            books.call("GET", &format!("/v1/intents?reference={payment}"), "", "", Value::Null).await;
+        if let Some(intent) = listed.get(0) {
+            break intent.clone();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no intent");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    intent["status"] = json!("captured");
+    intent["captured_minor"] = intent["amount_minor"].clone();
+    let mut wrong = intent.clone();
+    wrong["reference"] = json!(format!("{}0", &payment[..29]));
+    let wrong = json!({ "event_id": "e0", "kind": "capture", "intent": wrong }).to_string();
+    assert_eq!(send(sign(now_ms(), &wrong), wrong).await, 400);
+    let genuine = json!({ "event_id": "e1", "kind": "capture", "intent": intent }).to_string();
+    for _ in 0..2 {
+        assert_eq!(send(sign(now_ms(), &genuine), genuine.clone()).await, 204);
+    }
+    let seen = node.until(&format!("/v1/orders/{order}"), &a, "Paid").await;
+    let (_, events) = node.call("GET", &format!("/v1/orders/{order}/events"), &a, "", Value::Null).await;
+    let settled =
+        events.as_array().unwrap().iter().filter(|event| event["what"] == "capture-settled").count();
+    assert_eq!((settled, &seen["cases"]), (1, &json!([])));
 }

@@ -1,0 +1,165 @@
+//! The desk: carries out what entities need done outside, once it is authorised and durable.
+//!
+//! It holds the newest sheet of every entity that needs something, and forgets an entity whose sheet is empty: duties
+//! are levels. One duty runs at most once at a time; what stays undone is asked again, at first often, then slower.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cell_core::duty::{Act, Duty};
+use cell_core::id::EntityId;
+use service_kit::Shutdown;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::gateway::{Answer, Gateway};
+use crate::node::Node;
+use crate::writer::{Sheet, now_ms};
+
+/// Calls to the gateway at once.
+const RUNNING_MAX: usize = 64;
+/// After this many tries the pause grows.
+const TRIES_OFTEN: u32 = 30;
+const SLOWER: u64 = 10;
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Where sheets are put; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tray {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    open: Mutex<Open>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    sheets: BTreeMap<EntityId, Vec<Duty>>,
+    paces: BTreeMap<[u8; 16], Pace>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    tries: u32,
+    next_ms: u64,
+    running: bool,
+}
+
+fn outside(duty: &Duty) -> bool {
+    !matches!(duty.act, Act::Decide | Act::Send(_))
+}
+
+impl Tray {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest sheets replace what was known of their entities.
+    pub(crate) fn put(&self, sheets: &[Sheet]) {
+        let mut open = self.open();
+        for sheet in sheets {
+            let duties: Vec<Duty> = sheet.duties.iter().filter(|duty| outside(duty)).cloned().collect();
+            let gone = if duties.is_empty() {
+                open.sheets.remove(&sheet.entity)
+            } else {
+                open.sheets.insert(sheet.entity, duties)
+            };
+            // A duty that goes takes its pace along; one that is running finishes and finds itself unneeded.
+            for duty in gone.into_iter().flatten() {
+                let still =
+                    open.sheets.get(&sheet.entity).is_some_and(|now| now.iter().any(|it| it.id == duty.id));
+                if !still {
+                    open.paces.remove(&duty.id);
+                }
+            }
+        }
+        drop(open);
+        self.inner.news.notify_one();
+    }
+
+    /// Duties that are due and not running, marked as running.
+    fn take_due(&self, now_ms: u64, limit: usize) -> Vec<Duty> {
+        let mut open = self.open();
+        let Open { sheets, paces } = &mut *open;
+        let mut due = Vec::new();
+        for duty in sheets.values().flatten().filter(|duty| duty.due_ms <= now_ms) {
+            let pace = paces.entry(duty.id).or_default();
+            if !pace.running && pace.next_ms <= now_ms && due.len() < limit {
+                pace.running = true;
+                due.push(duty.clone());
+            }
+        }
+        due
+    }
+
+    fn done(&self, id: &[u8; 16], now_ms: u64, every_ms: u64) {
+        if let Some(pace) = self.open().paces.get_mut(id) {
+            pace.tries += 1;
+            pace.running = false;
+            let pause = if pace.tries <= TRIES_OFTEN { every_ms } else { every_ms.saturating_mul(SLOWER) };
+            pace.next_ms = now_ms.saturating_add(pause);
+        }
+    }
+}
+
+/// Whoever sits at the desk.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk {
+    pub(crate) node: Node,
+    pub(crate) tray: Tray,
+    pub(crate) gateway: Gateway,
+    /// Pause between two tries of one duty.
+    pub(crate) every_ms: u64,
+}
+
+impl Desk {
+    /// Until the shutdown begins.
+    pub(crate) async fn work(self, shutdown: Shutdown) {
+        let seats = Arc::new(Semaphore::new(RUNNING_MAX));
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = self.tray.inner.news.notified() => {}
+                _ = look.tick() => {}
+            }
+            for duty in self.tray.take_due(now_ms(), seats.available_permits()) {
+                let Ok(seat) = seats.clone().acquire_owned().await else { return };
+                let desk = self.clone();
+                shutdown.spawn("gateway call", async move {
+                    desk.carry_out(&duty).await;
+                    desk.tray.done(&duty.id, now_ms(), desk.every_ms);
+                    drop(seat);
+                });
+            }
+        }
+    }
+
+    async fn carry_out(&self, duty: &Duty) {
+        let answer = match &duty.act {
+            Act::Charge(charge) => self.gateway.charge(charge, now_ms()).await,
+            Act::CloseAtGateway { payment, order } => self.gateway.close(*payment, *order).await,
+            Act::Refund { case, order } => self.gateway.refund(case, *order).await,
+            Act::AskRefund { case, .. } => self.gateway.ask_refund(&case.case).await,
+            Act::Decide | Act::Send(_) => return,
+        };
+        let written = match (answer, &duty.act) {
+            (Answer::Facts(facts), _) if facts.is_empty() => Ok(()),
+            (Answer::Facts(facts), _) => self.node.facts(facts, String::new()).await,
+            (Answer::UnknownKey, Act::Charge(charge)) => {
+                self.node.never_started(charge.payment, charge.k).await
+            }
+            (Answer::UnknownKey, _) => Ok(()),
+            (Answer::Unknown(error), _) => {
+                tracing::debug!(error, entity = %duty.entity, "the gateway gave no answer; asked again");
+                Ok(())
+            }
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, entity = %duty.entity, "what the gateway said is not written yet; asked again");
+        }
+    }
+}
