@@ -19,7 +19,9 @@ pub(crate) struct Agent {
     pub(crate) bodies: BTreeMap<MessageId, Envelope>,
     pub(crate) told_front: BTreeMap<ActorId, u64>,
     pub(crate) told_homes: BTreeMap<Slot, Epoch>,
+    /// When the alarm rings, in true time, and the time by the agent's clock that was asked for.
     pub(crate) tick_at_ms: Option<u64>,
+    pub(crate) asked_tick_ms: u64,
 }
 
 impl Agent {
@@ -35,6 +37,7 @@ impl Agent {
             told_front: BTreeMap::new(),
             told_homes: BTreeMap::new(),
             tick_at_ms: None,
+            asked_tick_ms: 0,
         }
     }
 

@@ -79,8 +79,8 @@ impl World {
 
     /// A user acts. `None` if there is nothing to act upon yet: they look again later.
     pub(crate) fn user_acts(&mut self, nth: usize, place: usize, op: &Op) -> Option<usize> {
-        if let Op::Place { order, buyer, amount, twin_of } = op {
-            return Some(self.place(*order, *buyer, *amount, *twin_of, place));
+        if let Op::Place { order, buyer, amount, window_ms, twin_of } = op {
+            return Some(self.place((*order, *buyer, *amount), *window_ms, *twin_of, place));
         }
         let (order, buyer) = match op {
             Op::Ask { order, .. }
@@ -118,9 +118,8 @@ impl World {
 
     pub(crate) fn place(
         &mut self,
-        order: usize,
-        buyer: usize,
-        amount: u64,
+        (order, buyer, amount): (usize, usize, u64),
+        pay_window_ms: u64,
         twin_of: Option<usize>,
         place: usize,
     ) -> usize {
@@ -129,7 +128,7 @@ impl World {
             user: self.users[buyer].id.clone(),
             key: key.clone(),
             content: content(amount),
-            pay_window_ms: self.rules.pay_window_ms,
+            pay_window_ms,
             external_ref: String::new(),
             sealed: bytes::Bytes::new(),
             sealed_key: String::new(),

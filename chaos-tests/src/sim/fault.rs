@@ -147,6 +147,7 @@ impl World {
             ActorId { node: me.node, start: old.map_or(0, |old| old.start) + 1, nonce: self.rng.next() };
         let actor = if self.planted(Exhibit::SequenceReused) && me.start > 0 { me } else { fresh };
         let now_ms = self.nodes[i].local(self.now_ms);
+        self.journal.started.insert(actor);
         let node = &mut self.nodes[i];
         node.cell = Cell::new(actor, placement(), self.rules.clone());
         node.shelf = Shelf::default();
@@ -303,8 +304,8 @@ impl World {
         }
         let living: BTreeSet<ActorId> =
             self.nodes.iter().filter(|node| node.up).map(|node| node.cell.me()).collect();
-        let actors: BTreeSet<ActorId> =
-            self.nodes.iter().flat_map(|node| node.durable.keys().copied()).collect();
+        // Also those of which nothing is left but their name in the gateway's metadata.
+        let actors = self.journal.started.clone();
         for actor in actors.difference(&living) {
             let reported: BTreeSet<u64> = self.nodes.iter().map(|node| node.durable_seq(actor)).collect();
             if reported.len() > 1 {

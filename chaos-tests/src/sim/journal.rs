@@ -21,6 +21,7 @@ pub(crate) struct Born {
 pub(crate) struct Journal {
     /// Changes whose success a client was told.
     pub(crate) acked: Vec<Dot>,
+    pub(crate) started: BTreeSet<ActorId>,
     pub(crate) hashes: BTreeMap<Dot, Hash>,
     pub(crate) born: Vec<Born>,
     pub(crate) durable_at_author: BTreeMap<ActorId, u64>,
@@ -36,7 +37,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn violate(&mut self, invariant: &'static str, detail: String) {
-        if self.violations.len() < 20 {
+        if self.violations.iter().all(|violation| violation.invariant != invariant) {
             self.violations.push(Violation { invariant, detail });
         }
     }

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 
 use cell_core::cell::Step;
-use cell_core::gate::{Filter, Input, MessageKind, Requirement};
-use cell_core::id::EntityId;
-use cell_core::payment::PaymentPhase;
+use cell_core::gate::{EntryMessage, Filter, Input, MessageKind, Requirement};
 
 use super::museum::Exhibit;
-use super::node::{Effect, Logged};
+use super::node::{Effect, Logged, Node};
 use super::world::{Event, World};
 
 impl World {
@@ -128,8 +126,9 @@ impl World {
             self.tell_homes(i);
         }
         if self.nodes[i].is_synced() {
-            let dirty: Vec<EntityId> = self.nodes[i].dirty.iter().copied().collect();
-            self.tell_needs_gone(i, &dirty);
+            if self.nodes[i].agent.gate.counts() != cell_core::gate::Counts::default() {
+                self.sweep(i);
+            }
             self.refresh(i);
             self.work(i);
         }
@@ -148,32 +147,45 @@ impl World {
         }
     }
 
-    /// Requests and withdrawals of payments that have ended wait for nothing any more.
-    fn tell_needs_gone(&mut self, i: usize, ids: &[EntityId]) {
-        for id in ids {
-            let node = &self.nodes[i];
-            if !(node.linked && node.agent.up) {
-                return;
+    /// What nobody needs any more in this node's view, or what can never come, waits for nothing.
+    pub(crate) fn sweep(&mut self, i: usize) {
+        let node = &self.nodes[i];
+        if !(node.up && node.linked && node.agent.up && node.is_synced()) {
+            return;
+        }
+        let entries = node.agent.gate.list(node.local(self.now_ms), &Filter::default(), None, 64);
+        for entry in entries {
+            let Some(message) = entry.message else { continue };
+            let why = self.nodes[i].unneeded(&message);
+            if let Some(why) = why {
+                self.tell_gate(i, Input::NeedGone { id: entry.id, why: why.to_owned() });
             }
-            let ended = id.payment().and_then(|payment| {
-                node.payment(payment, |reading| {
-                    reading.state.as_ref().is_some_and(|state| matches!(state.phase, PaymentPhase::Ended(_)))
-                })
-            });
-            if ended != Some(true) {
-                continue;
+        }
+    }
+}
+
+impl Node {
+    fn unneeded(&self, message: &EntryMessage) -> Option<&'static str> {
+        let lost = |need: &Requirement| self.cell.closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq);
+        if message.missing.iter().any(lost) {
+            return Some("it waits for what was lost with its actor");
+        }
+        match message.kind {
+            MessageKind::PayRequest | MessageKind::Withdrawal => {
+                let ended = self.payment(message.subject.payment()?, |reading| {
+                    reading.state.as_ref().is_some_and(|state| state.ended().is_some())
+                });
+                (ended == Some(true)).then_some("the payment has ended")
             }
-            let filter = Filter { entity: Some(*id), ..Filter::default() };
-            let entries = node.agent.gate.list(node.local(self.now_ms), &filter, None, 16);
-            for entry in entries {
-                let kind = entry.message.map(|message| message.kind);
-                if matches!(kind, Some(MessageKind::PayRequest | MessageKind::Withdrawal)) {
-                    self.tell_gate(
-                        i,
-                        Input::NeedGone { id: entry.id, why: "the payment has ended".to_owned() },
-                    );
-                }
+            MessageKind::Result => {
+                let payment = message.requires.first()?.entity.payment()?;
+                let closed = self.order(message.subject.order()?, |reading| {
+                    let permit = reading.state.as_ref()?.permits.get(&payment)?;
+                    permit.closed
+                });
+                closed.flatten().map(|_| "the permit is closed")
             }
+            MessageKind::RefundOrder | MessageKind::StalledNotice => None,
         }
     }
 }

@@ -15,7 +15,8 @@ use super::world::{Event, World};
 #[derive(Clone, Debug)]
 pub(crate) enum Errand {
     Check { id: MessageId, requires: Vec<Requirement> },
-    Hand { id: MessageId, attempt: u32, why: Delivery },
+    /// With the message as it was when the gate decided to hand it over: a newer copy may be waiting by now.
+    Hand { envelope: Box<Envelope>, attempt: u32, why: Delivery },
 }
 
 impl World {
@@ -63,14 +64,10 @@ impl World {
             return;
         }
         let agent = &mut self.nodes[i].agent;
-        for output in &outputs {
-            if let Output::Persist { record } = output {
-                if let Record::Accepted(accepted) = &**record {
-                    agent.bodies.insert(accepted.envelope.id, accepted.envelope.clone());
-                }
-                agent.log.push((**record).clone());
-            }
-        }
+        agent.log.extend(outputs.iter().filter_map(|output| match output {
+            Output::Persist { record } => Some((**record).clone()),
+            _ => None,
+        }));
         let at = agent.log.len();
         if at == agent.synced && agent.pending.is_empty() {
             self.gate_does(i, outputs);
@@ -95,29 +92,56 @@ impl World {
                 let delay_ms = if world.calm { 1 } else { world.rng.between(1, 3) };
                 world.after(delay_ms, Event::AskNode { node: i, agent: life, errand });
             };
+            let body = |world: &World, id| world.nodes[i].agent.bodies.get(&id).cloned();
             match output {
-                Output::Persist { .. } | Output::Ack { .. } | Output::Refuse { .. } | Output::Warn { .. } => {
+                Output::Persist { record } => {
+                    if let Record::Accepted(accepted) = *record {
+                        self.nodes[i].agent.bodies.insert(accepted.envelope.id, accepted.envelope);
+                    }
                 }
+                Output::Ack { .. } | Output::Refuse { .. } | Output::Warn { .. } => {}
                 Output::Ended { .. } | Output::Audit { .. } | Output::Decode { .. } => {}
                 Output::Check { id, requires } => ask(self, Errand::Check { id, requires }),
                 Output::Deliver { id, attempt } => {
-                    ask(self, Errand::Hand { id, attempt, why: Delivery::Ready });
+                    if let Some(envelope) = body(self, id) {
+                        ask(self, Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Ready });
+                    }
                 }
                 Output::HandExpired { id, attempt } => {
-                    ask(self, Errand::Hand { id, attempt, why: Delivery::Expired });
+                    if let Some(envelope) = body(self, id) {
+                        ask(self, Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Expired });
+                    }
                 }
                 Output::HandDiscarded { id, attempt, .. } => {
-                    ask(self, Errand::Hand { id, attempt, why: Delivery::Discarded });
+                    if let Some(envelope) = body(self, id) {
+                        ask(self, Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Discarded });
+                    }
                 }
                 Output::Fetch { missing, .. } => self.fetch(i, missing),
                 Output::DeadLetter { .. } => self.coverage.fault("dead-letter"),
                 Output::StalledNotice { id, to, missing, .. } => self.send_stalled(i, id, to, &missing),
                 Output::WakeAt { ms } => {
-                    let due_ms = self.true_time(i, ms);
-                    self.nodes[i].agent.tick_at_ms = Some(due_ms);
-                    self.at(due_ms, Event::GateTick { node: i, life, due_ms });
+                    self.nodes[i].agent.asked_tick_ms = ms;
+                    self.set_gate_alarm(i);
                 }
             }
+        }
+    }
+
+    fn set_gate_alarm(&mut self, i: usize) {
+        let agent = &self.nodes[i].agent;
+        let life = agent.life;
+        let due_ms = self.true_time(i, agent.asked_tick_ms);
+        self.nodes[i].agent.tick_at_ms = Some(due_ms);
+        self.at(due_ms, Event::GateTick { node: i, life, due_ms });
+    }
+
+    /// The alarm rings; if the clock was set back meanwhile it is not time yet.
+    pub(crate) fn ring_gate(&mut self, i: usize) {
+        if self.nodes[i].local(self.now_ms) < self.nodes[i].agent.asked_tick_ms {
+            self.set_gate_alarm(i);
+        } else {
+            self.tell_gate(i, Input::Tick);
         }
     }
 
@@ -145,7 +169,8 @@ impl World {
             return;
         }
         if !node.up {
-            if let Errand::Hand { id, attempt, .. } = errand {
+            if let Errand::Hand { envelope, attempt, .. } = errand {
+                let id = envelope.id;
                 self.tell_gate(i, Input::Answered { id, attempt, answer: Answer::Unreachable });
             }
             return;
@@ -156,12 +181,12 @@ impl World {
                 let present = requires.into_iter().filter(|need| all || self.nodes[i].holds(need)).collect();
                 self.tell_gate(i, Input::Checked { id, present });
             }
-            Errand::Hand { id, attempt, why } => self.hand(i, agent, id, attempt, why),
+            Errand::Hand { envelope, attempt, why } => self.hand(i, agent, &envelope, attempt, why),
         }
     }
 
-    fn hand(&mut self, i: usize, agent: u64, id: MessageId, attempt: u32, why: Delivery) {
-        let Some(envelope) = self.nodes[i].agent.bodies.get(&id).cloned() else { return };
+    fn hand(&mut self, i: usize, agent: u64, envelope: &Envelope, attempt: u32, why: Delivery) {
+        let id = envelope.id;
         let now_ms = self.nodes[i].local(self.now_ms);
         if why == Delivery::Ready {
             let node = &self.nodes[i];
@@ -179,7 +204,7 @@ impl World {
             }
         }
         let node = &mut self.nodes[i];
-        let Ok((step, answer)) = node.cell.deliver(&node.shelf, &envelope, why, now_ms) else { return };
+        let Ok((step, answer)) = node.cell.deliver(&node.shelf, envelope, why, now_ms) else { return };
         let answer = match answer {
             NodeAnswer::Done => Answer::Done,
             NodeAnswer::Refused(reason) => Answer::Refused { reason },

@@ -1,12 +1,11 @@
 //! A run: chaos with safety checked, then healing, then liveness checked at rest.
 
-use cell_core::duty::Act;
-
 use super::coverage::Coverage;
 use super::invariants::Violation;
 use super::museum::Exhibit;
 use super::rng::Rng;
 use super::script::{Script, generate};
+use super::work::is_over;
 use super::world::{Event, T0, World};
 
 /// How long users and faults go on.
@@ -69,7 +68,8 @@ fn run(seed: u64, script: Script, bug: Option<Exhibit>, verbose: bool) -> Outcom
         let event = Event::Script { nth, line: line.clone(), tries: 0 };
         world.at(T0 + 500 + line.at_ms, event);
     }
-    world.run_until(T0 + CHAOS_MS);
+    let last_ms = script.0.iter().map(|line| line.at_ms).max().unwrap_or(0);
+    world.run_until(T0 + CHAOS_MS.max(last_ms + 2_000));
     if world.journal.violations.is_empty() {
         world.settle_down();
     }
@@ -171,9 +171,7 @@ impl World {
                 return Some(format!("{i} has other changes than 0"));
             }
             let now_ms = node.local(self.now_ms);
-            let open = node.duties.values().flatten().find(
-                |duty| !matches!(duty.act, Act::AskRefund { give_up_at_ms, .. } if now_ms > give_up_at_ms),
-            );
+            let open = node.duties.values().flatten().find(|duty| !is_over(&duty.act, now_ms));
             if let Some(duty) = open {
                 return Some(format!("{i} still has to do {duty:?}"));
             }

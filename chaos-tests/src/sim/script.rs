@@ -12,6 +12,7 @@ pub enum Op {
         order: usize,
         buyer: usize,
         amount: u64,
+        window_ms: u64,
         twin_of: Option<usize>,
     },
     Ask {
@@ -120,55 +121,74 @@ const CARDS: &[&str] = &["ok", "ok", "ok", "slow", "slow", "refused", "retry", "
 /// Writes a script: a few orders with what people do about them, and what goes wrong meanwhile.
 pub(crate) fn generate(rng: &mut Rng, length_ms: u64) -> Script {
     let mut lines = Vec::new();
-    let orders = rng.between(3, 6) as usize;
+    let orders = rng.between(2, 4) as usize;
     for order in 0..orders {
         order_story(rng, &mut lines, order, length_ms);
     }
-    let faults = rng.between(2, 7);
-    for _ in 0..faults {
+    for _ in 0..rng.between(1, 6) {
         fault(rng, &mut lines, length_ms);
     }
-    if rng.chance(450) {
-        takeover(rng, &mut lines, length_ms);
+    if rng.chance(650) {
+        takeover(rng, &mut lines, orders, length_ms);
+    }
+    if rng.chance(120) {
+        stall(rng, &mut lines, orders + 1, length_ms);
+    }
+    if rng.chance(250) {
+        lines.push(Line { at_ms: length_ms - rng.below(10_000), region: 0, op: Op::ForgetKeys });
     }
     lines.sort_by_key(|line| line.at_ms);
     Script(lines)
 }
 
+fn placing(rng: &mut Rng, order: usize, buyer: usize) -> Op {
+    let window_ms = if rng.chance(350) { rng.between(15_000, 60_000) } else { 180_000 };
+    Op::Place { order, buyer, amount: rng.between(1, 40) * 50, window_ms, twin_of: None }
+}
+
 fn order_story(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
     let buyer = rng.index(USERS);
-    let start_ms = rng.below(length_ms * 2 / 3);
-    let amount = rng.between(1, 40) * 50;
     let home = buyer % 3;
     let region = |rng: &mut Rng| if rng.chance(750) { home } else { rng.index(3) };
-    let mut at_ms = start_ms;
-    lines.push(Line { at_ms, region: region(rng), op: Op::Place { order, buyer, amount, twin_of: None } });
+    let mut at_ms = rng.below(length_ms * 2 / 3);
+    lines.push(Line { at_ms, region: region(rng), op: placing(rng, order, buyer) });
+    if rng.chance(60) {
+        // The same key, another body, through another region.
+        let amount = rng.between(1, 40) * 50;
+        let op = Op::Place { order: order + 50, buyer, amount, window_ms: 180_000, twin_of: Some(order) };
+        lines.push(Line { at_ms: at_ms + rng.below(3_000), region: rng.index(3), op });
+    }
     for _ in 0..rng.between(2, 7) {
         at_ms += rng.between(50, 12_000);
         let payer = rng.index(USERS);
         let card = *rng.pick(CARDS);
         let op = match rng.below(22) {
             0..=1 => Op::Pay { order, card },
-            2..=8 => Op::Ask { order, payer },
-            9..=10 => Op::Withdraw { order },
-            11..=13 => Op::Cancel { order },
-            14..=15 => Op::Refund { order, amount: rng.chance(600).then(|| rng.between(1, 20) * 10) },
-            16..=17 => Op::Amend { order, amount: rng.between(1, 40) * 50 },
+            2..=3 => Op::Withdraw { order },
+            4..=6 => Op::Cancel { order },
+            7..=8 => Op::Refund { order, amount: rng.chance(600).then(|| rng.between(1, 20) * 10) },
+            9..=10 => Op::Amend { order, amount: rng.between(1, 40) * 50 },
             _ => Op::Ask { order, payer },
         };
         let asked = matches!(op, Op::Ask { .. });
-        lines.push(Line { at_ms, region: region(rng), op });
+        let place = region(rng);
+        lines.push(Line { at_ms, region: place, op });
+        if rng.chance(25) {
+            let crash_ms = at_ms + rng.between(1, 30);
+            lines.push(Line { at_ms: crash_ms, region: place, op: Op::Crash { for_ms: rng.between(200, 5_000) } });
+        }
         if asked && rng.chance(850) {
-            let reaction_ms = at_ms + rng.between(20, 15_000);
-            let region = if rng.chance(750) { payer % 3 } else { rng.index(3) };
-            let op = if rng.chance(800) {
-                Op::Accept { order, payer, card }
-            } else {
-                Op::Decline { order, payer }
-            };
-            lines.push(Line { at_ms: reaction_ms, region, op });
+            reaction(rng, lines, order, payer, at_ms);
         }
     }
+}
+
+fn reaction(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, payer: usize, at_ms: u64) {
+    let at_ms = at_ms + rng.between(20, 15_000);
+    let region = if rng.chance(750) { payer % 3 } else { rng.index(3) };
+    let card = *rng.pick(CARDS);
+    let op = if rng.chance(800) { Op::Accept { order, payer, card } } else { Op::Decline { order, payer } };
+    lines.push(Line { at_ms, region, op });
 }
 
 fn fault(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
@@ -193,57 +213,99 @@ fn fault(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
         26..=29 => Op::Decree { users: vec![rng.index(USERS), rng.index(USERS)] },
         30..=31 => Op::MoveClock { by_ms: rng.between(0, 1_200) as i64 - 600 },
         32 => Op::CloseLost,
-        33..=34 => Op::ForgetKeys,
-        35..=36 => Op::RefundByHand { part: rng.chance(400) },
+        33 => Op::ForgetKeys,
+        34..=36 => Op::RefundByHand { part: rng.chance(400) },
         37 => Op::Redrive,
         _ => Op::SlowDisk { for_ms },
     };
     lines.push(Line { at_ms, region, op });
 }
 
+/// A message overtakes its order by more than its deadline.
+fn stall(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
+    let at_ms = rng.below(length_ms / 3);
+    let (buyer, payer) = (rng.index(3), rng.index(3));
+    let for_ms = rng.between(20_000, 55_000);
+    for to in 0..3 {
+        if to != buyer {
+            let op = Op::Cut { to, channel: Channel::Data, both: true, for_ms };
+            lines.push(Line { at_ms, region: buyer, op });
+        }
+    }
+    let op = Op::Place { order, buyer, amount: 500, window_ms: 180_000, twin_of: None };
+    lines.push(Line { at_ms: at_ms + 100, region: buyer, op });
+    lines.push(Line { at_ms: at_ms + 900, region: buyer, op: Op::Ask { order, payer } });
+    for _ in 0..rng.between(1, 3) {
+        let redrive_ms = at_ms + rng.between(20_000, 70_000);
+        lines.push(Line { at_ms: redrive_ms, region: payer, op: Op::Redrive });
+    }
+    reaction(rng, lines, order, payer, at_ms + for_ms);
+}
+
 /// A home is cut off, its slots are taken by one or two others, and users go on at both: strays are made here.
-fn takeover(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
-    let at_ms = rng.between(1_000, length_ms * 3 / 4);
+fn takeover(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
+    let at_ms = rng.between(3_000, length_ms / 2);
     let old = rng.index(3);
     let (first, second) = ((old + 1) % 3, (old + 2) % 3);
     let for_ms = rng.between(5_000, 60_000);
+    // Silent: it hears the others and is not heard. Else it is alone.
+    let silent = rng.chance(400);
     for to in [first, second] {
-        for channel in [Channel::Data, Channel::Message] {
-            lines.push(Line { at_ms, region: old, op: Op::Cut { to, channel, both: true, for_ms } });
+        lines.push(Line { at_ms, region: old, op: Op::Cut { to, channel: Channel::Data, both: !silent, for_ms } });
+        if !silent {
+            let op = Op::Cut { to, channel: Channel::Message, both: true, for_ms };
+            lines.push(Line { at_ms, region: old, op });
         }
     }
     let users: Vec<usize> = (0..USERS).filter(|user| user % 3 == old).collect();
     let decree_ms = at_ms + rng.between(100, 6_000);
     lines.push(Line { at_ms: decree_ms, region: first, op: Op::Decree { users: users.clone() } });
     if rng.chance(300) {
-        lines.push(Line { at_ms: decree_ms + rng.below(40), region: second, op: Op::Decree { users } });
+        let op = Op::Decree { users: users.clone() };
+        lines.push(Line { at_ms: decree_ms + rng.below(40), region: second, op });
     }
     if rng.chance(300) {
-        lines.push(Line { at_ms: at_ms + for_ms / 2, region: old, op: Op::LoseDisk { for_ms: for_ms / 3 } });
+        let op = Op::LoseDisk { for_ms: for_ms / 3 };
+        lines.push(Line { at_ms: at_ms + rng.below(for_ms), region: old, op });
     }
-    // Commands on both sides of the cut.
-    let placed: Vec<(usize, usize)> = lines
-        .iter()
-        .filter_map(|line| match line.op {
-            Op::Place { order, buyer, .. } if line.at_ms < at_ms + for_ms => Some((order, buyer)),
-            _ => None,
-        })
-        .collect();
-    for _ in 0..rng.between(3, 9) {
-        let Some(&(order, _)) = placed.get(rng.index(placed.len())) else { return };
-        let time_ms = at_ms + rng.below(for_ms);
-        let region = if rng.chance(500) { old } else { first };
-        let payer = rng.index(USERS);
-        let card = *rng.pick(CARDS);
-        let op = match rng.below(12) {
-            0..=1 => Op::Ask { order, payer },
-            2..=3 => Op::Pay { order, card },
-            4..=5 => Op::Cancel { order },
-            6 => Op::Withdraw { order },
-            7 => Op::Refund { order, amount: rng.chance(500).then_some(10) },
-            8..=10 => Op::Accept { order, payer, card },
-            _ => Op::Decline { order, payer },
-        };
-        lines.push(Line { at_ms: time_ms, region, op });
+    // One order whose buyer, or else payer, lives there; sometimes it is placed only after the cut.
+    let mine = *rng.pick(&users);
+    let (buyer, payer) = if rng.chance(650) { (mine, rng.index(USERS)) } else { (rng.index(USERS), mine) };
+    let placed_ms = if rng.chance(850) { at_ms - rng.between(500, 3_000) } else { at_ms + 50 };
+    lines.push(Line { at_ms: placed_ms, region: buyer % 3, op: placing(rng, order, buyer) });
+    if rng.chance(450) {
+        let op = if rng.chance(500) { Op::Ask { order, payer } } else { Op::Pay { order, card: "ok" } };
+        lines.push(Line { at_ms: placed_ms + 400, region: buyer % 3, op });
+    }
+    let tail_ms = if silent { decree_ms - at_ms } else { for_ms.min(20_000) };
+    tail(rng, lines, order, payer, old, (at_ms + 20, tail_ms));
+    tail(rng, lines, order, payer, first, (decree_ms + 50, for_ms.min(20_000)));
+}
+
+/// What one side of a cut does to an order, within a span of (from, length).
+fn tail(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, payer: usize, region: usize, span: (u64, u64)) {
+    let card = *rng.pick(CARDS);
+    let mut ops = match rng.below(14) {
+        0 => vec![Op::Ask { order, payer }],
+        1..=2 => vec![Op::Ask { order, payer }, Op::Withdraw { order }],
+        3 => vec![Op::Ask { order, payer }, Op::Cancel { order }],
+        4 => vec![Op::Cancel { order }],
+        5 => vec![Op::Pay { order, card }],
+        6 => vec![Op::Pay { order, card: "refused" }],
+        7 => vec![Op::Amend { order, amount: 700 }, Op::Pay { order, card }],
+        8 => vec![Op::Refund { order, amount: rng.chance(500).then_some(10) }],
+        9 => vec![Op::Withdraw { order }],
+        10..=11 => vec![Op::Accept { order, payer, card }],
+        12 => vec![Op::Decline { order, payer }],
+        _ => vec![Op::Ask { order, payer }, Op::Accept { order, payer, card }],
+    };
+    if rng.chance(250) {
+        ops.push(Op::Cancel { order });
+    }
+    let mut at_ms = span.0;
+    let step_ms = span.1 / (ops.len() as u64 + 1) + 1;
+    for op in ops {
+        lines.push(Line { at_ms, region, op });
+        at_ms += rng.between(step_ms / 4, step_ms);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cell_core::duty::{Act, Charge, Duty};
 use cell_core::event::{Fact, FailureKind};
+use cell_core::gate::MessageKind;
 use cell_core::id::{OrderId, PaymentId, Slot};
 use cell_core::order::RefundCase;
 
@@ -60,9 +61,7 @@ impl World {
         let mut due = Vec::new();
         let mut next_ms = u64::MAX;
         for duty in node.duties.values().flatten() {
-            if let Act::AskRefund { give_up_at_ms, .. } = duty.act
-                && now_ms > give_up_at_ms
-            {
+            if is_over(&duty.act, now_ms) {
                 continue;
             }
             let fresh = Pace { since_ms: now_ms.max(duty.due_ms), ..Pace::default() };
@@ -296,5 +295,16 @@ fn rhythm(act: &Act) -> (u64, u64) {
         Act::Send(_) => (400, 6_400),
         Act::Charge(_) | Act::CloseAtGateway { .. } | Act::Refund { .. } => (1_000, 8_000),
         Act::AskRefund { .. } => (2_000, 30_000),
+    }
+}
+
+/// Whether nobody can do any more about it.
+pub(crate) fn is_over(act: &Act, now_ms: u64) -> bool {
+    match act {
+        Act::AskRefund { give_up_at_ms, .. } => now_ms > *give_up_at_ms,
+        Act::Send(envelope) => {
+            envelope.kind == MessageKind::Result && envelope.until_ms > 0 && now_ms > envelope.until_ms
+        }
+        _ => false,
     }
 }

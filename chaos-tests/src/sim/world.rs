@@ -294,7 +294,7 @@ impl World {
             Event::GateTick { node, life, due_ms } if agent(self, node, life) => {
                 if self.nodes[node].agent.tick_at_ms == Some(due_ms) {
                     self.nodes[node].agent.tick_at_ms = None;
-                    self.tell_gate(node, cell_core::gate::Input::Tick);
+                    self.ring_gate(node);
                 }
             }
             Event::AskNode { node, agent: life, errand } if agent(self, node, life) => {
@@ -307,6 +307,7 @@ impl World {
                 for i in 0..self.nodes.len() {
                     if self.nodes[i].up {
                         self.subscribe_all(i);
+                        self.sweep(i);
                     }
                 }
                 self.after(3_000, Event::SubscribeTimer);

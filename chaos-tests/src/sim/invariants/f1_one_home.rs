@@ -24,6 +24,13 @@ fn during(world: &World) -> Result<(), String> {
 fn at_rest(world: &World) -> Result<(), String> {
     world.slots.iter().try_for_each(|slot| {
         let homes = world.nodes.iter().filter(|node| node.cell.owned(*slot).is_some()).count();
-        ensure(homes == 1, || format!("{slot:?} has {homes} homes"))
+        ensure(homes == 1, || {
+            let views = world.nodes.iter().map(|node| {
+                let home = node.cell.placement().home(*slot);
+                let actor = home.actor.map_or("nobody yet".to_owned(), |actor| actor.to_string());
+                format!("{} says {}.{}@{actor}", node.cell.me(), home.term, home.step)
+            });
+            format!("{slot:?} has {homes} homes: {}", views.collect::<Vec<_>>().join("; "))
+        })
     })
 }
