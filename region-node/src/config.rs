@@ -24,6 +24,8 @@ pub enum EngineName {
 pub struct Listen {
     /// The JSON API, behind the router.
     pub http: SocketAddr,
+    /// For this cell's sync-agent and for operators; never reachable from outside the cell.
+    pub grpc: SocketAddr,
     /// `/livez`, `/readyz`, `/metrics`, `/version`.
     pub admin: SocketAddr,
 }

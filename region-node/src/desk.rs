@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cell_core::duty::{Act, Duty};
+use cell_core::gate::{Envelope, MessageId};
 use cell_core::id::EntityId;
 use service_kit::Shutdown;
 use tokio::sync::{Notify, Semaphore};
@@ -21,6 +22,9 @@ const RUNNING_MAX: usize = 64;
 /// After this many tries the pause grows.
 const TRIES_OFTEN: u32 = 30;
 const SLOWER: u64 = 10;
+/// Pause before a message is said again, doubled up to five times; and once it was acknowledged.
+const RESEND_FIRST_MS: u64 = 500;
+const RESEND_ACKED_MS: u64 = 30_000;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where sheets are put; cheap to clone.
@@ -33,12 +37,15 @@ pub(crate) struct Tray {
 struct Inner {
     open: Mutex<Open>,
     news: Notify,
+    send_news: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     sheets: BTreeMap<EntityId, Vec<Duty>>,
     paces: BTreeMap<[u8; 16], Pace>,
+    sends: BTreeMap<EntityId, Vec<Envelope>>,
+    send_paces: BTreeMap<MessageId, Pace>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +53,31 @@ struct Pace {
     tries: u32,
     next_ms: u64,
     running: bool,
+}
+
+impl Open {
+    fn put_sends(&mut self, sheet: &Sheet) {
+        let sends: Vec<Envelope> = sheet
+            .duties
+            .iter()
+            .filter_map(|duty| match &duty.act {
+                Act::Send(envelope) => Some((**envelope).clone()),
+                _ => None,
+            })
+            .collect();
+        let gone = if sends.is_empty() {
+            self.sends.remove(&sheet.entity)
+        } else {
+            self.sends.insert(sheet.entity, sends)
+        };
+        for envelope in gone.into_iter().flatten() {
+            let now = self.sends.get(&sheet.entity).into_iter().flatten().find(|now| now.id == envelope.id);
+            // Another requirement or another owner is said at once, not at the old one's pace.
+            if now.is_none_or(|now| *now != envelope) {
+                self.send_paces.remove(&envelope.id);
+            }
+        }
+    }
 }
 
 fn outside(duty: &Duty) -> bool {
@@ -61,6 +93,7 @@ impl Tray {
     pub(crate) fn put(&self, sheets: &[Sheet]) {
         let mut open = self.open();
         for sheet in sheets {
+            open.put_sends(sheet);
             let duties: Vec<Duty> = sheet.duties.iter().filter(|duty| outside(duty)).cloned().collect();
             let gone = if duties.is_empty() {
                 open.sheets.remove(&sheet.entity)
@@ -78,12 +111,48 @@ impl Tray {
         }
         drop(open);
         self.inner.news.notify_one();
+        self.inner.send_news.notify_one();
+    }
+
+    // === messages ===
+
+    /// Resolves when something new may be owed.
+    pub(crate) async fn send_news(&self) {
+        self.inner.send_news.notified().await;
+    }
+
+    /// A new listener: everything owed is said again at once.
+    pub(crate) fn sends_afresh(&self) {
+        self.open().send_paces.clear();
+    }
+
+    /// Messages that are owed and whose pause is over; each is not said again before its next pause.
+    pub(crate) fn take_sends(&self, now_ms: u64, limit: usize) -> Vec<Envelope> {
+        let mut open = self.open();
+        let Open { sends, send_paces, .. } = &mut *open;
+        let mut due = Vec::new();
+        for envelope in sends.values().flatten() {
+            let pace = send_paces.entry(envelope.id).or_default();
+            if pace.next_ms <= now_ms && due.len() < limit {
+                pace.tries += 1;
+                pace.next_ms = now_ms + RESEND_FIRST_MS.saturating_mul(1 << pace.tries.min(5));
+                due.push(envelope.clone());
+            }
+        }
+        due
+    }
+
+    /// What became of a message that was handed over. An acknowledgement only paces: the need decides.
+    pub(crate) fn sent(&self, id: &MessageId, accepted: bool, now_ms: u64) {
+        if let Some(pace) = self.open().send_paces.get_mut(id) {
+            pace.next_ms = now_ms + if accepted { RESEND_ACKED_MS } else { RESEND_FIRST_MS };
+        }
     }
 
     /// Duties that are due and not running, marked as running.
     fn take_due(&self, now_ms: u64, limit: usize) -> Vec<Duty> {
         let mut open = self.open();
-        let Open { sheets, paces } = &mut *open;
+        let Open { sheets, paces, .. } = &mut *open;
         let mut due = Vec::new();
         for duty in sheets.values().flatten().filter(|duty| duty.due_ms <= now_ms) {
             let pace = paces.entry(duty.id).or_default();

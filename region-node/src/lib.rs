@@ -5,7 +5,9 @@
 
 mod config;
 mod desk;
+mod explain;
 mod gateway;
+mod grpc;
 mod http;
 mod keys;
 mod node;

@@ -6,18 +6,26 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::{Alarm, Cell, Command, Refusal, Reply, Step, View};
-use cell_core::entity::Entity;
-use cell_core::event::Fact;
+use cell_core::cell::{Alarm, Answer, Cell, Command, Delivery, Front, Refusal, Refused, Reply, Step, View};
+use cell_core::duty::every_permit;
+use cell_core::entity::{Entity, Reading};
+use cell_core::event::{Audit, Entry, Fact};
+use cell_core::gate::{Envelope, MessageKind, Requirement};
 use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId};
+use cell_core::order::Order;
+use cell_core::payment::{Payment, PaymentPhase};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
-use cell_store::{DiskMedium, Engine, Log, LogConfig, Store};
+use cell_core::version::Dot;
+use cell_proto::v1;
+use cell_store::{DiskMedium, Engine, Log, LogConfig, LogReader, Store};
 use service_kit::Shutdown;
 use tokio::sync::{broadcast, watch};
 
 use crate::config::EngineName;
 use crate::desk::Tray;
+use crate::explain;
+use crate::grpc::Members;
 use crate::view::{self, StartError};
 use crate::working::Working;
 use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
@@ -57,6 +65,8 @@ pub struct Node {
     durable: watch::Receiver<u64>,
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
     tray: Tray,
+    log: LogReader,
+    members: Members,
     me: ActorId,
 }
 
@@ -150,6 +160,7 @@ impl Node {
         let view_dir = dir.join("view");
         let store = cell_store::open(engine, &view_dir).map_err(|error| folder(&error))?;
         let node = NodeId { region: identity.region, index: identity.index };
+        let (reader, members) = (log.reader(), identity.placement.members().to_vec());
         let working = Working::new(store);
         let placeholder = ActorId { node, start: 0, nonce: 0 };
         let mut restored = Cell::new(placeholder, identity.placement, identity.rules);
@@ -188,6 +199,8 @@ impl Node {
             durable: writer.durable.clone(),
             signals,
             tray,
+            log: reader,
+            members,
             me,
         };
         Ok((node.with_start(old), Running { writer }))
@@ -284,6 +297,117 @@ impl Node {
     /// [`NodeError::Unavailable`] if the view cannot be read: never "not found" for what was lost.
     pub fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, NodeError> {
         Ok(self.working.entity(id)?)
+    }
+
+    // === for the sync-agent and operators ===
+
+    /// How far each actor is known, and the newest heartbeat of each region.
+    pub(crate) async fn known(
+        &self,
+    ) -> Result<(BTreeMap<ActorId, Front>, BTreeMap<RegionId, u64>), NodeError> {
+        self.run(|cell, _, _| Ok((Step::default(), (cell.frontier().clone(), cell.beats().clone())))).await
+    }
+
+    pub(crate) fn members(&self) -> &[RegionId] {
+        &self.members
+    }
+
+    pub(crate) fn log(&self) -> &LogReader {
+        &self.log
+    }
+
+    pub(crate) fn durable_watch(&self) -> watch::Receiver<u64> {
+        self.durable.clone()
+    }
+
+    /// Applies changes of other actors in order; returns those refused, and what is known of their actors.
+    pub(crate) async fn replicate(
+        &self,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<(Dot, Refused, Option<Front>)>, NodeError> {
+        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+            let (mut steps, mut refused) = (Vec::new(), Vec::new());
+            let over = crate::working::Stacked::new(view);
+            for entry in &entries {
+                match cell.replicate(&over, entry, now_ms)? {
+                    Ok(step) => {
+                        over.put(&step);
+                        steps.push(step);
+                    }
+                    Err(why) => {
+                        refused.push((entry.dot, why, cell.frontier().get(&entry.dot.actor).copied()));
+                    }
+                }
+            }
+            Ok((steps, refused))
+        };
+        self.submit.run(work).await
+    }
+
+    pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<(), NodeError> {
+        self.run(move |cell, view, now_ms| Ok((cell.merge(view, entities, now_ms)?, ()))).await
+    }
+
+    pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {
+        self.run(move |cell, view, now_ms| cell.deliver(view, &envelope, why, now_ms)).await
+    }
+
+    pub(crate) async fn audit(&self, audit: Audit) -> Result<(), NodeError> {
+        self.run(move |cell, view, now_ms| Ok((cell.audit(view, audit, now_ms)?, ()))).await
+    }
+
+    /// Of these requirements, those that are not met: neither covered by the frontier nor in the entity named.
+    pub(crate) async fn missing(&self, requires: Vec<Requirement>) -> Result<Vec<Requirement>, NodeError> {
+        self.run(move |cell, view, _| {
+            let mut missing = Vec::new();
+            for need in requires {
+                let held = cell.covers(&need.dot)
+                    || view.entity(need.entity)?.is_some_and(|entity| entity.contains(&need.dot));
+                if !held {
+                    missing.push(need);
+                }
+            }
+            Ok((Step::default(), missing))
+        })
+        .await
+    }
+
+    /// What the changes of an entity touched beside it.
+    pub(crate) fn beside(&self, id: EntityId) -> Result<Vec<EntityId>, NodeError> {
+        let Some(entity) = self.entity(id)? else { return Ok(Vec::new()) };
+        if id.order().is_some() {
+            let reading = Reading::<Order>::of(&entity);
+            return Ok(every_permit(&reading).map(|(payment, _)| payment.into()).collect());
+        }
+        let order = Reading::<Payment>::of(&entity).record.map(|permit| permit.order.into());
+        Ok(order.into_iter().collect())
+    }
+
+    /// Messages about this entity that nobody needs any more.
+    pub(crate) fn hints(&self, id: EntityId) -> Vec<v1::GateHint> {
+        let Ok(Some(entity)) = self.entity(id) else { return Vec::new() };
+        let state = Reading::<Payment>::of(&entity).state;
+        let gone = |kind: MessageKind, why: &str| v1::GateHint {
+            subject: bytes::Bytes::copy_from_slice(&id.to_bytes()),
+            kind: kind.code(),
+            why: why.to_owned(),
+            slot: 0,
+            epoch: None,
+        };
+        match state.map(|state| state.phase) {
+            Some(PaymentPhase::Ended(how)) => {
+                [MessageKind::PayRequest, MessageKind::Withdrawal].map(|kind| gone(kind, how.as_str())).into()
+            }
+            Some(PaymentPhase::Received | PaymentPhase::Accepted) => {
+                vec![gone(MessageKind::PayRequest, "received by the data alone")]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) async fn explain(&self, id: EntityId) -> Result<Option<serde_json::Value>, NodeError> {
+        let duties = self.run(move |cell, view, _| Ok((Step::default(), cell.duties(view, id)?))).await?;
+        explain::explain(&self.working, id, &duties)
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {

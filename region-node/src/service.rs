@@ -6,21 +6,27 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_proto::v1::node_server::NodeServer;
 use cell_store::Store;
 use service_kit::{
     Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind, nodelay,
 };
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, load_placement};
 use crate::desk::Desk;
 use crate::gateway::Gateway;
+use crate::grpc::Grpc;
 use crate::http;
 use crate::node::{Identity, Node, Running};
 
 /// How long open requests have when the node is asked to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Largest message taken from the agent.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// A node ready to serve.
 #[derive(Debug)]
@@ -28,6 +34,7 @@ pub struct RegionNode {
     node: Node,
     running: Running,
     http: TcpListener,
+    grpc: TcpListener,
     admin: TcpListener,
     readiness: Readiness,
     metrics: Option<MetricsHandle>,
@@ -49,6 +56,7 @@ pub async fn build(
 ) -> Result<RegionNode, Exit> {
     let at = |key: &str, error: &dyn std::fmt::Display| Exit::from(ConfigError::at(key, error, origins));
     let http = bind("listen.http", config.listen.http, origins).await?;
+    let grpc = bind("listen.grpc", config.listen.grpc, origins).await?;
     let admin = bind("listen.admin", config.listen.admin, origins).await?;
     let placement = load_placement(&config.placement_file).map_err(|error| at("placement_file", &error))?;
     let region = config.region.parse().map_err(|error| at("region", &error))?;
@@ -70,6 +78,7 @@ pub async fn build(
         node,
         running,
         http,
+        grpc,
         admin,
         readiness,
         metrics,
@@ -85,8 +94,12 @@ impl RegionNode {
     ///
     /// # Errors
     /// The system does not say.
-    pub fn listen(&self) -> std::io::Result<[(&'static str, SocketAddr); 2]> {
-        Ok([("http", self.http.local_addr()?), ("admin", self.admin.local_addr()?)])
+    pub fn listen(&self) -> std::io::Result<[(&'static str, SocketAddr); 3]> {
+        Ok([
+            ("http", self.http.local_addr()?),
+            ("grpc", self.grpc.local_addr()?),
+            ("admin", self.admin.local_addr()?),
+        ])
     }
 
     /// Serves until the shutdown begins; then lets open requests end, and brings the view to the log.
@@ -112,6 +125,30 @@ impl RegionNode {
             // It answers until everything else has ended.
             let until = CancellationToken::new();
             let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));
+            let (health, serving) = tonic_health::server::health_reporter();
+            health.set_serving::<NodeServer<Grpc>>().await;
+            let reflection = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(cell_proto::FILE_DESCRIPTOR_SET)
+                .build_v1()
+                .map_err(|error| Exit::failed(&error))?;
+            let service = NodeServer::new(Grpc { node: self.node.clone(), shutdown: shutdown.clone() })
+                .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let internal = tonic::transport::Server::builder()
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
+                .add_service(serving)
+                .add_service(reflection)
+                .add_service(service);
+            let incoming = TcpListenerStream::new(self.grpc);
+            let token = shutdown.token();
+            shutdown.spawn("grpc", async move {
+                let ended = internal
+                    .serve_with_incoming_shutdown(incoming, async move { token.cancelled().await })
+                    .await;
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the internal port failed");
+                }
+            });
             let api = http::router(self.node, self.gateway, self.pay_window_ms);
             let stop = shutdown.token();
             axum::serve(nodelay(self.http), api)

@@ -151,3 +151,54 @@ impl View for Working {
         self.stored_orders(&key).map_err(unavailable)
     }
 }
+
+/// Steps of one piece of work, over the working state: each sees what the ones before it made.
+pub(crate) struct Stacked<'a> {
+    under: &'a dyn View,
+    made: std::cell::RefCell<Made>,
+}
+
+#[derive(Default)]
+struct Made {
+    entities: HashMap<EntityId, Arc<Entity>>,
+    orders: HashMap<Bytes, Vec<OrderId>>,
+}
+
+impl<'a> Stacked<'a> {
+    pub(crate) fn new(under: &'a dyn View) -> Stacked<'a> {
+        Stacked { under, made: std::cell::RefCell::default() }
+    }
+
+    pub(crate) fn put(&self, step: &cell_core::cell::Step) {
+        let mut made = self.made.borrow_mut();
+        for (id, entity) in &step.entities {
+            if let Some(order) = id.order()
+                && let Some(record) = Reading::<Order>::of(entity).record
+            {
+                let orders = made.orders.entry(keys::command(&record.user, &record.key)).or_default();
+                if !orders.contains(&order) {
+                    orders.push(order);
+                }
+            }
+            made.entities.insert(*id, entity.clone());
+        }
+    }
+}
+
+impl View for Stacked<'_> {
+    fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        match self.made.borrow().entities.get(&id) {
+            Some(entity) => Ok(Some(entity.clone())),
+            None => self.under.entity(id),
+        }
+    }
+
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+        let mut orders = self.under.orders_of_key(user, key)?;
+        let made = self.made.borrow();
+        let more = made.orders.get(&keys::command(user, key)).into_iter().flatten();
+        let more: Vec<_> = more.filter(|order| !orders.contains(order)).copied().collect();
+        orders.extend(more);
+        Ok(orders)
+    }
+}

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use cell_proto::v1;
+use cell_proto::v1::node_client::NodeClient;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
@@ -11,6 +13,7 @@ use region_node::{Config, EngineName, GatewayConfig, Listen, RulesConfig, now_ms
 use serde_json::{Value, json};
 use service_kit::{Origins, Shutdown};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 
 const PLACEMENT: &str = r#"
 version = 1
@@ -27,6 +30,7 @@ home = "east"
 
 struct Service {
     address: SocketAddr,
+    grpc: SocketAddr,
     /// The gateway's, for its ledger.
     gateway: SocketAddr,
     shutdown: Shutdown,
@@ -49,13 +53,13 @@ async fn start_gateway(folder: &Path) -> SocketAddr {
     address
 }
 
-fn config(folder: &Path, engine: EngineName, gateway: SocketAddr) -> Config {
+fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, region: &str) -> Config {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     Config {
-        region: "north".to_owned(),
+        region: region.to_owned(),
         node_index: 0,
-        listen: Listen { http: any, admin: any },
-        data_dir: folder.join("data"),
+        listen: Listen { http: any, grpc: any, admin: any },
+        data_dir: folder.join(region),
         engine,
         placement_file: folder.join("placement.toml"),
         gateway: GatewayConfig {
@@ -71,14 +75,18 @@ fn config(folder: &Path, engine: EngineName, gateway: SocketAddr) -> Config {
 }
 
 async fn start(folder: &Path, engine: EngineName) -> Service {
-    std::fs::write(folder.join("placement.toml"), PLACEMENT).unwrap();
     let gateway = start_gateway(folder).await;
-    let config = config(folder, engine, gateway);
+    start_in(folder, engine, gateway, "north").await
+}
+
+async fn start_in(folder: &Path, engine: EngineName, gateway: SocketAddr, region: &str) -> Service {
+    std::fs::write(folder.join("placement.toml"), PLACEMENT).unwrap();
+    let config = config(folder, engine, gateway, region);
     let shutdown = Shutdown::new();
     let node = region_node::build(config, &Origins::default(), None, shutdown.clone()).await.unwrap();
-    let address = node.listen().unwrap()[0].1;
+    let [(_, address), (_, grpc), _] = node.listen().unwrap();
     let running = node.run();
-    Service { address, gateway, shutdown, running: tokio::spawn(async move { running.await.unwrap() }) }
+    Service { address, grpc, gateway, shutdown, running: tokio::spawn(async move { running.await.unwrap() }) }
 }
 
 impl Service {
@@ -291,7 +299,7 @@ async fn bad_input_is_a_clear_problem_and_touches_nothing() {
 async fn a_folder_held_by_another_node_is_refused_in_one_line_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let node = start(folder.path(), EngineName::Sled).await;
-    let config = config(folder.path(), EngineName::Sled, node.gateway);
+    let config = config(folder.path(), EngineName::Sled, node.gateway, "north");
     let refused = region_node::build(config, &Origins::default(), None, Shutdown::new()).await.unwrap_err();
     let message = format!("{refused:?}");
     assert!(message.contains("data_dir") && message.contains("in use"), "{message}");
@@ -324,6 +332,7 @@ impl Service {
     async fn ledger(&self, order: &str) -> (u64, u64) {
         let at = Service {
             address: self.gateway,
+            grpc: self.gateway,
             gateway: self.gateway,
             shutdown: Shutdown::new(),
             running: tokio::spawn(async {}),
@@ -426,6 +435,7 @@ async fn forged_stale_and_malformed_callbacks_change_nothing_and_a_replay_has_no
     let payment = paid["payment"]["id"].as_str().unwrap();
     let books = Service {
         address: node.gateway,
+        grpc: node.gateway,
         gateway: node.gateway,
         shutdown: Shutdown::new(),
         running: tokio::spawn(async {}),
@@ -455,4 +465,101 @@ async fn forged_stale_and_malformed_callbacks_change_nothing_and_a_replay_has_no
     let settled =
         events.as_array().unwrap().iter().filter(|event| event["what"] == "capture-settled").count();
     assert_eq!((settled, &seen["cases"]), (1, &json!([])));
+}
+
+/// What a sync-agent does, in a few lines: one region's durable changes into the other, its messages delivered.
+async fn carry(from: SocketAddr, to: SocketAddr) {
+    let mut source = NodeClient::connect(format!("http://{from}")).await.unwrap();
+    let mut target = NodeClient::connect(format!("http://{to}")).await.unwrap();
+    let (batches, applying) = tokio::sync::mpsc::channel(8);
+    let replies = target.apply(ReceiverStream::new(applying)).await.unwrap().into_inner();
+    tokio::spawn(async move {
+        let mut replies = replies;
+        while let Ok(Some(reply)) = replies.message().await {
+            assert_eq!(reply.refusals, []);
+        }
+    });
+    let own = source.status(v1::StatusRequest {}).await.unwrap().into_inner().region;
+    let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0 };
+    let mut tail = source.tail(request).await.unwrap().into_inner();
+    let mut deliver = target.clone();
+    let (acks, acked) = tokio::sync::mpsc::channel(8);
+    acks.send(v1::OutboxAck { message_id: Default::default(), accepted: false }).await.unwrap();
+    let mut outbox = source.outbox(ReceiverStream::new(acked)).await.unwrap().into_inner();
+    tokio::spawn(async move {
+        while let Ok(Some(batch)) = tail.message().await {
+            let of_region = |entry: &v1::Entry| {
+                let node = entry.dot.as_ref().and_then(|dot| dot.actor.as_ref()?.node.clone());
+                node.is_some_and(|node| node.region == own)
+            };
+            let entries = batch.items.into_iter().filter_map(|item| item.entry).filter(of_region).collect();
+            if batches.send(v1::ApplyBatch { batch: batch.next_position, entries }).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok(Some(envelope)) = outbox.message().await {
+            let message_id = envelope.id.clone();
+            let missing = deliver
+                .present(v1::PresentRequest { requires: envelope.requires.clone() })
+                .await
+                .map(|reply| reply.into_inner().missing);
+            let ready = missing.is_ok_and(|missing| missing.is_empty());
+            if ready {
+                let why = v1::deliver_request::Why::Ready.into();
+                let request = v1::DeliverRequest { envelope: Some(envelope), why, reason: String::new() };
+                let _ = deliver.deliver(request).await;
+            }
+            if acks.send(v1::OutboxAck { message_id, accepted: ready }).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_one_region_is_paid_for_in_another_over_the_internal_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = start_gateway(folder.path()).await;
+    let north = start_in(folder.path(), EngineName::Sled, gateway, "north").await;
+    let east = start_in(folder.path(), EngineName::Memory, gateway, "east").await;
+    carry(north.grpc, east.grpc).await;
+    carry(east.grpc, north.grpc).await;
+    let (a, b) = (user_of("north", 0), user_of("east", 0));
+    let order = north.place_of(&a, "o", 5_000).await;
+    let ask = format!("/v1/orders/{order}/pay-requests");
+    let (status, asked) = north.call("POST", &ask, &a, "q", json!({ "payer": b })).await;
+    assert_eq!((status, asked["payment"]["status"].as_str()), (201, Some("requested")));
+    let payment = asked["payment"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/payments/{payment}");
+    east.until(&path, &b, "received").await;
+    let accept = format!("/v1/pay-requests/{payment}/accept");
+    let card = json!({ "card_token": "visa" });
+    assert_eq!(north.call("POST", &accept, &b, "a", card.clone()).await.0, 421, "the payer's home decides");
+    assert_eq!(east.call("POST", &accept, &b, "a", card).await.0, 202);
+    for node in [&north, &east] {
+        node.until(&format!("/v1/orders/{order}"), &a, "Paid").await;
+        node.until(&path, &b, "captured").await;
+    }
+    assert_eq!(north.ledger(&order).await, (5_000, 0));
+    // Both regions hold the same sets, and nothing is owed any more.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let mut seen = Vec::new();
+        for node in [&north, &east] {
+            let mut client = NodeClient::connect(format!("http://{}", node.grpc)).await.unwrap();
+            for id in [&order, &payment] {
+                let reply = client.explain(v1::ExplainRequest { id: id.clone() }).await.unwrap().into_inner();
+                let document: Value = serde_json::from_str(&reply.json).unwrap();
+                seen.push((document["digest"].clone(), document["pending"].clone()));
+            }
+        }
+        let equal = seen[0].0 == seen[2].0 && seen[1].0 == seen[3].0;
+        if equal && seen.iter().all(|(_, pending)| *pending == json!([])) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{seen:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }

@@ -1,0 +1,367 @@
+//! What the node serves to its own sync-agent and to operators.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use cell_core::cell::{Answer, Delivery, Refused};
+use cell_core::entity::Entity;
+use cell_core::event::Entry;
+use cell_core::gate::{Envelope, MessageId, Requirement};
+use cell_core::id::{EntityId, RegionId};
+use cell_core::version::Dot;
+use cell_proto::v1::node_server::Node as NodeService;
+use cell_proto::v1::{self, deliver_reply, deliver_request};
+use cell_proto::{BadWire, Frontier};
+use cell_store::{LogError, Position};
+use futures::Stream;
+use service_kit::Shutdown;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::node::Node;
+use crate::record::Record;
+use crate::writer::NodeError;
+
+/// Bytes of one tail batch, about.
+const TAIL_BYTES: usize = 256 << 10;
+/// Batches on their way to a client at most: a slow one is waited for.
+const BATCHES_MAX: usize = 4;
+/// Entities read in one call at most.
+const ENTITIES_MAX: usize = 256;
+const OUTBOX_LOOK_EVERY: Duration = Duration::from_millis(100);
+const OUTBOX_MAX: usize = 256;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Grpc {
+    pub(crate) node: Node,
+    pub(crate) shutdown: Shutdown,
+}
+
+type Served<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn status(error: NodeError) -> Status {
+    match error {
+        NodeError::Busy => Status::resource_exhausted(error.to_string()),
+        NodeError::Unavailable(_) => Status::unavailable(error.to_string()),
+    }
+}
+
+fn bad(error: BadWire) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn entity_id(bytes: &[u8]) -> Result<EntityId, Status> {
+    let bytes = bytes.try_into().map_err(|_| Status::invalid_argument("an entity id has 17 bytes"))?;
+    Ok(EntityId::from_bytes(bytes))
+}
+
+impl Grpc {
+    async fn frontier(&self) -> Result<(Vec<v1::ActorFrontier>, Vec<v1::RegionBeat>), Status> {
+        let (frontier, beats) = self.node.known().await.map_err(status)?;
+        let frontier = frontier.into_iter().map(|(actor, front)| {
+            v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
+        });
+        let beats =
+            beats.into_iter().map(|(region, wall_ms)| v1::RegionBeat { region: region.to_string(), wall_ms });
+        Ok((frontier.collect(), beats.collect()))
+    }
+}
+
+fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
+    let (entry, present) = match Record::from_bytes(record) {
+        Ok(Record::Entry(entry)) => (Some(entry.into()), Vec::new()),
+        Ok(Record::Merged(entity)) => {
+            let origins = entity.items().flat_map(|(_, item)| &item.origins);
+            let dots: std::collections::BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
+            (None, dots.into_iter().map(v1::Dot::from).collect())
+        }
+        Err(error) => {
+            tracing::error!(%error, %position, "a log record cannot be read; it is passed over");
+            (None, Vec::new())
+        }
+    };
+    v1::TailItem { position: position.0, entry, present }
+}
+
+#[tonic::async_trait]
+impl NodeService for Grpc {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let (frontier, beats) = self.frontier().await?;
+        Ok(Response::new(v1::StatusReply {
+            region: self.node.actor().region().to_string(),
+            actor: Some(self.node.actor().into()),
+            durable_position: self.node.durable_position(),
+            frontier,
+            members: self.node.members().iter().map(ToString::to_string).collect(),
+            beats,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    type TailStream = Served<v1::TailBatch>;
+
+    async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let mut at = Position(request.into_inner().from_position);
+        let (sender, receiver) = mpsc::channel(BATCHES_MAX);
+        let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
+        self.shutdown.spawn("tail", async move {
+            let mut durable = node.durable_watch();
+            loop {
+                let log = node.log().clone();
+                let read = tokio::task::spawn_blocking(move || log.read(at, TAIL_BYTES)).await;
+                let batch = match read {
+                    Ok(Ok(records)) => records,
+                    Ok(Err(LogError::Damaged { lost })) => {
+                        at = Position(lost.end);
+                        continue;
+                    }
+                    Ok(Err(LogError::Deleted { first })) => {
+                        at = first;
+                        continue;
+                    }
+                    Ok(Err(error)) => {
+                        let _ = sender.send(Err(Status::unavailable(error.to_string()))).await;
+                        return;
+                    }
+                    Err(error) => {
+                        let _ = sender.send(Err(Status::internal(error.to_string()))).await;
+                        return;
+                    }
+                };
+                let Some((last, _)) = batch.last() else {
+                    tokio::select! {
+                        () = shutdown.begun() => return,
+                        () = sender.closed() => return,
+                        changed = durable.changed() => if changed.is_err() { return },
+                    }
+                    continue;
+                };
+                at = Position(last.0 + 1);
+                let items = batch.iter().map(|(position, record)| tail_item(*position, record)).collect();
+                let durable_position = node.durable_position();
+                let batch = v1::TailBatch { items, next_position: at.0, durable_position };
+                if sender.send(Ok(batch)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type ApplyStream = Served<v1::ApplyReply>;
+
+    async fn apply(
+        &self,
+        request: Request<Streaming<v1::ApplyBatch>>,
+    ) -> Result<Response<Self::ApplyStream>, Status> {
+        let mut batches = request.into_inner();
+        let (sender, receiver) = mpsc::channel(BATCHES_MAX);
+        let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
+        self.shutdown.spawn("apply", async move {
+            loop {
+                let batch = tokio::select! {
+                    () = shutdown.begun() => return,
+                    batch = batches.message() => batch,
+                };
+                let Ok(Some(batch)) = batch else { return };
+                let reply = apply_batch(&node, batch).await;
+                let stop = reply.is_err();
+                if sender.send(reply).await.is_err() || stop {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn present(
+        &self,
+        request: Request<v1::PresentRequest>,
+    ) -> Result<Response<v1::PresentReply>, Status> {
+        let requires = request.into_inner().requires.into_iter().map(Requirement::try_from);
+        let requires = requires.collect::<Result<Vec<_>, _>>().map_err(bad)?;
+        let missing = self.node.missing(requires).await.map_err(status)?;
+        Ok(Response::new(v1::PresentReply { missing: missing.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn read_entities(
+        &self,
+        request: Request<v1::EntitiesRequest>,
+    ) -> Result<Response<v1::EntitiesReply>, Status> {
+        let wanted = request.into_inner().entities;
+        if wanted.len() > ENTITIES_MAX {
+            return Err(Status::invalid_argument(format!("at most {ENTITIES_MAX} entities at once")));
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        for bytes in &wanted {
+            let id = entity_id(bytes)?;
+            ids.insert(id);
+            ids.extend(self.node.beside(id).map_err(status)?);
+        }
+        let mut entities = Vec::with_capacity(ids.len());
+        for id in ids {
+            let entity = self.node.entity(id).map_err(status)?;
+            entities.extend(entity.map(|entity| v1::EntityShape::from(entity.to_shape())));
+        }
+        Ok(Response::new(v1::EntitiesReply { entities }))
+    }
+
+    async fn merge_entities(
+        &self,
+        request: Request<v1::MergeRequest>,
+    ) -> Result<Response<v1::MergeReply>, Status> {
+        let mut entities = Vec::new();
+        for shape in request.into_inner().entities {
+            let shape = shape.try_into().map_err(bad)?;
+            let entity = Entity::from_shape(shape);
+            entities.push(entity.map_err(|error| Status::invalid_argument(error.to_string()))?);
+        }
+        self.node.merge(entities).await.map_err(status)?;
+        Ok(Response::new(v1::MergeReply { durable_position: self.node.durable_position() }))
+    }
+
+    type OutboxStream = Served<v1::Envelope>;
+
+    async fn outbox(
+        &self,
+        request: Request<Streaming<v1::OutboxAck>>,
+    ) -> Result<Response<Self::OutboxStream>, Status> {
+        let mut acks = request.into_inner();
+        let (sender, receiver) = mpsc::channel(OUTBOX_MAX);
+        let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
+        node.tray().sends_afresh();
+        self.shutdown.spawn("outbox", async move {
+            let mut look = tokio::time::interval(OUTBOX_LOOK_EVERY);
+            loop {
+                tokio::select! {
+                    () = shutdown.begun() => return,
+                    () = sender.closed() => return,
+                    ack = acks.message() => match ack {
+                        Ok(Some(ack)) => {
+                            if let Ok(id) = <[u8; 16]>::try_from(ack.message_id.as_ref()) {
+                                node.tray().sent(&MessageId(id), ack.accepted, crate::writer::now_ms());
+                            }
+                            continue;
+                        }
+                        Ok(None) | Err(_) => return,
+                    },
+                    () = node.tray().send_news() => {}
+                    _ = look.tick() => {}
+                }
+                let free = sender.capacity();
+                for envelope in node.tray().take_sends(crate::writer::now_ms(), free) {
+                    if sender.send(Ok(v1::Envelope::from(envelope))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn deliver(
+        &self,
+        request: Request<v1::DeliverRequest>,
+    ) -> Result<Response<v1::DeliverReply>, Status> {
+        let request = request.into_inner();
+        let why = match request.why() {
+            deliver_request::Why::Ready => Delivery::Ready,
+            deliver_request::Why::Expired => Delivery::Expired,
+            deliver_request::Why::Discarded => Delivery::Discarded,
+            deliver_request::Why::Unspecified => {
+                return Err(Status::invalid_argument("why the message is delivered is missing"));
+            }
+        };
+        let envelope = request.envelope.ok_or_else(|| Status::invalid_argument("the envelope is missing"))?;
+        let envelope = Envelope::try_from(envelope).map_err(bad)?;
+        let (answer, detail) = match self.node.deliver(envelope, why).await {
+            Ok(Answer::Done) => (deliver_reply::Answer::Done, String::new()),
+            Ok(Answer::Refused(reason)) => (deliver_reply::Answer::Refused, reason),
+            Ok(Answer::Moved) => (deliver_reply::Answer::Moved, String::new()),
+            Ok(Answer::Busy) | Err(NodeError::Busy) => (deliver_reply::Answer::Busy, String::new()),
+            Ok(Answer::Failed(error)) => (deliver_reply::Answer::Failed, error),
+            Err(error) => return Err(status(error)),
+        };
+        Ok(Response::new(v1::DeliverReply { answer: answer.into(), detail }))
+    }
+
+    type GateHintsStream = Served<v1::GateHint>;
+
+    async fn gate_hints(
+        &self,
+        _: Request<v1::GateHintsRequest>,
+    ) -> Result<Response<Self::GateHintsStream>, Status> {
+        let (sender, receiver) = mpsc::channel(OUTBOX_MAX);
+        let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
+        self.shutdown.spawn("hints", async move {
+            let mut signals = node.signals();
+            loop {
+                let changed = tokio::select! {
+                    () = shutdown.begun() => return,
+                    () = sender.closed() => return,
+                    changed = signals.recv() => changed,
+                };
+                // Missed signals cost nothing but a later drop: the node answers such a message anyway.
+                let Ok(changed) = changed else { continue };
+                for id in changed.iter() {
+                    for hint in node.hints(*id) {
+                        if sender.send(Ok(hint)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn record_audit(
+        &self,
+        request: Request<v1::AuditRequest>,
+    ) -> Result<Response<v1::AuditReply>, Status> {
+        let v1::AuditRequest { identity, action, subject, reason } = request.into_inner();
+        if identity.is_empty() {
+            return Err(Status::invalid_argument("an operator's action needs an identity"));
+        }
+        let audit = cell_core::event::Audit { identity, action, subject, reason };
+        self.node.audit(audit).await.map_err(status)?;
+        Ok(Response::new(v1::AuditReply {}))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainReply>, Status> {
+        let id = request.into_inner().id;
+        let id: EntityId = id.parse().map_err(|error| Status::invalid_argument(format!("{id}: {error}")))?;
+        let document = self.node.explain(id).await.map_err(status)?;
+        let json = document.map(|document| document.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ExplainReply { json }))
+    }
+}
+
+async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyReply, Status> {
+    let entries =
+        batch.entries.into_iter().map(Entry::try_from).collect::<Result<Vec<_>, _>>().map_err(bad)?;
+    let outcomes = node.replicate(entries).await.map_err(status)?;
+    let refusals = outcomes.into_iter().map(|(dot, refused, have)| v1::ApplyRefusal {
+        dot: Some(dot.into()),
+        reason: match refused {
+            Refused::Gap { .. } => "gap",
+            Refused::Conflict => "conflict",
+            Refused::Malformed(_) => "malformed",
+            Refused::NotAMember => "not-a-member",
+        }
+        .to_owned(),
+        have: have.map(|front| Frontier { actor: dot.actor, seq: front.seq, hash: front.hash }.into()),
+    });
+    Ok(v1::ApplyReply {
+        batch: batch.batch,
+        refusals: refusals.collect(),
+        durable_position: node.durable_position(),
+    })
+}
+
+/// Named here so that region ids stay the kernel's on this side of the wire.
+pub(crate) type Members = Vec<RegionId>;
