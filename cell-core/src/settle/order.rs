@@ -3,7 +3,8 @@
 use super::{Next, PaymentGlance, Row, stray};
 use crate::entity::Reading;
 use crate::event::{Barred, Capture, Fact, FactKey, Refund};
-use crate::id::PaymentId;
+use crate::id::{Hash, PaymentId};
+use crate::museum::{Bug, planted};
 use crate::order::{
     Cancelled, CaptureSettled, CaptureVerdict, CaseOpened, Expired, FactNoted, How, Order, OrderDecision,
     OrderPhase, OrderState, PermitClosed, PermitClosing, RefundCase, RefundSettled, RefundVerdict, Why,
@@ -43,6 +44,7 @@ fn next_fact(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<Or
         let (fact, _) = contents.first()?;
         let forged = contents.len() > 1;
         let next = match fact {
+            Fact::Capture(_) if planted(Bug::FactNotSettled) && state.phase != OrderPhase::Payable => None,
             Fact::Capture(capture) => settle_capture(reading, state, capture),
             Fact::Refund(refund) => settle_refund(reading, state, refund),
             // Failures and closings concern the payment's owner; here they need no decision.
@@ -87,7 +89,13 @@ fn settle_capture(
         decisions.extend(close_permit(state, &payment, How::Captured, true));
         return Next::row(Row::CaptureAlreadyRefunded, decisions);
     }
-    let owed = || Some(RefundCase::whole(&capture.intent, payment, capture.amount_minor));
+    let owed = || {
+        let mut case = RefundCase::whole(&capture.intent, payment, capture.amount_minor);
+        if planted(Bug::RefundKeyedByPosition) {
+            case.case = Hash::of_parts(&[&case.case, &reading.next_place.to_be_bytes()]).short();
+        }
+        Some(case)
+    };
     let total = state.content.total_minor().ok();
     let exact = capture.permit.content == state.content_hash
         && Some(capture.amount_minor) == total

@@ -4,6 +4,7 @@ use super::order::noted;
 use super::{Next, PermitGlance, Row, stray};
 use crate::entity::Reading;
 use crate::event::{Capture, Fact, Failure, FailureKind};
+use crate::museum::{Bug, planted};
 use crate::order::{CaseOpened, How, RefundCase, Why};
 use crate::payment::{
     AttemptEnd, AttemptEnded, AttemptStarted, ClosingAsked, EndAmended, Ended, Payment, PaymentDecision,
@@ -178,7 +179,8 @@ pub(crate) fn withdraw(state: &PaymentState, why: Why) -> Option<Next<PaymentDec
 }
 
 fn next_by_time(state: &PaymentState, now_ms: u64, rules: &Rules) -> Option<Next<PaymentDecision>> {
-    if state.ended().is_some() || state.open_attempt().is_some() {
+    let early = planted(Bug::SecondAttemptEarly) && state.attempts.len() < 2 && state.closing.is_none();
+    if state.ended().is_some() || (state.open_attempt().is_some() && !early) {
         return None;
     }
     let until = state.permit.until_ms;
@@ -191,7 +193,7 @@ fn next_by_time(state: &PaymentState, now_ms: u64, rules: &Rules) -> Option<Next
     if state.phase != PaymentPhase::Accepted || now_ms.saturating_add(rules.attempt_margin_ms) >= until {
         return None;
     }
-    if state.accepts <= state.attempts.len() as u64 {
+    if state.accepts <= state.attempts.len() as u64 && !early {
         // The last one was refused and may be tried again: the payer says with which card.
         return None;
     }
