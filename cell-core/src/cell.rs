@@ -248,8 +248,9 @@ impl Cell {
             let (order, payment) = fact.concerns();
             if let Fact::Capture(capture) = &fact {
                 // An answer that carries a higher epoch is contact: stop owning before settling anything.
-                capture.order_epoch.iter().for_each(|epoch| draft.contact(order.slot(), epoch));
-                capture.payment_epoch.iter().for_each(|epoch| draft.contact(payment.slot(), epoch));
+                draft.contact_capture(capture);
+                // The gateway kept the whole permit: money is never left to a payment that nobody can read.
+                draft.learn_permit(&capture.permit)?;
             }
             let event = Event::new(vec![order.into(), payment.into()], Body::Fact(fact));
             if !draft.holds(&event)? {

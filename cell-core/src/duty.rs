@@ -7,10 +7,11 @@
 use bytes::Bytes;
 
 use crate::canon::{Message, message};
-use crate::entity::{Entity, Reading};
+use crate::entity::{Entity, Kind, Reading};
 use crate::event::Fact;
 use crate::gate::{Envelope, MessageId, MessageKind, Requirement};
 use crate::id::{EntityId, Hash, OrderId, PaymentId, RegionId, Slot};
+use crate::museum::{Bug, planted};
 use crate::order::{Order, OrderDecision, OrderPhase, RefundCase, Why};
 use crate::payment::{Payment, PaymentPhase, PaymentState, Permit};
 use crate::placement::Epoch;
@@ -154,7 +155,8 @@ pub fn stalled_notice(request: &Envelope, missing: &str, region: RegionId, now_m
         deadline_ms: 0,
         until_ms: 0,
         trace: request.trace.clone(),
-        from_slot: request.to_slot,
+        // The slot that `epoch` is about: the gate that speaks here owns none, and must not seem to claim the payer's.
+        from_slot: request.from_slot,
         body: Bytes::from(MessageBody::Stalled(about).to_canon()),
         created_ms: now_ms,
     })
@@ -278,8 +280,8 @@ fn refund_orders(
     duties: &mut Vec<Duty>,
 ) {
     for refund in state.refunds.values() {
-        let case = &refund.case;
-        if refund.settled || refund_known(reading, &case.case) || mine(case.payment.slot()) {
+        let Some(case) = still_owed(reading, &refund.case).filter(|_| !refund.settled) else { continue };
+        if mine(case.payment.slot()) {
             continue;
         }
         let entity = reading.entity.id;
@@ -294,7 +296,7 @@ fn refund_orders(
                 deadline_ms: 0,
                 until_ms: 0,
                 created_ms: reading.created.wall_ms,
-                about: &case.case,
+                about: &refund.case.case,
                 body: MessageBody::RefundOrder(RefundOrderBody { refund: case.clone(), order }),
             },
         ));
@@ -303,6 +305,25 @@ fn refund_orders(
 
 fn refund_known(reading: &Reading<'_, Order>, case: &[u8; 16]) -> bool {
     reading.known_facts().any(|(_, fact)| matches!(fact, Fact::Refund(refund) if refund.case == *case))
+}
+
+/// What of a refund can still be carried out: nothing where it was, and never more than is left of its capture, which
+/// somebody may have given back in part at the gateway's own console. Without this it would be asked for without end.
+fn still_owed<K: Kind>(reading: &Reading<'_, K>, case: &RefundCase) -> Option<RefundCase> {
+    let (mut captured, mut back) = (None, 0u64);
+    for (_, fact) in reading.known_facts() {
+        match fact {
+            Fact::Capture(capture) if capture.intent == case.intent => captured = Some(capture.amount_minor),
+            Fact::Refund(refund) if refund.case == case.case => return None,
+            Fact::Refund(refund) if refund.intent == case.intent => {
+                back = back.saturating_add(refund.amount_minor);
+            }
+            _ => {}
+        }
+    }
+    let left = captured.map_or(case.amount_minor, |captured| captured.saturating_sub(back));
+    let amount_minor = case.amount_minor.min(left);
+    (amount_minor > 0).then(|| RefundCase { amount_minor, ..case.clone() })
 }
 
 // === payments ===
@@ -351,8 +372,13 @@ impl OrderGlance {
             None => PermitGlance::Unknown,
         };
         let owed = state.refunds.values().filter(|refund| refund.case.payment == *payment && !refund.settled);
-        let owed = owed.map(|refund| refund.case.clone()).filter(|case| !refund_known(&reading, &case.case));
-        OrderGlance { known: true, permit, refunds: owed.collect(), epoch: reading.epoch }
+        let owed = owed.filter_map(|refund| still_owed(&reading, &refund.case));
+        let mut refunds: Vec<RefundCase> = owed.collect();
+        if planted(Bug::ActingOnAStray) {
+            let strays = reading.strays.iter().filter_map(|stray| stray.body.refund());
+            refunds.extend(strays.filter(|case| case.payment == *payment).cloned());
+        }
+        OrderGlance { known: true, permit, refunds, epoch: reading.epoch }
     }
 }
 
@@ -389,15 +415,11 @@ pub fn payment_duties(
             duties.push(Duty::new(entity, "charge", &attempt.key, 0, Act::Charge(Box::new(charge))));
         }
     }
-    let known = |case: &RefundCase| {
-        reading
-            .known_facts()
-            .any(|(_, fact)| matches!(fact, Fact::Refund(refund) if refund.case == case.case))
-    };
     let orphans = state.orphan_refunds.values();
-    for case in order.refunds.iter().chain(orphans).filter(|case| !known(case)) {
-        let act = Act::Refund { case: case.clone(), order: permit.order };
-        duties.push(Duty::new(entity, "refund", &case.case, 0, act));
+    for case in order.refunds.iter().chain(orphans).filter_map(|case| still_owed(reading, case)) {
+        let subject = case.case;
+        let act = Act::Refund { case, order: permit.order };
+        duties.push(Duty::new(entity, "refund", &subject, 0, act));
     }
     duties.extend(result_duty(reading, state, order, mine, speaker));
     if state.ended().is_none() {
@@ -438,7 +460,8 @@ fn result_duty(
             to_slot: state.permit.order.slot(),
             requires: vec![Requirement { entity, dot }],
             deadline_ms: 0,
-            until_ms: 0,
+            // While the order is unknown here it may be lost everywhere; past this its owner, if any, closes by itself.
+            until_ms: if order.known { 0 } else { state.permit.until_ms },
             created_ms: reading.created.wall_ms,
             about: &payment.0.0,
             body: MessageBody::Result(ResultBody { payment }),

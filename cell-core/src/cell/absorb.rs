@@ -197,8 +197,8 @@ impl Cell {
 }
 
 impl Draft<'_> {
-    /// A creation record brought by a message: any member region may write it down; its id proves it.
-    fn learn_permit(&mut self, permit: &Permit) -> Result<EntityId, Unavailable> {
+    /// A creation record brought by a message or the gateway: any member region may write it down; its id proves it.
+    pub(super) fn learn_permit(&mut self, permit: &Permit) -> Result<EntityId, Unavailable> {
         let payment = EntityId::from(permit.payment_id());
         let record = Event::new(vec![payment], Body::Record(Record::Permit(permit.clone())));
         if !self.holds(&record)? {

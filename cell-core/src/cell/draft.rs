@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::{Alarm, Cell, Front, Step, Unavailable, View};
 use crate::clock::Hlc;
 use crate::entity::{Blocked, Entity, Item, Kind, Placing, Reading};
-use crate::event::{Body, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Record};
+use crate::event::{
+    Body, Capture, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Fact, Record,
+};
 use crate::id::{EntityId, EntityKind, Hash, OrderId, PaymentId, Slot};
 use crate::order::{Order, OrderDecision};
 use crate::payment::{Payment, PaymentDecision, PaymentPhase};
@@ -106,6 +108,13 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The epochs that a capture's metadata names have been at work.
+    pub(super) fn contact_capture(&mut self, capture: &Capture) {
+        let payment = capture.permit.payment_id();
+        capture.order_epoch.iter().for_each(|epoch| self.contact(capture.permit.order.slot(), epoch));
+        capture.payment_epoch.iter().for_each(|epoch| self.contact(payment.slot(), epoch));
+    }
+
     /// Puts an event that entered the world at `origin` into the entities it names.
     pub(super) fn place(&mut self, event: &Arc<Event>, origin: EventId, at: Hlc) -> Result<(), Unavailable> {
         match &event.body {
@@ -125,6 +134,8 @@ impl<'a> Draft<'a> {
             Some(Body::Placed(placed)) => {
                 placed.slots.iter().for_each(|slot| self.contact(*slot, &placed.epoch));
             }
+            // Also where it comes by replication: who took the money may be gone with the decree it acted under.
+            Some(Body::Fact(Fact::Capture(capture))) => self.contact_capture(capture),
             Some(Body::Closed(closed)) => {
                 let last = self.cell.closed.entry(closed.actor).or_insert(0);
                 *last = closed.last.max(*last);
