@@ -166,7 +166,9 @@ impl World {
 
 impl Node {
     fn unneeded(&self, message: &EntryMessage) -> Option<&'static str> {
-        let lost = |need: &Requirement| self.cell.closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq);
+        let lost = |need: &Requirement| {
+            self.cell.closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq)
+        };
         if message.missing.iter().any(lost) {
             return Some("it waits for what was lost with its actor");
         }

@@ -21,6 +21,7 @@ pub(crate) struct Shelf {
     pub(crate) entities: BTreeMap<EntityId, Arc<Entity>>,
     keys: BTreeMap<(UserId, String), Vec<OrderId>>,
     payments_of: BTreeMap<OrderId, BTreeSet<PaymentId>>,
+    indexed: BTreeSet<EntityId>,
 }
 
 impl View for Shelf {
@@ -34,21 +35,26 @@ impl View for Shelf {
 
 impl Shelf {
     pub(crate) fn put(&mut self, id: EntityId, entity: Arc<Entity>) {
-        let fresh = !self.entities.contains_key(&id) || entity.items().count() < 4;
-        if let Some(order) = id.order().filter(|_| fresh)
-            && let Some(record) = Reading::<Order>::of(&entity).record
-        {
-            let orders = self.keys.entry((record.user, record.key)).or_default();
-            if !orders.contains(&order) {
-                orders.push(order);
-            }
-        }
-        if let Some(payment) = id.payment().filter(|_| fresh)
-            && let Some(permit) = Reading::<Payment>::of(&entity).record
-        {
-            self.payments_of.entry(permit.order).or_default().insert(payment);
+        if !self.indexed.contains(&id) {
+            self.index(id, &entity);
         }
         self.entities.insert(id, entity);
+    }
+
+    /// Once its record is known, which may be long after its first fact.
+    fn index(&mut self, id: EntityId, entity: &Entity) {
+        if let Some(order) = id.order()
+            && let Some(record) = Reading::<Order>::of(entity).record
+        {
+            self.keys.entry((record.user, record.key)).or_default().push(order);
+            self.indexed.insert(id);
+        }
+        if let Some(payment) = id.payment()
+            && let Some(permit) = Reading::<Payment>::of(entity).record
+        {
+            self.payments_of.entry(permit.order).or_default().insert(payment);
+            self.indexed.insert(id);
+        }
     }
 
     /// The entity and those whose duties depend on it.

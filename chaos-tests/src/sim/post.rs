@@ -14,9 +14,16 @@ use super::world::{Event, World};
 /// What an agent asks its node.
 #[derive(Clone, Debug)]
 pub(crate) enum Errand {
-    Check { id: MessageId, requires: Vec<Requirement> },
+    Check {
+        id: MessageId,
+        requires: Vec<Requirement>,
+    },
     /// With the message as it was when the gate decided to hand it over: a newer copy may be waiting by now.
-    Hand { envelope: Box<Envelope>, attempt: u32, why: Delivery },
+    Hand {
+        envelope: Box<Envelope>,
+        attempt: u32,
+        why: Delivery,
+    },
 }
 
 impl World {
@@ -104,17 +111,26 @@ impl World {
                 Output::Check { id, requires } => ask(self, Errand::Check { id, requires }),
                 Output::Deliver { id, attempt } => {
                     if let Some(envelope) = body(self, id) {
-                        ask(self, Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Ready });
+                        ask(
+                            self,
+                            Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Ready },
+                        );
                     }
                 }
                 Output::HandExpired { id, attempt } => {
                     if let Some(envelope) = body(self, id) {
-                        ask(self, Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Expired });
+                        ask(
+                            self,
+                            Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Expired },
+                        );
                     }
                 }
                 Output::HandDiscarded { id, attempt, .. } => {
                     if let Some(envelope) = body(self, id) {
-                        ask(self, Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Discarded });
+                        ask(
+                            self,
+                            Errand::Hand { envelope: Box::new(envelope), attempt, why: Delivery::Discarded },
+                        );
                     }
                 }
                 Output::Fetch { missing, .. } => self.fetch(i, missing),

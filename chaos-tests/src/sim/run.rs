@@ -73,6 +73,9 @@ fn run(seed: u64, script: Script, bug: Option<Exhibit>, verbose: bool) -> Outcom
     if world.journal.violations.is_empty() {
         world.settle_down();
     }
+    if verbose && let Some(violation) = world.journal.violations.first() {
+        println!("{}", world.explain(&violation.detail));
+    }
     cell_core::museum::plant(None);
     Outcome {
         seed,
@@ -154,6 +157,55 @@ impl World {
                 self.start(i);
             }
         }
+    }
+
+    /// The histories of every entity that a violation names, and of those around it, as each region sees them.
+    fn explain(&self, detail: &str) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let named: Vec<_> =
+                node.shelf.entities.keys().filter(|id| detail.contains(&id.to_string())).collect();
+            let around: std::collections::BTreeSet<_> =
+                named.into_iter().flat_map(|id| node.shelf.around(*id)).collect();
+            for id in around {
+                text +=
+                    &format!("{} {id} owned here: {}\n", node.region, node.cell.owned(id.slot()).is_some());
+                let history = |link: String| format!("      {link}\n");
+                if let Some(order) = id.order() {
+                    let lines = node.order(order, |reading| {
+                        let main = reading
+                            .history
+                            .iter()
+                            .map(|l| history(format!("{:?} @ {}", l.body, l.decided.epoch)));
+                        let strays = reading
+                            .strays
+                            .iter()
+                            .map(|l| history(format!("STRAY {:?} @ {}", l.body, l.decided.epoch)));
+                        let facts = reading.known_facts().map(|(_, fact)| history(format!("FACT {fact:?}")));
+                        let blocked = history(format!("blocked {:?}", reading.blocked));
+                        main.chain(strays).chain(facts).chain([blocked]).collect::<String>()
+                    });
+                    text += &lines.unwrap_or_default();
+                }
+                if let Some(payment) = id.payment() {
+                    let lines = node.payment(payment, |reading| {
+                        let main = reading
+                            .history
+                            .iter()
+                            .map(|l| history(format!("{:?} @ {}", l.body, l.decided.epoch)));
+                        let strays = reading
+                            .strays
+                            .iter()
+                            .map(|l| history(format!("STRAY {:?} @ {}", l.body, l.decided.epoch)));
+                        let facts = reading.known_facts().map(|(_, fact)| history(format!("FACT {fact:?}")));
+                        let blocked = history(format!("blocked {:?}", reading.blocked));
+                        main.chain(strays).chain(facts).chain([blocked]).collect::<String>()
+                    });
+                    text += &lines.unwrap_or_default();
+                }
+            }
+        }
+        text
     }
 
     fn has_converged(&self) -> bool {

@@ -128,8 +128,10 @@ pub(crate) fn generate(rng: &mut Rng, length_ms: u64) -> Script {
     for _ in 0..rng.between(1, 6) {
         fault(rng, &mut lines, length_ms);
     }
-    if rng.chance(650) {
+    if rng.chance(600) {
         takeover(rng, &mut lines, orders, length_ms);
+    } else if rng.chance(600) {
+        recipe(rng, &mut lines, orders, length_ms);
     }
     if rng.chance(120) {
         stall(rng, &mut lines, orders + 1, length_ms);
@@ -175,7 +177,11 @@ fn order_story(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u6
         lines.push(Line { at_ms, region: place, op });
         if rng.chance(25) {
             let crash_ms = at_ms + rng.between(1, 30);
-            lines.push(Line { at_ms: crash_ms, region: place, op: Op::Crash { for_ms: rng.between(200, 5_000) } });
+            lines.push(Line {
+                at_ms: crash_ms,
+                region: place,
+                op: Op::Crash { for_ms: rng.between(200, 5_000) },
+            });
         }
         if asked && rng.chance(850) {
             reaction(rng, lines, order, payer, at_ms);
@@ -251,7 +257,11 @@ fn takeover(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) 
     // Silent: it hears the others and is not heard. Else it is alone.
     let silent = rng.chance(400);
     for to in [first, second] {
-        lines.push(Line { at_ms, region: old, op: Op::Cut { to, channel: Channel::Data, both: !silent, for_ms } });
+        lines.push(Line {
+            at_ms,
+            region: old,
+            op: Op::Cut { to, channel: Channel::Data, both: !silent, for_ms },
+        });
         if !silent {
             let op = Op::Cut { to, channel: Channel::Message, both: true, for_ms };
             lines.push(Line { at_ms, region: old, op });
@@ -280,6 +290,71 @@ fn takeover(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) 
     let tail_ms = if silent { decree_ms - at_ms } else { for_ms.min(20_000) };
     tail(rng, lines, order, payer, old, (at_ms + 20, tail_ms));
     tail(rng, lines, order, payer, first, (decree_ms + 50, for_ms.min(20_000)));
+}
+
+/// Situations that chance alone meets too rarely.
+fn recipe(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
+    let at_ms = rng.between(1_000, length_ms / 3);
+    let old = rng.index(3);
+    let first = (old + 1 + rng.index(2)) % 3;
+    let third = 3 - old - first;
+    let mut say = |at_ms: u64, region: usize, op: Op| lines.push(Line { at_ms, region, op });
+    let cut = |to: usize, both: bool, channel: Channel, for_ms: u64| Op::Cut { to, channel, both, for_ms };
+    let users: Vec<usize> = (0..USERS).filter(|user| user % 3 == old).collect();
+    let place =
+        |buyer: usize, window_ms: u64| Op::Place { order, buyer, amount: 900, window_ms, twin_of: None };
+    let alone_ms = rng.between(12_000, 40_000);
+    let kind = rng.below(4);
+    let silent = kind == 1;
+    for to in [first, third] {
+        let cut_ms = at_ms + if kind == 3 { 4_500 } else { 1_000 };
+        say(cut_ms, old, cut(to, !silent, Channel::Data, alone_ms));
+        if !silent {
+            say(cut_ms, old, cut(to, true, Channel::Message, alone_ms));
+        }
+    }
+    let decree = Op::Decree { users };
+    match kind {
+        0 => {
+            // The old home's last-minute payer is captured when the new home has let the order expire.
+            let window_ms = rng.between(6_000, 20_000);
+            say(at_ms, old, place(old, window_ms));
+            say(at_ms + 1_500, old, Op::Pay { order, card: "late" });
+            say(at_ms + 2_500, first, decree);
+        }
+        1 => {
+            // A payer answers at a home that nobody hears.
+            say(at_ms, third, place(third, 180_000));
+            say(at_ms + 1_300, third, Op::Ask { order, payer: old });
+            let answer = if rng.chance(600) {
+                Op::Decline { order, payer: old }
+            } else {
+                Op::Accept { order, payer: old, card: "slow" }
+            };
+            say(at_ms + rng.between(1_700, 2_500), old, answer);
+            say(at_ms + rng.between(2_500, 4_000), first, decree);
+        }
+        2 => {
+            // A request opened and withdrawn at the old home, while the new one tried another.
+            say(at_ms, old, place(old, 180_000));
+            say(at_ms + 1_500, old, Op::Ask { order, payer: third });
+            say(at_ms + 3_000, old, Op::Withdraw { order });
+            say(at_ms + 3_500, first, decree);
+            say(at_ms + 4_500, first, Op::Pay { order, card: "refused" });
+        }
+        _ => {
+            // The new home withdraws what the old one has charged.
+            say(at_ms, third, place(third, 180_000));
+            say(at_ms + 1_000, third, Op::Ask { order, payer: old });
+            say(at_ms + 4_600, old, Op::Accept { order, payer: old, card: "slow" });
+            say(at_ms + 5_000, first, decree);
+            say(
+                at_ms + 5_500,
+                third,
+                if rng.chance(700) { Op::Withdraw { order } } else { Op::Cancel { order } },
+            );
+        }
+    }
 }
 
 /// What one side of a cut does to an order, within a span of (from, length).

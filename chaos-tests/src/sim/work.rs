@@ -118,8 +118,26 @@ impl World {
             }
             Act::Charge(charge) => self.call_gateway(i, Call::Charge(charge)),
             Act::CloseAtGateway { payment, order } => self.call_gateway(i, Call::Close { payment, order }),
-            Act::Refund { case, order } => self.call_gateway(i, Call::Refund { case, order }),
+            Act::Refund { case, order } => {
+                self.watch_refund(i, &case, order);
+                self.call_gateway(i, Call::Refund { case, order });
+            }
             Act::AskRefund { case, .. } => self.call_gateway(i, Call::AskRefund { case }),
+        }
+    }
+
+    /// Being present is not being authorised: only the effective history owes refunds.
+    fn watch_refund(&mut self, i: usize, case: &RefundCase, order: OrderId) {
+        let node = &self.nodes[i];
+        let owed = node.order(order, |reading| {
+            reading.state.as_ref().is_some_and(|state| state.refunds.contains_key(&case.case))
+        });
+        let orphan = node.payment(case.payment, |reading| {
+            reading.state.as_ref().is_some_and(|state| state.orphan_refunds.contains_key(&case.case))
+        });
+        if owed != Some(true) && orphan != Some(true) {
+            let detail = format!("a refund of {} for {order} that no effective history owes", case.intent);
+            self.journal.violate("P3 only-what-was-named", detail);
         }
     }
 

@@ -22,6 +22,19 @@ fn check(world: &World) -> Result<(), String> {
             let times = decided.count();
             ensure(times == 1, || format!("{id}: {fact:?} was settled {times} times"))?;
         }
+        // Whoever decides it: the one automatic refund of a capture has one case.
+        let mut cases = std::collections::BTreeMap::new();
+        for link in reading.history.iter().chain(&reading.strays) {
+            if let OrderDecision::RefundGranted(_) = link.body {
+                continue;
+            }
+            if let Some(refund) = link.body.refund() {
+                let case = cases.entry(refund.intent.clone()).or_insert(refund.case);
+                ensure(*case == refund.case, || {
+                    format!("{id}: {} is refunded under two cases", refund.intent)
+                })?;
+            }
+        }
         let stray = reading.strays.iter().find(|stray| !state.reconciled.contains(&stray.hash));
         ensure(stray.is_none(), || format!("{id}: {stray:?} is not reconciled"))
     })?;

@@ -2,7 +2,7 @@
 
 use cell_core::entity::{Kind, Link, Reading};
 use cell_core::event::Op;
-use cell_core::graph::{Verdict, order_admits, order_status};
+use cell_core::graph::{PaymentStatus, Verdict, order_admits, order_status, payment_admits, payment_status};
 use cell_core::order::{CaptureVerdict, How, Order, OrderDecision, OrderPhase, OrderState};
 use cell_core::payment::{Payment, PaymentDecision, PaymentPhase, PaymentState};
 
@@ -76,8 +76,8 @@ fn walk_payment(reading: &Reading<'_, Payment>) -> Result<(), String> {
             format!("{:?} is no step from {} in epoch {}", link.body, state.label(), link.decided.epoch)
         })?;
         if let Some(command) = link.command().filter(|command| command.op != Op::Pay && !forced) {
-            let received = state.phase == PaymentPhase::Received;
-            ensure(received, || format!("{} was admitted while {}", command.op, state.label()))?;
+            let admitted = payment_admits(payment_status(&state), command.op) == Verdict::Allowed;
+            ensure(admitted, || format!("{} was admitted while {}", command.op, state.label()))?;
         }
         Payment::fold(&mut state, link);
         before = Some(link.body);
@@ -89,7 +89,9 @@ fn payment_step(state: &PaymentState, decision: &PaymentDecision, forced: bool) 
     let going = state.ended().is_none();
     match decision {
         PaymentDecision::Received(_) => state.phase == PaymentPhase::Known,
-        PaymentDecision::Accepted(_) => state.phase <= PaymentPhase::Received,
+        PaymentDecision::Accepted(_) => {
+            state.phase <= PaymentPhase::Received || payment_status(state) == PaymentStatus::TryAgain
+        }
         PaymentDecision::AttemptStarted(started) => {
             !state.attempts.contains_key(&started.k) && (forced || (going && state.open_attempt().is_none()))
         }

@@ -28,16 +28,6 @@ fn check(world: &World) -> Result<(), String> {
         ensure(held == shown, || {
             let label =
                 world.nodes[0].order(order, |reading| reading.state.as_ref().map(|state| state.label()));
-            if world.verbose {
-                for intent in world.gateway.intents.values().filter(|i| i.charge.permit.order == order) {
-                    let id = intent.charge.payment;
-                    println!("{intent:?}");
-                    world.nodes[0].payment(id, |reading| {
-                        println!("{:?} blocked {:?} epoch {:?}", reading.state, reading.blocked, reading.epoch);
-                    });
-                }
-                println!("closed {:?}", world.nodes.iter().map(|node| node.cell.closed()).collect::<Vec<_>>());
-            }
             format!("{order}: the gateway holds {held}, shown as paid {shown} ({label:?})")
         })?;
     }
