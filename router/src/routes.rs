@@ -43,6 +43,7 @@ pub const ROUTES: &[Route] = &[
     post("/v1/orders/{order}/cancel", KeyKind::Order),
     post("/v1/orders/{order}/amend", KeyKind::Order),
     post("/v1/orders/{order}/pay-requests", KeyKind::Order),
+    post("/v1/orders/{order}/refunds", KeyKind::Order),
     get("/v1/pay-requests", KeyKind::User),
     get("/v1/pay-requests/{payment}", KeyKind::Payment),
     post("/v1/pay-requests/{payment}/accept", KeyKind::Payment),
