@@ -325,16 +325,11 @@ impl World {
 
     /// Somebody gives money back at the gateway's own console, whole or in part, and nobody asked for it.
     pub(crate) fn refund_by_hand(&mut self, part: bool) {
-        let captured =
+        let mut captured =
             self.gateway.intents.values().filter(|intent| intent.refunded_minor < intent.captured_minor());
-        let Some((id, charge, left)) = captured
-            .map(|intent| {
-                (intent.id.clone(), intent.charge.clone(), intent.captured_minor() - intent.refunded_minor)
-            })
-            .last()
-        else {
-            return;
-        };
+        let Some(intent) = captured.next_back() else { return };
+        let (id, charge) = (intent.id.clone(), intent.charge.clone());
+        let left = intent.captured_minor() - intent.refunded_minor;
         let amount_minor = if part { (left / 2).max(1) } else { left };
         let mut case = RefundCase::whole(&format!("hand {id} {}", self.now_ms), charge.payment, amount_minor);
         case.intent = id;

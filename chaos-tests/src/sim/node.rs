@@ -94,7 +94,6 @@ pub(crate) struct Pace {
     pub(crate) last_ms: u64,
     pub(crate) next_ms: u64,
     pub(crate) times: u32,
-    pub(crate) since_ms: u64,
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ pub(crate) struct Rng(u64);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Rng {
-        let mut rng = Rng(seed ^ 0x5eed_0f_5eed);
+        let mut rng = Rng(seed ^ 0x5e_ed0f_5eed);
         rng.next();
         rng
     }

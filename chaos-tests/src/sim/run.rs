@@ -119,10 +119,10 @@ impl World {
                 break;
             }
         }
-        if self.journal.violations.is_empty() {
-            if let Some(unrest) = self.unrest() {
-                self.journal.violate("D10 settled", format!("no rest: {unrest}"));
-            }
+        if self.journal.violations.is_empty()
+            && let Some(unrest) = self.unrest()
+        {
+            self.journal.violate("D10 settled", format!("no rest: {unrest}"));
         }
         self.check_safety();
         if self.journal.violations.is_empty() {
@@ -160,7 +160,7 @@ impl World {
     }
 
     /// The histories of every entity that a violation names, and of those around it, as each region sees them.
-    fn explain(&self, detail: &str) -> String {
+    pub(crate) fn explain(&self, detail: &str) -> String {
         let mut text = String::new();
         for node in &self.nodes {
             let named: Vec<_> =

@@ -64,7 +64,7 @@ impl World {
             if is_over(&duty.act, now_ms) {
                 continue;
             }
-            let fresh = Pace { since_ms: now_ms.max(duty.due_ms), ..Pace::default() };
+            let fresh = Pace::default();
             let mut pace = node.paces.get(&duty.id).copied().unwrap_or(fresh);
             let at_ms = pace.next_ms.max(duty.due_ms);
             if at_ms <= now_ms {

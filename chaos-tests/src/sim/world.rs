@@ -291,11 +291,11 @@ impl World {
         match event {
             Event::Sync { node, life, upto } if alive(self, node, life) => self.synced(node, upto),
             Event::GateSync { node, life } if agent(self, node, life) => self.gate_synced(node),
-            Event::GateTick { node, life, due_ms } if agent(self, node, life) => {
-                if self.nodes[node].agent.tick_at_ms == Some(due_ms) {
-                    self.nodes[node].agent.tick_at_ms = None;
-                    self.ring_gate(node);
-                }
+            Event::GateTick { node, life, due_ms }
+                if agent(self, node, life) && self.nodes[node].agent.tick_at_ms == Some(due_ms) =>
+            {
+                self.nodes[node].agent.tick_at_ms = None;
+                self.ring_gate(node);
             }
             Event::AskNode { node, agent: life, errand } if agent(self, node, life) => {
                 self.asked(node, life, errand);
@@ -316,11 +316,11 @@ impl World {
             Event::Acked { to, id } => self.acked(to, id),
             Event::Fetch { to, from, missing } => self.fetch_asked(to, from, missing),
             Event::Fetched { node, entities, wanted } => self.fetched(node, entities, wanted),
-            Event::Work { node, life, due_ms } if alive(self, node, life) => {
-                if self.nodes[node].work_at_ms == Some(due_ms) {
-                    self.nodes[node].work_at_ms = None;
-                    self.work(node);
-                }
+            Event::Work { node, life, due_ms }
+                if alive(self, node, life) && self.nodes[node].work_at_ms == Some(due_ms) =>
+            {
+                self.nodes[node].work_at_ms = None;
+                self.work(node);
             }
             Event::GatewayCalled { node, life, at_ms, call } => self.gateway_called(node, life, at_ms, call),
             Event::GatewayAnswered { node, life, found } if alive(self, node, life) => {
@@ -330,16 +330,12 @@ impl World {
             Event::Callback { node, fact } => self.callback(node, fact),
             Event::Request { node, nth } => self.requested(node, nth),
             Event::Unanswered { nth, tries } => self.unanswered(nth, tries),
-            Event::NodeUp { node } => {
-                if !self.nodes[node].up {
-                    self.start(node);
-                }
-            }
+            Event::NodeUp { node } if !self.nodes[node].up => self.start(node),
             Event::AgentUp { node } => self.start_agent(node),
-            Event::Link { node } => {
-                if self.nodes[node].up && self.nodes[node].agent.up && !self.nodes[node].linked {
-                    self.relink(node);
-                }
+            Event::Link { node }
+                if self.nodes[node].up && self.nodes[node].agent.up && !self.nodes[node].linked =>
+            {
+                self.relink(node);
             }
             Event::Script { nth, line, tries } => self.play(nth, &line, tries),
             Event::Check => {
@@ -363,6 +359,7 @@ impl World {
     }
 
     /// Plays one operation now and hands back the number of the request, if it was a user's.
+    #[expect(dead_code, reason = "for scripted schedules")]
     pub(crate) fn act_now(&mut self, place: usize, op: Op) -> Option<usize> {
         let nth = self.requests.len() + 1_000;
         let line = Line { at_ms: 0, region: place, op };

@@ -1,0 +1,31 @@
+//! The simulator as part of every test run: a slice of what `chaos-tests sim` and `museum` do at length.
+
+use chaos_tests::sim::{Coverage, Exhibit, run_seed};
+
+#[test]
+fn sixty_seeds_of_disasters_end_at_rest_with_every_invariant_holding() {
+    let mut coverage = Coverage::default();
+    for seed in 1..=60 {
+        let outcome = run_seed(seed, false);
+        assert!(outcome.passed(), "{}", outcome.report());
+        coverage.add(&outcome.coverage);
+    }
+    // A fault that did not fire proves nothing: most must have, even in this slice.
+    let (fired, all) =
+        (coverage.table().iter().filter(|(_, _, times)| *times > 0).count(), coverage.table().len());
+    assert!(fired * 4 > all * 3, "only {fired} of {all} faults and rows fired");
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for seed in [3, 17, 40] {
+        let (first, second) = (run_seed(seed, false), run_seed(seed, false));
+        assert_eq!((first.events, first.report()), (second.events, second.report()));
+    }
+}
+
+#[test]
+fn the_bugs_that_show_soonest_are_caught_within_a_few_seeds() {
+    let caught = Exhibit::ALL.iter().filter(|exhibit| exhibit.hunt(1, 25).is_some()).count();
+    assert!(caught >= 3, "only {caught} of {} planted bugs show in 25 seeds", Exhibit::ALL.len());
+}
