@@ -84,7 +84,15 @@ impl<'a> Draft<'a> {
         user: &crate::id::UserId,
         key: &str,
     ) -> Result<Vec<OrderId>, Unavailable> {
-        self.view.orders_of_key(user, key)
+        let mut orders = self.view.orders_of_key(user, key)?;
+        for (id, entity) in &self.changed {
+            let Some(order) = id.order().filter(|order| !orders.contains(order)) else { continue };
+            let record = Reading::<Order>::of(entity).record;
+            if record.is_some_and(|record| record.user == *user && record.key == key) {
+                orders.push(order);
+            }
+        }
+        Ok(orders)
     }
 
     /// Whether an equal event is in every entity it belongs to already.
@@ -296,6 +304,7 @@ impl<'a> Draft<'a> {
                     next => next,
                 };
                 let (Some(next), Some(order)) = (next, id.order()) else {
+                    self.touch_later_twins(&reading)?;
                     return Ok(false);
                 };
                 self.rows.extend(next.row);
@@ -418,6 +427,24 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// An order that arrives late may be the earlier of two under one key: the other has to be looked at.
+    fn touch_later_twins(&mut self, reading: &Reading<'_, Order>) -> Result<(), Unavailable> {
+        let (Some(record), Some(id)) = (&reading.record, reading.entity.id.order()) else {
+            return Ok(());
+        };
+        for other in self.orders_of_key(&record.user, &record.key)? {
+            let later = self.read::<Order, _>(other.into(), |twin| {
+                let payable =
+                    twin.state.as_ref().is_some_and(|state| state.phase == crate::order::OrderPhase::Payable);
+                payable && (twin.created, other) > (reading.created, id)
+            })?;
+            if later == Some(true) {
+                self.touched.insert(other.into());
+            }
+        }
+        Ok(())
     }
 
     fn note_blocked(&mut self, id: EntityId, blocked: Option<Blocked>) {
