@@ -359,7 +359,6 @@ impl World {
     }
 
     /// Plays one operation now and hands back the number of the request, if it was a user's.
-    #[expect(dead_code, reason = "for scripted schedules")]
     pub(crate) fn act_now(&mut self, place: usize, op: Op) -> Option<usize> {
         let nth = self.requests.len() + 1_000;
         let line = Line { at_ms: 0, region: place, op };
