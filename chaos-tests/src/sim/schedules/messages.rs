@@ -155,7 +155,7 @@ pub(super) fn payer_moves_while_parked() -> Result<(), String> {
     stage.mend();
     stage.pass(8_000);
     expect(stage.kept(E) == 0 && stage.kept(S) == 0, "re-addressed and delivered")?;
-    expect(stage.world.coverage.faults.get("dead-letter").is_none(), "never counted as a failing handler")?;
+    expect(!stage.world.coverage.faults.contains_key("dead-letter"), "never counted as a failing handler")?;
     expect(stage.payment(S, payment)?.phase == PaymentPhase::Received, "received at the new home")?;
     stage.accept(S, B, "ok")?;
     stage.rest()?;
