@@ -1,7 +1,7 @@
 //! The node: everything that may change an order or a payment here goes through [`Node`], and through it into the one
 //! writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,7 @@ const DUE_MAX: usize = 500;
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Change signals a slow listener may miss before it has to look for itself.
 const SIGNALS_MAX: usize = 1_024;
+const ALARMED_MAX: usize = 10_000;
 
 /// What the node is and where it keeps its data.
 #[derive(Clone, Debug)]
@@ -80,7 +81,8 @@ pub struct Running {
 struct Announce {
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
     shutdown: Shutdown,
-    alarmed: Mutex<BTreeMap<EntityId, ()>>,
+    /// What was warned of; forgotten as a whole beyond [`ALARMED_MAX`], and then said again.
+    alarmed: Mutex<BTreeSet<EntityId>>,
     tray: Tray,
 }
 
@@ -98,7 +100,10 @@ impl Told for Announce {
             let said = match alarm {
                 Alarm::Orphan(id) | Alarm::Forked(id) => {
                     let mut alarmed = self.alarmed.lock().unwrap_or_else(PoisonError::into_inner);
-                    alarmed.insert(*id, ()).is_some()
+                    if alarmed.len() >= ALARMED_MAX {
+                        alarmed.clear();
+                    }
+                    !alarmed.insert(*id)
                 }
                 Alarm::ClockAhead { .. } => false,
             };
