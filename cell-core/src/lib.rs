@@ -19,5 +19,6 @@ pub mod order;
 pub mod payment;
 pub mod placement;
 pub mod rules;
+pub mod session;
 pub mod settle;
 pub mod version;

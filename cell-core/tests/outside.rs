@@ -124,6 +124,41 @@ fn a_replicated_capture_is_contact_with_the_epoch_it_was_taken_under() {
 }
 
 #[test]
+fn a_slot_lost_by_a_message_is_told_to_everybody() {
+    use cell_core::canon::Message;
+    use cell_core::cell::Delivery;
+    use cell_core::duty::{MessageBody, ResultBody};
+    let (mut north, mut east) = (cell("north"), cell("east"));
+    let (shelf, at_east) = (Shelf::default(), Shelf::default());
+    let payment = capture(Epoch { term: 1, step: 0, actor: actor("north", 1) }).permit.payment_id();
+    let (from_slot, to_slot) = (payment.slot(), record().order_id().slot());
+    assert_ne!(from_slot, to_slot);
+    let result = Envelope {
+        id: cell_core::gate::MessageId([1; 16]),
+        kind: MessageKind::Result,
+        from: RegionId::new("east").unwrap(),
+        to_slot,
+        subject: record().order_id().into(),
+        requires: Vec::new(),
+        // Of a decree that went down with east's disk: nobody else has heard of it.
+        epoch: Epoch { term: 2, step: 0, actor: actor("east", 0) },
+        deadline_ms: 0,
+        until_ms: 0,
+        trace: String::new(),
+        from_slot,
+        body: bytes::Bytes::from(MessageBody::Result(ResultBody { payment }).to_canon()),
+        created_ms: 0,
+    };
+    let (step, _) = north.deliver(&shelf, &result, Delivery::Ready, 10).unwrap();
+    assert!(north.owned(from_slot).is_none());
+    assert!(east.owned(from_slot).is_none());
+    for entry in &step.entries {
+        east.replicate(&at_east, entry, 20).unwrap().unwrap();
+    }
+    assert!(east.owned(from_slot).is_some(), "else the slot would have no home at all");
+}
+
+#[test]
 fn a_refund_asks_for_no_more_than_is_left_of_its_capture() {
     let (mut north, mut shelf) = (cell("north"), Shelf::default());
     let epoch = Epoch { term: 1, step: 0, actor: actor("north", 1) };

@@ -178,7 +178,7 @@ impl Cell {
             Err(error) => return Ok((Step::default(), Answer::Failed(error.to_string()))),
         };
         let mut draft = Draft::new(self, view, now_ms, &envelope.trace);
-        draft.contact(envelope.from_slot, &envelope.epoch);
+        draft.contact_by_message(envelope.from_slot, &envelope.epoch)?;
         let answer = match (&body, why) {
             (MessageBody::PayRequest(request), _) => draft.pay_request(&request.permit, why)?,
             (MessageBody::Withdrawal(withdrawal), _) => {

@@ -7,7 +7,7 @@ use super::{Alarm, Cell, Front, Step, Unavailable, View};
 use crate::clock::Hlc;
 use crate::entity::{Blocked, Entity, Item, Kind, Placing, Reading};
 use crate::event::{
-    Body, Capture, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Fact, Record,
+    Body, Capture, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Fact, Placed, Record,
 };
 use crate::id::{EntityId, EntityKind, Hash, OrderId, PaymentId, Slot};
 use crate::order::{Order, OrderDecision};
@@ -114,6 +114,18 @@ impl<'a> Draft<'a> {
         if self.cell.placement.join(slot, epoch) && owned && self.cell.owned(slot).is_none() {
             self.lost.push((slot, *epoch));
         }
+    }
+
+    /// Contact by a message: if this node loses the slot by it, everybody is told, the new home too. Its own log may
+    /// have gone down with the decree, and then nobody would feel responsible.
+    pub(super) fn contact_by_message(&mut self, slot: Slot, epoch: &Epoch) -> Result<(), Unavailable> {
+        let before = self.lost.len();
+        self.contact(slot, epoch);
+        if self.lost.len() > before {
+            let placed = Placed { slots: vec![slot], epoch: *epoch };
+            self.push(Event::new(Vec::new(), Body::Placed(placed)))?;
+        }
+        Ok(())
     }
 
     /// The epochs that a capture's metadata names have been at work.

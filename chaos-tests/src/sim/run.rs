@@ -95,7 +95,7 @@ impl World {
         let mut closed = false;
         while self.now_ms < end_ms && self.journal.violations.is_empty() {
             self.run(SLICE_MS);
-            if !self.has_converged() {
+            if !self.has_converged() || (!twin && self.restart_outranked()) {
                 continue;
             }
             if twin {
@@ -107,10 +107,7 @@ impl World {
                     node.sent.remove(&3);
                 });
                 twin = false;
-                self.restart_outranked();
             } else if !closed {
-                self.restart_outranked();
-                self.run(SLICE_MS);
                 self.close_ended();
                 self.run(2_000);
                 (0..3).for_each(|i| self.wake_all(i));
@@ -144,24 +141,38 @@ impl World {
     }
 
     /// A node that a newer start of its own node outranks is started again; an operator would.
-    fn restart_outranked(&mut self) {
-        for i in 0..3 {
-            let node = &self.nodes[i];
+    fn restart_outranked(&mut self) -> bool {
+        let outranked = (0..3).filter(|i| {
+            let node = &self.nodes[*i];
             let me = node.cell.me();
-            let outranked = self.slots.iter().any(|slot| {
+            self.slots.iter().any(|slot| {
                 let home = node.cell.placement().home(*slot);
                 home.node == me.node && home.actor.is_some_and(|actor| actor > me)
-            });
-            if outranked {
-                self.stop(i);
-                self.start(i);
-            }
+            })
+        });
+        let outranked: Vec<usize> = outranked.collect();
+        for i in &outranked {
+            self.stop(*i);
+            self.start(*i);
         }
+        !outranked.is_empty()
     }
 
     /// The histories of every entity that a violation names, and of those around it, as each region sees them.
     pub(crate) fn explain(&self, detail: &str) -> String {
         let mut text = String::new();
+        for (node, slot) in
+            self.nodes.iter().flat_map(|node| self.slots.iter().map(move |slot| (node, *slot)))
+        {
+            let home = node.cell.placement().home(slot);
+            text += &format!(
+                "{} says {slot:?} is at {}.{} {:?}\n",
+                node.cell.me(),
+                home.term,
+                home.step,
+                home.actor
+            );
+        }
         for node in &self.nodes {
             let named: Vec<_> =
                 node.shelf.entities.keys().filter(|id| detail.contains(&id.to_string())).collect();

@@ -128,9 +128,9 @@ pub(crate) fn generate(rng: &mut Rng, length_ms: u64) -> Script {
     for _ in 0..rng.between(1, 6) {
         fault(rng, &mut lines, length_ms);
     }
-    if rng.chance(600) {
+    if rng.chance(550) {
         takeover(rng, &mut lines, orders, length_ms);
-    } else if rng.chance(600) {
+    } else if rng.chance(750) {
         recipe(rng, &mut lines, orders, length_ms);
     }
     if rng.chance(120) {
@@ -304,7 +304,7 @@ fn recipe(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
     let place =
         |buyer: usize, window_ms: u64| Op::Place { order, buyer, amount: 900, window_ms, twin_of: None };
     let alone_ms = rng.between(12_000, 40_000);
-    let kind = rng.below(4);
+    let kind = [0, 1, 1, 2, 3][rng.index(5)];
     let silent = kind == 1;
     for to in [first, third] {
         let cut_ms = at_ms + if kind == 3 { 4_500 } else { 1_000 };
@@ -326,10 +326,10 @@ fn recipe(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
             // A payer answers at a home that nobody hears.
             say(at_ms, third, place(third, 180_000));
             say(at_ms + 1_300, third, Op::Ask { order, payer: old });
-            let answer = if rng.chance(600) {
+            let answer = if rng.chance(400) {
                 Op::Decline { order, payer: old }
             } else {
-                Op::Accept { order, payer: old, card: "slow" }
+                Op::Accept { order, payer: old, card: if rng.chance(700) { "hang" } else { "slow" } }
             };
             say(at_ms + rng.between(1_700, 2_500), old, answer);
             say(at_ms + rng.between(2_500, 4_000), first, decree);

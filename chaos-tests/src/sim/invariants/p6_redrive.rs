@@ -12,6 +12,12 @@ fn check(world: &World) -> Result<(), String> {
     let known = |id| world.nodes[0].shelf.entities.contains_key(&id);
     for envelope in world.journal.envelopes.values().filter(|envelope| known(envelope.subject)) {
         for node in &world.nodes {
+            // Nor one that speaks for a decree which went down with its disk unheard.
+            let home = node.cell.placement().home(envelope.from_slot);
+            let epoch = &envelope.epoch;
+            if (epoch.term, epoch.step, Some(epoch.actor)) > (home.term, home.step, home.actor) {
+                continue;
+            }
             for why in [Delivery::Ready, Delivery::Expired, Delivery::Discarded] {
                 let mut cell = node.cell.clone();
                 let (step, _) = cell
