@@ -94,6 +94,12 @@ fn duty_id(what: &str, subject: &[u8]) -> [u8; 16] {
     Hash::of_parts(&[b"duty", what.as_bytes(), subject]).short()
 }
 
+/// The id of the message of this kind about a payment; refund orders go by their case instead.
+#[must_use]
+pub fn message_id(kind: MessageKind, payment: PaymentId) -> MessageId {
+    MessageId(duty_id(kind.as_str(), &payment.0.0))
+}
+
 /// Who speaks: fills in what every message carries.
 #[derive(Clone, Debug)]
 pub struct Speaker {
@@ -145,7 +151,7 @@ pub fn stalled_notice(request: &Envelope, missing: &str, region: RegionId, now_m
     let payment = body.permit.payment_id();
     let about = StalledBody { order: body.permit.order, payment, missing: missing.to_owned() };
     Some(Envelope {
-        id: MessageId(duty_id("stalled-notice", &payment.0.0)),
+        id: message_id(MessageKind::StalledNotice, payment),
         kind: MessageKind::StalledNotice,
         from: region,
         to_slot: request.from_slot,

@@ -1,0 +1,212 @@
+//! What operators and metrics see of the agent's links. Nothing is decided by it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cell_core::gate::Counts;
+use cell_core::id::RegionId;
+use cell_proto::v1;
+use metrics::gauge;
+use service_kit::Shutdown;
+
+/// How often a node writes a heartbeat, and how often an agent says its time on the message channel: until the next one
+/// can be here, a lag is what the last one took.
+const CHANGE_BEAT_MS: u64 = 1_000;
+pub(crate) const MESSAGE_BEAT_MS: u64 = 500;
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// Wall milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channel {
+    Changes,
+    Messages,
+}
+
+/// How a channel to a peer does. Stalled is not idle: there is something to get, and it does not come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Flow {
+    #[default]
+    Unreachable,
+    Idle,
+    Flowing,
+    Stalled,
+}
+
+impl Flow {
+    fn as_str(self) -> &'static str {
+        match self {
+            Flow::Unreachable => "unreachable",
+            Flow::Idle => "idle",
+            Flow::Flowing => "flowing",
+            Flow::Stalled => "stalled",
+        }
+    }
+}
+
+/// The newest sign of life of a region: its own clock, and how long it was on its way by ours.
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    wall_ms: u64,
+    transit_ms: u64,
+}
+
+impl Beat {
+    /// What the newest one took, or the time since the next one is overdue. Never negative, whatever the clocks.
+    fn lag_ms(&self, now_ms: u64, every_ms: u64) -> u64 {
+        self.transit_ms.max(now_ms.saturating_sub(self.wall_ms).saturating_sub(every_ms))
+    }
+}
+
+#[derive(Debug, Default)]
+struct PeerLine {
+    changes: Flow,
+    messages: Flow,
+    change_detail: String,
+    message_detail: String,
+    change_beat: Option<Beat>,
+    message_beat: Option<Beat>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    node_connected: bool,
+    node_position: u64,
+    gate: Counts,
+    peers: BTreeMap<RegionId, PeerLine>,
+}
+
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    region: RegionId,
+    lines: Arc<Mutex<Lines>>,
+}
+
+impl Board {
+    pub(crate) fn new(region: RegionId, peers: impl IntoIterator<Item = RegionId>) -> Board {
+        let peers = peers.into_iter().map(|peer| (peer, PeerLine::default())).collect();
+        Board { region, lines: Arc::new(Mutex::new(Lines { peers, ..Lines::default() })) }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        // Only assignments run under the lock.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn node(&self, connected: bool, position: u64) {
+        let mut lines = self.lines();
+        lines.node_connected = connected;
+        lines.node_position = position;
+    }
+
+    pub(crate) fn gate(&self, counts: &Counts) {
+        self.lines().gate = *counts;
+    }
+
+    pub(crate) fn flow(&self, peer: RegionId, channel: Channel, flow: Flow, detail: &str) {
+        let mut lines = self.lines();
+        let Some(line) = lines.peers.get_mut(&peer) else { return };
+        let (flow_now, detail_now) = match channel {
+            Channel::Changes => (&mut line.changes, &mut line.change_detail),
+            Channel::Messages => (&mut line.messages, &mut line.message_detail),
+        };
+        *flow_now = flow;
+        detail.clone_into(detail_now);
+    }
+
+    /// A heartbeat was applied, or a peer said its time on the message channel.
+    pub(crate) fn beat(&self, peer: RegionId, channel: Channel, wall_ms: u64) {
+        let transit_ms = now_ms().saturating_sub(wall_ms);
+        let mut lines = self.lines();
+        let Some(line) = lines.peers.get_mut(&peer) else { return };
+        let beat = match channel {
+            Channel::Changes => &mut line.change_beat,
+            Channel::Messages => &mut line.message_beat,
+        };
+        if beat.is_none_or(|known| known.wall_ms < wall_ms) {
+            *beat = Some(Beat { wall_ms, transit_ms });
+        }
+    }
+
+    pub(crate) fn status(&self) -> v1::AgentStatusReply {
+        let now_ms = now_ms();
+        let lines = self.lines();
+        let peers = lines.peers.iter().map(|(region, line)| {
+            let details = [line.change_detail.as_str(), line.message_detail.as_str()];
+            let details: Vec<&str> = details.into_iter().filter(|detail| !detail.is_empty()).collect();
+            v1::PeerStatus {
+                region: region.to_string(),
+                changes: line.changes.as_str().to_owned(),
+                messages: line.messages.as_str().to_owned(),
+                change_lag_ms: line.change_beat.map(|beat| beat.lag_ms(now_ms, CHANGE_BEAT_MS)),
+                message_lag_ms: line.message_beat.map(|beat| beat.lag_ms(now_ms, MESSAGE_BEAT_MS)),
+                detail: details.join("; "),
+            }
+        });
+        v1::AgentStatusReply {
+            region: self.region.to_string(),
+            node_connected: lines.node_connected,
+            peers: peers.collect(),
+            parked: lines.gate.waiting as u64,
+            dead_letters: (lines.gate.dead + lines.gate.undecoded) as u64,
+            node_position: lines.node_position,
+        }
+    }
+
+    /// Keeps the gauges; until the shutdown begins.
+    pub(crate) async fn publish(self, shutdown: Shutdown) {
+        let mut every = tokio::time::interval(PUBLISH_EVERY);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = every.tick() => self.publish_once(),
+            }
+        }
+    }
+
+    fn publish_once(&self) {
+        let now_ms = now_ms();
+        let lines = self.lines();
+        gauge!("cell_node_up").set(f64::from(u8::from(lines.node_connected)));
+        let gate = &lines.gate;
+        let stages = [("waiting", gate.waiting), ("ready", gate.ready), ("in-flight", gate.in_flight)];
+        for (stage, count) in stages.into_iter().chain([("retrying", gate.retrying)]) {
+            gauge!("cell_gate_messages", "stage" => stage).set(count as f64);
+        }
+        gauge!("cell_gate_dead_letters").set((gate.dead + gate.undecoded) as f64);
+        for (region, line) in &lines.peers {
+            let up = |flow: Flow| f64::from(u8::from(flow != Flow::Unreachable));
+            let peer = region.to_string();
+            gauge!("cell_peer_up", "peer" => peer.clone(), "channel" => "changes").set(up(line.changes));
+            gauge!("cell_peer_up", "peer" => peer.clone(), "channel" => "messages").set(up(line.messages));
+            let seconds = |ms: u64| ms as f64 / 1_000.0;
+            if let Some(beat) = line.change_beat {
+                let lag_ms = beat.lag_ms(now_ms, CHANGE_BEAT_MS);
+                gauge!("cell_change_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
+            }
+            if let Some(beat) = line.message_beat {
+                let lag_ms = beat.lag_ms(now_ms, MESSAGE_BEAT_MS);
+                gauge!("cell_message_lag_seconds", "from" => peer).set(seconds(lag_ms));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_is_what_the_last_beat_took_until_the_next_is_overdue_and_never_negative() {
+        let beat = Beat { wall_ms: 10_000, transit_ms: 40 };
+        assert_eq!(beat.lag_ms(10_900, 1_000), 40);
+        assert_eq!(beat.lag_ms(14_000, 1_000), 3_000);
+        assert_eq!(Beat { wall_ms: 20_000, transit_ms: 0 }.lag_ms(10_000, 1_000), 0);
+    }
+}

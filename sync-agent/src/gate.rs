@@ -1,0 +1,242 @@
+//! Runs the gate: its inputs one after the other, its records durable, its outputs carried out in order.
+//!
+//! One task owns the gate and its shelf. It takes what waits, steps the gate through it, writes all records of that
+//! group with one sync, and only then does what the gate said; so a record is durable before anything behind it, and a
+//! burst of messages costs one sync.
+
+mod courier;
+mod shelf;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cell_core::gate::{Action, Envelope, Gate, Input, MessageId, Output, Record};
+use cell_core::id::RegionId;
+use service_kit::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::board::{Board, now_ms};
+
+pub(crate) use courier::Courier;
+pub(crate) use shelf::{Shelf, ShelfError};
+
+/// Events waiting at most; beyond it who brings one waits.
+const WAITING_MAX: usize = 1_024;
+/// Events in one group.
+const GROUP_MAX: usize = 256;
+/// The clock may be set back: a timer is looked at no later than this.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What the sender of a message is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) id: MessageId,
+    pub(crate) accepted: bool,
+}
+
+/// Where verdicts go; a full one loses them, and the sender asks again.
+pub(crate) type Back = mpsc::Sender<Verdict>;
+
+type Look = Box<dyn FnOnce(&Gate, &Shelf) + Send>;
+
+enum Event {
+    Input(Input),
+    Arrived { envelope: Box<Envelope>, back: Back },
+    Malformed { bytes: Bytes, from: RegionId, reason: String, back: Back },
+    Operate { identity: String, action: Action, moved: oneshot::Sender<Vec<MessageId>> },
+    Look(Look),
+}
+
+/// The way in; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct GateHandle {
+    events: mpsc::Sender<Event>,
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Event")
+    }
+}
+
+impl GateHandle {
+    pub(crate) fn new() -> (GateHandle, GateInbox) {
+        let (events, waiting) = mpsc::channel(WAITING_MAX);
+        (GateHandle { events }, GateInbox { waiting })
+    }
+
+    async fn send(&self, event: Event) {
+        // The runner is gone only when the process ends; what it kept is on disk.
+        let _ = self.events.send(event).await;
+    }
+
+    pub(crate) async fn tell(&self, input: Input) {
+        self.send(Event::Input(input)).await;
+    }
+
+    pub(crate) async fn arrived(&self, envelope: Envelope, back: Back) {
+        self.send(Event::Arrived { envelope: Box::new(envelope), back }).await;
+    }
+
+    pub(crate) async fn malformed(&self, bytes: Bytes, from: RegionId, reason: String, back: Back) {
+        self.send(Event::Malformed { bytes, from, reason, back }).await;
+    }
+
+    /// Carries an operator's action out; the messages it set in motion, `None` if the agent is ending.
+    pub(crate) async fn operate(&self, identity: String, action: Action) -> Option<Vec<MessageId>> {
+        let (moved, answer) = oneshot::channel();
+        self.send(Event::Operate { identity, action, moved }).await;
+        answer.await.ok()
+    }
+
+    /// Asks the gate something; `None` if the agent is ending.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Gate, &Shelf) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let look = move |gate: &Gate, shelf: &Shelf| drop(answer.send(look(gate, shelf)));
+        self.send(Event::Look(Box::new(look))).await;
+        answered.await.ok()
+    }
+}
+
+/// The other end of [`GateHandle`].
+#[derive(Debug)]
+pub(crate) struct GateInbox {
+    waiting: mpsc::Receiver<Event>,
+}
+
+/// What a group of events asks to be done once its records are durable.
+#[derive(Default)]
+struct Group {
+    records: Vec<Record>,
+    outputs: Vec<Output>,
+    /// The node said that something was applied: what is delivered now was woken by it.
+    woken_at: Option<Instant>,
+}
+
+/// The gate, its shelf, and who carries its outputs out.
+#[derive(Debug)]
+pub(crate) struct GateRunner {
+    pub(crate) gate: Gate,
+    pub(crate) shelf: Shelf,
+    pub(crate) courier: Courier,
+    pub(crate) board: Board,
+    backs: HashMap<MessageId, Vec<Back>>,
+    wake_at_ms: Option<u64>,
+}
+
+impl GateRunner {
+    pub(crate) fn new(gate: Gate, shelf: Shelf, courier: Courier, board: Board) -> GateRunner {
+        GateRunner { gate, shelf, courier, board, backs: HashMap::new(), wake_at_ms: None }
+    }
+
+    /// Runs until the shutdown begins. `first` is what the gate wanted when it was restored.
+    pub(crate) async fn run(mut self, mut inbox: GateInbox, first: Vec<Output>, shutdown: Shutdown) {
+        let mut group = Group::default();
+        group.take(first);
+        let mut events = Vec::with_capacity(GROUP_MAX);
+        loop {
+            if let Err(error) = self.finish(std::mem::take(&mut group)).await {
+                // Without a log the gate may promise nothing; senders still owe every message.
+                tracing::error!(%error, "the gate's log failed; the agent stops");
+                shutdown.begin();
+                return;
+            }
+            let sleep = self.sleep();
+            tokio::select! {
+                () = shutdown.begun() => return,
+                count = inbox.waiting.recv_many(&mut events, GROUP_MAX) => if count == 0 { return },
+                () = tokio::time::sleep(sleep) => {}
+            }
+            for event in events.drain(..) {
+                self.step(event, &mut group);
+            }
+            let now_ms = now_ms();
+            if self.wake_at_ms.is_some_and(|ms| ms <= now_ms) {
+                self.wake_at_ms = None;
+                group.take(self.gate.step(now_ms, Input::Tick));
+            }
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let until = self.wake_at_ms.map(|ms| Duration::from_millis(ms.saturating_sub(now_ms())));
+        until.map_or(SLEEP_MAX, |until| until.min(SLEEP_MAX))
+    }
+
+    fn step(&mut self, event: Event, group: &mut Group) {
+        let now_ms = now_ms();
+        match event {
+            Event::Input(input) => {
+                if matches!(input, Input::Applied { .. } | Input::Present { .. }) {
+                    group.woken_at.get_or_insert_with(Instant::now);
+                }
+                group.take(self.gate.step(now_ms, input));
+            }
+            Event::Arrived { envelope, back } => {
+                self.backs.entry(envelope.id).or_default().push(back);
+                group.take(self.gate.step(now_ms, Input::Arrived { envelope: *envelope }));
+            }
+            Event::Malformed { bytes, from, reason, back } => {
+                self.backs.entry(MessageId::of_undecoded(&bytes)).or_default().push(back);
+                group.take(self.gate.step(now_ms, Input::Malformed { bytes, from, reason }));
+            }
+            Event::Operate { identity, action, moved } => {
+                let outputs = self.gate.step(now_ms, Input::Operator { identity, action });
+                let ids = outputs.iter().find_map(|output| match output {
+                    Output::Audit { ids, .. } => Some(ids.clone()),
+                    _ => None,
+                });
+                // Nobody waits any more: it is done all the same.
+                let _ = moved.send(ids.unwrap_or_default());
+                group.take(outputs);
+            }
+            Event::Look(look) => look(&self.gate, &self.shelf),
+        }
+    }
+
+    /// Records first, then everything else, in order.
+    async fn finish(&mut self, group: Group) -> Result<(), ShelfError> {
+        let Group { records, outputs, woken_at } = group;
+        self.shelf.keep(records).await?;
+        self.shelf.tidy().await?;
+        let mut checks = Vec::new();
+        for output in outputs {
+            match output {
+                // Taken out when the group was formed.
+                Output::Persist { .. } => {}
+                Output::Ack { id } => self.answer(id, true),
+                Output::Refuse { id, why } => {
+                    tracing::debug!(%id, %why, "a message was not taken");
+                    self.answer(id, false);
+                }
+                Output::Check { id, requires } => checks.push((id, requires)),
+                Output::WakeAt { ms } => self.wake_at_ms = Some(ms),
+                output => self.courier.carry_out(output, &self.gate, &self.shelf, woken_at),
+            }
+        }
+        self.courier.check(checks);
+        self.board.gate(&self.gate.counts());
+        Ok(())
+    }
+
+    fn answer(&mut self, id: MessageId, accepted: bool) {
+        for back in self.backs.remove(&id).into_iter().flatten() {
+            let _ = back.try_send(Verdict { id, accepted });
+        }
+    }
+}
+
+impl Group {
+    fn take(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Persist { record } => self.records.push(*record),
+                output => self.outputs.push(output),
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The link to the agent's own node: one tail of its log, shared by everybody here.
+//!
+//! The tail feeds three: the gate (what was applied), the streams to subscribers (fresh changes), and the frontier that
+//! is reported to peers. After each reconnect the place to tail from is taken from the node *before* the gate checks
+//! what it has parked: what was applied earlier is in the answers, what comes later is in the tail, so no wake is lost.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cell_core::cell::Front;
+use cell_core::event::{Body, Change, Entry};
+use cell_core::gate::Input;
+use cell_core::id::{ActorId, RegionId};
+use cell_proto::v1::node_client::NodeClient;
+use cell_proto::{Frontier as WireFrontier, v1};
+use service_kit::Shutdown;
+use tokio::sync::{broadcast, watch};
+use tonic::transport::Channel as GrpcChannel;
+use tonic::{Status, Streaming};
+
+use crate::backoff::Backoff;
+use crate::board::{Board, Channel};
+use crate::gate::GateHandle;
+use crate::positions::{Frontier, Positions};
+use crate::transport::MESSAGE_BYTES_MAX;
+
+/// Under this name the node knows the tail.
+const TAILER: &str = "sync-agent";
+/// Tail batches a subscriber's stream may be behind before it reads the log by itself.
+const NEWS_MAX: usize = 32;
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A heartbeat is a small change; larger ones need not be looked into.
+const BEAT_BYTES_MAX: usize = 256;
+
+/// What is known of the node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) connected: bool,
+    /// Rises with every connection: what was under way on an older one is void.
+    pub(crate) life: u64,
+    /// Rises when the node has another log than before.
+    pub(crate) log: u64,
+    pub(crate) frontier: Arc<Frontier>,
+    /// Everything before it was tailed.
+    pub(crate) position: u64,
+}
+
+/// Consecutive records of the node's log that hold changes.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub(crate) from: u64,
+    pub(crate) next: u64,
+    pub(crate) entries: Vec<(u64, Entry)>,
+}
+
+/// Clones share the link.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeLink {
+    region: RegionId,
+    client: NodeClient<GrpcChannel>,
+    known: Arc<watch::Sender<Known>>,
+    news: broadcast::Sender<Arc<News>>,
+    positions: Arc<Mutex<Positions>>,
+    board: Board,
+}
+
+/// Why the tail ended. Nothing was lost; it begins anew.
+#[derive(Debug, thiserror::Error)]
+enum TailError {
+    #[error("{}", .0.message())]
+    Refused(#[from] Status),
+    #[error("the node has not answered for {ANSWER_WITHIN:?}")]
+    Silent,
+    #[error("this is the node of region '{0}'")]
+    Foreign(String),
+    #[error("the node ended the stream")]
+    Ended,
+}
+
+impl NodeLink {
+    pub(crate) fn new(region: RegionId, channel: GrpcChannel, board: Board) -> NodeLink {
+        let client = NodeClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let known = Arc::new(watch::Sender::new(Known::default()));
+        NodeLink {
+            region,
+            client,
+            known,
+            news: broadcast::Sender::new(NEWS_MAX),
+            positions: Arc::default(),
+            board,
+        }
+    }
+
+    pub(crate) fn client(&self) -> NodeClient<GrpcChannel> {
+        self.client.clone()
+    }
+
+    pub(crate) fn known(&self) -> watch::Receiver<Known> {
+        self.known.subscribe()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.known.borrow().connected
+    }
+
+    /// Rises with every connection.
+    pub(crate) fn life(&self) -> u64 {
+        self.known.borrow().life
+    }
+
+    /// How far the node is.
+    pub(crate) fn frontier(&self) -> Arc<Frontier> {
+        Arc::clone(&self.known.borrow().frontier)
+    }
+
+    /// Everything before it was tailed.
+    pub(crate) fn position(&self) -> u64 {
+        self.known.borrow().position
+    }
+
+    /// Waits until the node answers.
+    pub(crate) async fn connected(&self) -> Known {
+        let mut known = self.known.subscribe();
+        match known.wait_for(|known| known.connected).await {
+            Ok(known) => known.clone(),
+            // This link holds the sender.
+            Err(_) => unreachable!("the link outlives its watchers"),
+        }
+    }
+
+    /// Fresh changes, from now on.
+    pub(crate) fn news(&self) -> broadcast::Receiver<Arc<News>> {
+        self.news.subscribe()
+    }
+
+    /// Where to read the log for a subscriber that is this far.
+    pub(crate) fn start_for(&self, subscriber: &Frontier) -> u64 {
+        self.positions().start_for(subscriber)
+    }
+
+    /// A tail of its own, for a subscriber with a backlog.
+    pub(crate) async fn tail_from(&self, position: u64) -> Result<Streaming<v1::TailBatch>, Status> {
+        let request = v1::TailRequest { tailer: TAILER.to_owned(), from_position: position };
+        let opened = tokio::time::timeout(ANSWER_WITHIN, self.client().tail(request)).await;
+        Ok(opened.map_err(|_| Status::deadline_exceeded("the node does not answer"))??.into_inner())
+    }
+
+    fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // === the shared tail ===
+
+    /// Tails the node, and again after every break; until the shutdown begins.
+    pub(crate) async fn follow(self, gate: GateHandle, shutdown: Shutdown) {
+        let mut backoff = Backoff::default();
+        loop {
+            let ended = tokio::select! {
+                () = shutdown.begun() => return,
+                ended = self.follow_once(&gate, &mut backoff) => ended,
+            };
+            let was_connected = self.known.borrow().connected;
+            self.known.send_modify(|known| known.connected = false);
+            self.board.node(false, self.known.borrow().position);
+            if let Err(error) = ended {
+                if was_connected {
+                    tracing::warn!(%error, "lost the node");
+                } else {
+                    tracing::debug!(%error, "no node yet");
+                }
+            }
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    async fn follow_once(&self, gate: &GateHandle, backoff: &mut Backoff) -> Result<(), TailError> {
+        let from = self.status().await?.durable_position;
+        let mut tail = self.tail_from(from).await?;
+        // Asked after the position was taken, so that it covers everything before it.
+        let frontier = Arc::new(read_frontier(self.status().await?.frontier));
+        self.connect(from, &frontier);
+        backoff.reset();
+        tracing::info!(position = from, actors = frontier.len(), "tailing the node");
+        gate.tell(Input::Reconnected).await;
+        gate.tell(applied(&frontier)).await;
+        loop {
+            let batch = tail.message().await?.ok_or(TailError::Ended)?;
+            self.take(batch, gate).await;
+        }
+    }
+
+    async fn status(&self) -> Result<v1::StatusReply, TailError> {
+        let mut client = self.client();
+        let asked = client.status(v1::StatusRequest {});
+        let reply = tokio::time::timeout(ANSWER_WITHIN, asked).await.map_err(|_| TailError::Silent)??;
+        let reply = reply.into_inner();
+        if reply.region == self.region.as_str() { Ok(reply) } else { Err(TailError::Foreign(reply.region)) }
+    }
+
+    fn connect(&self, from: u64, frontier: &Arc<Frontier>) {
+        self.known.send_modify(|known| {
+            if from < known.position {
+                tracing::warn!(
+                    from,
+                    was = known.position,
+                    "the node's log is shorter than it was: it is another one"
+                );
+                known.log += 1;
+                self.positions().clear();
+            }
+            known.connected = true;
+            known.life += 1;
+            known.frontier = Arc::clone(frontier);
+            known.position = from;
+        });
+        self.positions().note(from, frontier);
+        self.board.node(true, from);
+    }
+
+    async fn take(&self, batch: v1::TailBatch, gate: &GateHandle) {
+        let from = self.known.borrow().position;
+        let news = read_batch(from, batch);
+        let mut upto = BTreeMap::new();
+        let mut frontier = Frontier::clone(&self.known.borrow().frontier);
+        for (_, entry) in &news.entries {
+            let front = Front { seq: entry.dot.seq, hash: entry.hash };
+            let known = frontier.entry(entry.dot.actor).or_insert(front);
+            if known.seq < front.seq {
+                *known = front;
+            }
+            upto.insert(entry.dot.actor, entry.dot.seq);
+            if entry.dot.actor.region() != self.region
+                && let Some(wall_ms) = beat_of(entry)
+            {
+                self.board.beat(entry.dot.actor.region(), Channel::Changes, wall_ms);
+            }
+        }
+        let frontier = Arc::new(frontier);
+        self.known.send_modify(|known| {
+            known.frontier = Arc::clone(&frontier);
+            known.position = news.next;
+        });
+        self.positions().note(news.next, &frontier);
+        self.board.node(true, news.next);
+        // Nobody listening is no error.
+        let _ = self.news.send(Arc::new(news));
+        if !upto.is_empty() {
+            gate.tell(Input::Applied { upto: upto.into_iter().collect() }).await;
+        }
+    }
+}
+
+fn applied(frontier: &Frontier) -> Input {
+    Input::Applied { upto: frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect() }
+}
+
+/// Reads what a node or a peer says of its frontier; what cannot be read is passed over, and asked for anew.
+pub(crate) fn read_frontier(wire: Vec<v1::ActorFrontier>) -> Frontier {
+    let read = |front: v1::ActorFrontier| -> Option<(ActorId, Front)> {
+        let WireFrontier { actor, seq, hash } = WireFrontier::try_from(front)
+            .inspect_err(|error| tracing::warn!(%error, "a frontier cannot be read"))
+            .ok()?;
+        Some((actor, Front { seq, hash }))
+    };
+    wire.into_iter().filter_map(read).collect()
+}
+
+pub(crate) fn write_frontier(frontier: &Frontier) -> Vec<v1::ActorFrontier> {
+    let write = |(actor, front): (&ActorId, &Front)| {
+        v1::ActorFrontier::from(WireFrontier { actor: *actor, seq: front.seq, hash: front.hash })
+    };
+    frontier.iter().map(write).collect()
+}
+
+/// The changes of a batch that begins at `from`.
+pub(crate) fn read_batch(from: u64, batch: v1::TailBatch) -> News {
+    let read = |item: v1::TailItem| -> Option<(u64, Entry)> {
+        let entry = Entry::try_from(item.entry?)
+            .inspect_err(
+                |error| tracing::error!(%error, position = item.position, "a logged change cannot be read"),
+            )
+            .ok()?;
+        Some((item.position, entry))
+    };
+    let next = batch.next_position;
+    News { from, next, entries: batch.items.into_iter().filter_map(read).collect() }
+}
+
+fn beat_of(entry: &Entry) -> Option<u64> {
+    if entry.bytes.len() > BEAT_BYTES_MAX {
+        return None;
+    }
+    let change = Change::decode(&entry.bytes).ok()?;
+    change.events.iter().find_map(|event| match &event.body {
+        Some(Body::Beat(beat)) => Some(beat.wall_ms),
+        _ => None,
+    })
+}

@@ -1,0 +1,249 @@
+//! Building and running an agent as a service.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use cell_core::gate::{Gate, Output};
+use cell_core::id::RegionId;
+use cell_proto::v1::agent_admin_server::AgentAdminServer;
+use cell_proto::v1::messages_server::MessagesServer;
+use cell_proto::v1::replication_server::ReplicationServer;
+use service_kit::{Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel as GrpcChannel;
+use tonic::transport::server::Router;
+
+use crate::admin::Operators;
+use crate::board::{Board, now_ms};
+use crate::config::Config;
+use crate::gate::{Courier, GateHandle, GateInbox, GateRunner, Shelf};
+use crate::hints;
+use crate::inbox::Inbox;
+use crate::node::NodeLink;
+use crate::outbox::{Post, Queue};
+use crate::placement::{self, Homes};
+use crate::replication::Publisher;
+use crate::subscriber::{Peers, Subscriber};
+use crate::transport::{self, MESSAGE_BYTES_MAX};
+
+/// How long open streams have when the agent is asked to stop.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// An agent ready to serve.
+#[derive(Debug)]
+pub struct SyncAgent {
+    own: RegionId,
+    members: Vec<RegionId>,
+    config: Config,
+    data: TcpListener,
+    messages: TcpListener,
+    grpc: TcpListener,
+    admin: TcpListener,
+    board: Board,
+    node: NodeLink,
+    peers: Peers,
+    homes: Homes,
+    post: Post,
+    queues: Vec<(Queue, GrpcChannel)>,
+    handle: GateHandle,
+    inbox: GateInbox,
+    runner: GateRunner,
+    first: Vec<Output>,
+    readiness: Readiness,
+    metrics: Option<MetricsHandle>,
+    shutdown: Shutdown,
+}
+
+/// Opens listeners and the gate's folder. Neither the node nor any peer needs to be there.
+///
+/// # Errors
+/// One line that names the key: a port in use, a folder held by another process, a member without an address.
+pub async fn build(
+    config: Config,
+    origins: &Origins,
+    metrics: Option<MetricsHandle>,
+    shutdown: Shutdown,
+) -> Result<SyncAgent, Exit> {
+    let at = |key: &str, error: &dyn std::fmt::Display| Exit::from(ConfigError::at(key, error, origins));
+    let data = bind("listen.data", config.listen.data, origins).await?;
+    let messages = bind("listen.messages", config.listen.messages, origins).await?;
+    let grpc = bind("listen.grpc", config.listen.grpc, origins).await?;
+    let admin = bind("listen.admin", config.listen.admin, origins).await?;
+    let placed = placement::load(&config.placement_file).map_err(|error| at("placement_file", &error))?;
+    let own: RegionId = config.region.parse().map_err(|error| at("region", &error))?;
+    let members = placed.members().to_vec();
+    let homes = Homes::new(placed);
+    let mut channels = BTreeMap::new();
+    let mut message_channels = BTreeMap::new();
+    for peer in &config.peers {
+        let region: RegionId = peer.region.parse().map_err(|error| at("peers", &error))?;
+        channels.insert(region, transport::channel(&peer.data).map_err(|error| at("peers", &error))?);
+        message_channels
+            .insert(region, transport::channel(&peer.messages).map_err(|error| at("peers", &error))?);
+    }
+    let board = Board::new(own, channels.keys().copied());
+    let peers = Peers::new(channels);
+    let channel = transport::channel(&config.node).map_err(|error| at("node", &error))?;
+    let node = NodeLink::new(own, channel, board.clone());
+    let (handle, inbox) = GateHandle::new();
+    let (post, queues) = Post::new(own, homes.clone(), handle.clone(), peers.regions());
+    let queues = queues.into_iter().filter_map(|queue| {
+        let channel = message_channels.remove(&queue.peer)?;
+        Some((queue, channel))
+    });
+    let queues = queues.collect();
+    let (shelf, records) =
+        Shelf::open(&config.data_dir.join("gate")).map_err(|error| at("data_dir", &error))?;
+    // Without entropy the pauses of two gates are merely the same.
+    let seed = getrandom::u64().unwrap_or(0);
+    let (gate, first) = Gate::restore(own, config.gate.gate(), seed, now_ms(), records);
+    let courier =
+        Courier::new(own, handle.clone(), node.clone(), peers.clone(), post.clone(), shutdown.clone());
+    let runner = GateRunner::new(gate, shelf, courier, board.clone());
+    let readiness = Readiness::new(&["gate"]);
+    readiness.set("gate", true);
+    Ok(SyncAgent {
+        own,
+        members,
+        config,
+        data,
+        messages,
+        grpc,
+        admin,
+        board,
+        node,
+        peers,
+        homes,
+        post,
+        queues,
+        handle,
+        inbox,
+        runner,
+        first,
+        readiness,
+        metrics,
+        shutdown,
+    })
+}
+
+impl SyncAgent {
+    /// Where it listens, by name.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn listen(&self) -> std::io::Result<[(&'static str, SocketAddr); 4]> {
+        Ok([
+            ("data", self.data.local_addr()?),
+            ("messages", self.messages.local_addr()?),
+            ("grpc", self.grpc.local_addr()?),
+            ("admin", self.admin.local_addr()?),
+        ])
+    }
+
+    /// Serves until the shutdown begins. What was under way goes on after the next start.
+    #[must_use]
+    pub fn run(self) -> Pin<Box<dyn Future<Output = Result<(), Exit>> + Send>> {
+        Box::pin(async move {
+            let shutdown = self.shutdown.clone();
+            let version = Version {
+                service: "sync-agent",
+                version: env!("CARGO_PKG_VERSION"),
+                formats: [("gate-log", 1), ("wire", 1)].into(),
+            };
+            let admin = Admin { readiness: self.readiness, metrics: self.metrics, version };
+            let until = CancellationToken::new();
+            let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));
+
+            let begun = shutdown.clone();
+            shutdown.spawn("gate", self.runner.run(self.inbox, self.first, begun.clone()));
+            shutdown.spawn("node", self.node.clone().follow(self.handle.clone(), begun.clone()));
+            let hints = hints::follow(self.node.clone(), self.homes, self.handle.clone(), begun.clone());
+            shutdown.spawn("hints", hints);
+            shutdown.spawn("outbox", self.post.collect(self.node.clone(), begun.clone()));
+            for (queue, channel) in self.queues {
+                shutdown.spawn("messages", queue.send(self.own, channel, self.board.clone(), begun.clone()));
+            }
+            for peer in self.peers.regions() {
+                let subscriber = Subscriber {
+                    own: self.own,
+                    peer,
+                    members: self.members.clone(),
+                    peers: self.peers.clone(),
+                    node: self.node.clone(),
+                    board: self.board.clone(),
+                };
+                shutdown.spawn("subscriber", subscriber.follow(begun.clone()));
+            }
+            shutdown.spawn("board", self.board.clone().publish(begun.clone()));
+
+            let publisher = Publisher {
+                own: self.own,
+                members: self.members.clone(),
+                node: self.node.clone(),
+                limits: self.config.limits,
+                shutdown: begun.clone(),
+            };
+            let inbox = Inbox {
+                own: self.own,
+                members: self.members,
+                gate: self.handle.clone(),
+                board: self.board.clone(),
+                shutdown: begun.clone(),
+            };
+            let operators = Operators { gate: self.handle, node: self.node, board: self.board };
+            let publisher = ReplicationServer::new(publisher).max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let inbox = MessagesServer::new(inbox).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let served = [
+                (
+                    "data port",
+                    self.data,
+                    with_health::<ReplicationServer<Publisher>>().await?.add_service(publisher),
+                ),
+                (
+                    "message port",
+                    self.messages,
+                    with_health::<MessagesServer<Inbox>>().await?.add_service(inbox),
+                ),
+                (
+                    "operators' port",
+                    self.grpc,
+                    with_health::<AgentAdminServer<Operators>>()
+                        .await?
+                        .add_service(AgentAdminServer::new(operators)),
+                ),
+            ];
+            for (name, listener, router) in served {
+                let token = shutdown.token();
+                shutdown.spawn(name, async move {
+                    let incoming = transport::incoming(listener);
+                    let stop = async move { token.cancelled().await };
+                    if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
+                        tracing::error!(%error, name, "a port failed");
+                    }
+                });
+            }
+            shutdown.begun().await;
+            let drained = shutdown.drain(DRAIN_WITHIN).await;
+            until.cancel();
+            if let Ok(Err(error)) = admin.await {
+                tracing::error!(%error, "the admin port failed");
+            }
+            drained.map_err(Exit::from)
+        })
+    }
+}
+
+/// A server that says how it is, and what it serves.
+async fn with_health<S: tonic::server::NamedService>() -> Result<Router, Exit> {
+    let (health, serving) = tonic_health::server::health_reporter();
+    health.set_serving::<S>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(cell_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| Exit::failed(&error))?;
+    Ok(transport::server().add_service(serving).add_service(reflection))
+}

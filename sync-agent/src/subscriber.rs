@@ -1,0 +1,239 @@
+//! Gets changes from the agents of other regions and applies them to the node.
+//!
+//! One stream per peer. The node says how far it is, again and again; the peer sends what is missing. Nothing is kept
+//! here: a stream that broke begins again from the node's frontier, and what comes twice changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_core::id::{ActorId, RegionId};
+use cell_proto::v1;
+use cell_proto::v1::replication_client::ReplicationClient;
+use service_kit::Shutdown;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel as GrpcChannel;
+use tonic::{Status, Streaming};
+
+use crate::backoff::Backoff;
+use crate::board::{Board, Channel, Flow, now_ms};
+use crate::node::{NodeLink, read_frontier};
+use crate::positions::Frontier;
+use crate::replication::PROTOCOL;
+use crate::transport::MESSAGE_BYTES_MAX;
+
+/// Batches given to the node and not answered.
+const APPLYING_MAX: usize = 4;
+/// How often the peer hears how far the node is, if it moved.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const FETCH_WITHIN: Duration = Duration::from_secs(5);
+/// The peer has more, and nothing of it came for this long.
+const STALLED_AFTER_MS: u64 = 3_000;
+
+/// The data channels of all peers; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    channels: Arc<BTreeMap<RegionId, GrpcChannel>>,
+}
+
+impl Peers {
+    pub(crate) fn new(channels: BTreeMap<RegionId, GrpcChannel>) -> Peers {
+        Peers { channels: Arc::new(channels) }
+    }
+
+    pub(crate) fn regions(&self) -> impl Iterator<Item = RegionId> + '_ {
+        self.channels.keys().copied()
+    }
+
+    fn client(&self, region: RegionId) -> Result<ReplicationClient<GrpcChannel>, Status> {
+        let channel = self.channels.get(&region).cloned();
+        let channel = channel.ok_or_else(|| Status::not_found(format!("'{region}' is no peer")))?;
+        Ok(ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Entities somebody waits for, straight from a region.
+    pub(crate) async fn fetch(
+        &self,
+        region: RegionId,
+        request: v1::EntitiesRequest,
+    ) -> Result<v1::EntitiesReply, Status> {
+        let mut client = self.client(region)?;
+        let asked = tokio::time::timeout(FETCH_WITHIN, client.fetch(request)).await;
+        Ok(asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
+    }
+}
+
+/// Follows one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) own: RegionId,
+    pub(crate) peer: RegionId,
+    pub(crate) members: Vec<RegionId>,
+    pub(crate) peers: Peers,
+    pub(crate) node: NodeLink,
+    pub(crate) board: Board,
+}
+
+/// Why a stream ended. Nothing was lost; it begins anew from the node's frontier.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{}", .0.message())]
+    Peer(Status),
+    #[error("the node: {}", .0.message())]
+    Node(Status),
+    #[error("the peer has not answered for {ANSWER_WITHIN:?}")]
+    Silent,
+    #[error("the peer ended the stream")]
+    Ended,
+    #[error("changes of {0} came with a gap")]
+    Gap(ActorId),
+}
+
+/// How one stream does.
+struct Progress {
+    /// Actors of which nothing more is taken on this stream, and why; everything else flows.
+    stopped: BTreeMap<ActorId, String>,
+    /// How far the peer says it is.
+    theirs: Frontier,
+    moved_ms: u64,
+}
+
+impl Subscriber {
+    /// Subscribes, and again after every break; until the shutdown begins.
+    pub(crate) async fn follow(self, shutdown: Shutdown) {
+        let mut backoff = Backoff::default();
+        loop {
+            let ended = tokio::select! {
+                () = shutdown.begun() => return,
+                ended = self.follow_once(&mut backoff) => ended,
+            };
+            if let Err(broken) = ended {
+                tracing::debug!(peer = %self.peer, %broken, "subscription ended");
+                self.board.flow(self.peer, Channel::Changes, Flow::Unreachable, &broken.to_string());
+            }
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    async fn follow_once(&self, backoff: &mut Backoff) -> Result<(), Broken> {
+        let mut known = self.node.known();
+        let at_start = self.node.connected().await;
+        known.mark_unchanged();
+        let (reports, reporting) = mpsc::channel(2);
+        let first = v1::SubscribeRequest {
+            region: self.own.to_string(),
+            members: self.members.iter().map(ToString::to_string).collect(),
+            protocol: PROTOCOL,
+            frontier: crate::node::write_frontier(&at_start.frontier),
+        };
+        reports.try_send(first).map_err(|_| Broken::Ended)?;
+        let mut client = self.peers.client(self.peer).map_err(Broken::Peer)?;
+        let asked = tokio::time::timeout(ANSWER_WITHIN, client.subscribe(ReceiverStream::new(reporting)));
+        let mut changes = asked.await.map_err(|_| Broken::Silent)?.map_err(Broken::Peer)?.into_inner();
+        let (batches, applying) = mpsc::channel(APPLYING_MAX);
+        let mut node = self.node.client();
+        let mut replies = node.apply(ReceiverStream::new(applying)).await.map_err(Broken::Node)?.into_inner();
+        tracing::info!(peer = %self.peer, "subscribed");
+        backoff.reset();
+        let mut report = tokio::time::interval(REPORT_EVERY);
+        let (mut open, mut moved) = (0usize, true);
+        let mut progress = Progress { stopped: BTreeMap::new(), theirs: Frontier::new(), moved_ms: now_ms() };
+        loop {
+            tokio::select! {
+                batch = next(&mut changes), if open < APPLYING_MAX => {
+                    let batch = batch?;
+                    if !batch.frontier.is_empty() {
+                        progress.theirs = read_frontier(batch.frontier);
+                    }
+                    let entries = progress.wanted(batch.entries);
+                    if !entries.is_empty() {
+                        open += 1;
+                        progress.moved_ms = now_ms();
+                        let batch = v1::ApplyBatch { batch: 0, entries };
+                        batches.send(batch).await.map_err(|_| Broken::Ended)?;
+                    }
+                    self.tell(&progress);
+                }
+                reply = replies.message() => {
+                    let ended = || Broken::Node(Status::unavailable("the node ended the stream"));
+                    let reply = reply.map_err(Broken::Node)?.ok_or_else(ended)?;
+                    open = open.saturating_sub(1);
+                    progress.moved_ms = now_ms();
+                    self.refused(reply.refusals, &mut progress)?;
+                }
+                changed = known.changed() => {
+                    changed.map_err(|_| Broken::Ended)?;
+                    if known.borrow_and_update().life != at_start.life {
+                        return Err(Broken::Node(Status::unavailable("the node was away")));
+                    }
+                    moved = true;
+                }
+                _ = report.tick() => {
+                    // If the peer is slow to listen, the next report says it all.
+                    if moved && let Ok(permit) = reports.try_reserve() {
+                        let frontier = crate::node::write_frontier(&self.node.frontier());
+                        permit.send(v1::SubscribeRequest { frontier, ..v1::SubscribeRequest::default() });
+                        moved = false;
+                    }
+                    self.tell(&progress);
+                }
+            }
+        }
+    }
+
+    /// What the node would not apply: a gap begins the stream anew, anything else stops that actor with an alarm.
+    fn refused(&self, refusals: Vec<v1::ApplyRefusal>, progress: &mut Progress) -> Result<(), Broken> {
+        for refusal in refusals {
+            let Some(actor) = refusal.dot.as_ref().and_then(|dot| dot.actor.clone()) else { continue };
+            let Ok(actor) = ActorId::try_from(actor) else { continue };
+            if progress.stopped.contains_key(&actor) {
+                continue;
+            }
+            if refusal.reason == "gap" {
+                return Err(Broken::Gap(actor));
+            }
+            let seq = refusal.dot.map_or(0, |dot| dot.seq);
+            metrics::counter!("cell_replication_stopped_total", "reason" => refusal.reason.clone())
+                .increment(1);
+            tracing::error!(peer = %self.peer, %actor, seq, reason = refusal.reason, "no more changes of this actor are taken");
+            progress.stopped.insert(actor, format!("{actor} stopped at {seq}: {}", refusal.reason));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, progress: &Progress) {
+        let ours = self.node.frontier();
+        let more = progress.theirs.iter().any(|(actor, front)| {
+            actor.region() == self.peer && ours.get(actor).is_none_or(|has| has.seq < front.seq)
+        });
+        let flow = match more {
+            false => Flow::Idle,
+            true if now_ms().saturating_sub(progress.moved_ms) > STALLED_AFTER_MS => Flow::Stalled,
+            true => Flow::Flowing,
+        };
+        let detail: Vec<&str> = progress.stopped.values().map(String::as_str).collect();
+        self.board.flow(self.peer, Channel::Changes, flow, &detail.join("; "));
+    }
+}
+
+impl Progress {
+    fn wanted(&self, mut entries: Vec<v1::Entry>) -> Vec<v1::Entry> {
+        if !self.stopped.is_empty() {
+            entries.retain(|entry| {
+                let actor = entry.dot.as_ref().and_then(|dot| dot.actor.clone());
+                let actor = actor.and_then(|actor| ActorId::try_from(actor).ok());
+                actor.is_none_or(|actor| !self.stopped.contains_key(&actor))
+            });
+        }
+        entries
+    }
+}
+
+async fn next(changes: &mut Streaming<v1::ChangeBatch>) -> Result<v1::ChangeBatch, Broken> {
+    changes.message().await.map_err(Broken::Peer)?.ok_or(Broken::Ended)
+}

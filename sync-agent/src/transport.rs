@@ -1,0 +1,5 @@
+//! How agents reach each other and their node. gRPC is the one transport there is; another one gets its file beside it.
+
+mod grpc;
+
+pub(crate) use grpc::{MESSAGE_BYTES_MAX, Served, channel, incoming, is_address, server};

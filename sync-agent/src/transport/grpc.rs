@@ -1,0 +1,56 @@
+//! Channels and servers with windows that fill a long link, and pings that notice a dead one.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+
+/// Largest message taken: a batch of entities that somebody waits for.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// 64 KiB, the protocol's default, would allow half a megabyte per second over 120 ms.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// A link that swallows packets is noticed within the sum of the two.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PONG_WITHIN: Duration = Duration::from_secs(4);
+
+pub(crate) type Served<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Whether `address` can be dialled: `http://host:port`.
+pub(crate) fn is_address(address: &str) -> bool {
+    address.starts_with("http://") && Endpoint::from_shared(address.to_owned()).is_ok()
+}
+
+/// A channel that connects when it is used, and again after it broke.
+///
+/// # Errors
+/// What is wrong with the address.
+pub(crate) fn channel(address: &str) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| error.to_string())?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_WITHIN)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WITHIN)
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect_lazy())
+}
+
+pub(crate) fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PONG_WITHIN))
+}
+
+pub(crate) fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
