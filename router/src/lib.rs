@@ -15,6 +15,7 @@ mod headers;
 mod identify;
 mod placement;
 mod problem;
+mod process;
 mod proxy;
 mod reachability;
 mod routes;
@@ -26,5 +27,6 @@ pub use decide::{Health, Refusal, TooManyUpstreams, Upstream, Upstreams, decide}
 pub use identify::{IdentifyError, Key};
 pub use placement::{Placement, PlacementError};
 pub use problem::Problem;
+pub use process::process;
 pub use routes::{KeyKind, ROUTES, Route, Verb};
 pub use run::{BuildError, Router, RunError};

@@ -8,6 +8,7 @@ mod callback;
 mod http;
 mod journal;
 mod ledger;
+mod process;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 pub use behaviour::{Behaviour, MAGIC_AMOUNTS, MagicAmount};
 pub use callback::{SIGNATURE_HEADER, signature};
 pub use ledger::{Intent, IntentStatus, NewIntent, NewRefund, Refund, Refusal, Total, Totals};
+pub use process::process;
 
 /// Configuration.
 #[derive(Clone, Debug, Deserialize)]

@@ -17,14 +17,14 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// An orphan has nobody who could send a second signal; it leaves by itself after this time.
 const ORPHAN_GRACE: Duration = Duration::from_secs(15);
 
-/// Begins `shutdown` on SIGTERM or SIGINT; a second signal ends the process at once with code 130. With `parent_pipe` (a
-/// `--parent-pipe` flag) or `CELL_EXIT_WITH_STDIN=1` the end of stdin begins it too.
+/// Begins `shutdown` on SIGTERM or SIGINT; a second signal ends the process at once with code 130. With
+/// `CELL_EXIT_WITH_STDIN=1` the end of stdin begins it too, so that nothing outlives a parent that holds the other end.
 ///
 /// Call it once, inside the runtime, before anything that takes time.
 ///
 /// # Errors
 /// The signal handlers or the thread could not be installed.
-pub fn watch_signals(shutdown: &Shutdown, parent_pipe: bool) -> io::Result<()> {
+pub fn watch_signals(shutdown: &Shutdown) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let on_signal = shutdown.clone();
@@ -42,7 +42,7 @@ pub fn watch_signals(shutdown: &Shutdown, parent_pipe: bool) -> io::Result<()> {
             on_signal.begin();
         }
     });
-    if parent_pipe || std::env::var(EXIT_WITH_STDIN_ENV).is_ok_and(|value| value == "1") {
+    if std::env::var(EXIT_WITH_STDIN_ENV).is_ok_and(|value| value == "1") {
         watch_stdin(shutdown.clone())?;
     }
     Ok(())

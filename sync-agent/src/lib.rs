@@ -19,10 +19,12 @@ mod node;
 mod outbox;
 mod placement;
 mod positions;
+mod process;
 mod replication;
 mod service;
 mod subscriber;
 mod transport;
 
 pub use config::{Config, GateConfig, Limits, Listen, PeerConfig};
+pub use process::process;
 pub use service::{SyncAgent, build};

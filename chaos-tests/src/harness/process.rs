@@ -63,6 +63,8 @@ impl Process {
         let mut child = Command::new(&spec.program)
             .args(&spec.args)
             .env(EXIT_WITH_STDIN_ENV, "1")
+            // Ctrl-C at the terminal is for whoever started it: that one ends its processes in order.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -1,0 +1,51 @@
+//! The gateway as a process: arguments, configuration, telemetry, signals.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use service_kit::{
+    Exit, LogFormat, Shutdown, TelemetryConfig, config, main_exit, telemetry,
+};
+
+use crate::Config;
+
+/// A small payment gateway for tests and demos. It takes no real money.
+#[derive(Debug, Parser)]
+#[command(name = "sandbox-gateway", version)]
+struct Cli {
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// `key=value`, over file and environment.
+    #[arg(long = "set")]
+    overrides: Vec<String>,
+    /// Read the configuration, say what is wrong with it, and stop.
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Runs the gateway until it is told to stop; `args` begin with the program's name. For `main` functions.
+pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(args);
+    main_exit("sandbox-gateway", || {
+        let (config, origins) =
+            config::load_traced::<Config>(cli.config.as_deref(), "GATEWAY", &cli.overrides)?;
+        if cli.check_config {
+            return Ok(());
+        }
+        telemetry::init(
+            "sandbox-gateway",
+            "",
+            &TelemetryConfig { format: LogFormat::Text, ..Default::default() },
+        )?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let shutdown = Shutdown::new();
+            service_kit::watch_signals(&shutdown)?;
+            let gateway = crate::build(config, &origins).await?;
+            service_kit::announce("sandbox-gateway", &[("http", gateway.local_addr()?)])?;
+            gateway.run(shutdown).await.map_err(|error: Exit| error)
+        })
+    })
+}

@@ -1,0 +1,46 @@
+//! The service as a process: arguments, configuration, telemetry, signals.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use service_kit::{Exit, MetricsHandle, Shutdown, config, main_exit, telemetry};
+
+use crate::config::Config;
+use crate::service;
+
+/// Moves changes and messages between regions; parks what arrives before its data.
+#[derive(Debug, Parser)]
+#[command(name = "sync-agent", version)]
+struct Cli {
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// `section.key=value`, over file and environment.
+    #[arg(long = "set")]
+    overrides: Vec<String>,
+    /// Read the configuration, say what is wrong with it, and stop.
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Runs the service until it is told to stop; `args` begin with the program's name. For `main` functions.
+pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(args);
+    main_exit("sync-agent", || {
+        let (config, origins) = config::load_traced::<Config>(cli.config.as_deref(), "CELL", &cli.overrides)?;
+        if cli.check_config {
+            return Ok(());
+        }
+        telemetry::init("sync-agent", &config.region, &config.telemetry)?;
+        let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let shutdown = Shutdown::new();
+            service_kit::watch_signals(&shutdown)?;
+            let agent = service::build(config, &origins, Some(metrics), shutdown).await?;
+            service_kit::announce("sync-agent", &agent.listen()?)?;
+            agent.run().await
+        })
+    })
+}
