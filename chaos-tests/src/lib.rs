@@ -1,6 +1,9 @@
 //! Rehearsing disasters before they happen.
 //!
-//! It stands beside the road: the simulator drives the same pure kernel as the services, through a simulated world in
-//! which everything that can go wrong does, decided by one seed. It does no I/O and measures no time.
+//! It stands beside the road, in two ways: [`sim`] drives the same pure kernel as the services through a simulated world
+//! in which everything that can go wrong does, decided by one seed, without I/O or clocks; [`harness`] starts the real
+//! processes, holds the links between them, kills and restarts them, and looks at what clients and the gateway saw.
 
+pub mod harness;
+#[cfg(feature = "sim")]
 pub mod sim;
