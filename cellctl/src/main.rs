@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused as unsafe.
 
 mod cluster;
+mod demo;
 mod dlq;
 mod explain;
 mod output;
@@ -15,6 +16,9 @@ use clap::{Parser, Subcommand};
 use cluster::Cluster;
 use output::{Format, Refused};
 use service_kit::{Exit, main_exit};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "cellctl", version, about = "Operate a Homecell cluster")]
@@ -31,6 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// Three regions, a router and a payment gateway on this machine, to look at or to be guided through.
+    Demo(demo::DemoArgs),
     /// Orders as every region knows them.
     #[command(subcommand)]
     Order(explain::Verb),
@@ -46,16 +52,20 @@ enum Noun {
 }
 
 async fn run(cli: Cli) -> Result<(), Refused> {
-    let cluster = Cluster::load(&cli.cluster)?;
+    let cluster = || Cluster::load(&cli.cluster);
     match cli.noun {
-        Noun::Order(verb) => explain::run(&cluster, "ord_", verb, cli.output).await,
-        Noun::Payment(verb) => explain::run(&cluster, "pay_", verb, cli.output).await,
-        Noun::Dlq(verb) => dlq::run(&cluster, verb, cli.output).await,
-        Noun::Region(verb) => status::run(&cluster, verb, cli.output).await,
+        Noun::Demo(args) => demo::run(args).await,
+        Noun::Order(verb) => explain::run(&cluster()?, "ord_", verb, cli.output).await,
+        Noun::Payment(verb) => explain::run(&cluster()?, "pay_", verb, cli.output).await,
+        Noun::Dlq(verb) => dlq::run(&cluster()?, verb, cli.output).await,
+        Noun::Region(verb) => status::run(&cluster()?, verb, cli.output).await,
     }
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = demo::play_role(std::env::args_os()) {
+        return code;
+    }
     let mut unsafe_refusal = None;
     let code = main_exit("cellctl", || {
         let cli = Cli::parse();

@@ -1,0 +1,213 @@
+//! `demo`: a whole deployment on this machine, to look at or to be guided through.
+//!
+//! Every process is real, and is this very program in another role, so that one build serves all of them.
+
+mod stage;
+mod steps;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use chaos_tests::harness::{Cluster, Latency, Plan, Role};
+use clap::{Args, ValueEnum};
+
+use crate::output::Refused;
+use stage::Stage;
+
+/// The first argument that makes this program play a role.
+const ROLE: &str = "role";
+const REGIONS: [&str; 3] = ["north", "east", "south"];
+const NAMES: [&str; 12] =
+    ["bob", "alice", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "mallory", "peggy"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Distance {
+    /// As fast as loopback is.
+    None,
+    /// 30 to 120 ms each way, with jitter.
+    Wan,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Walk through the guided tour, check every step, and end.
+    #[arg(long)]
+    tour: bool,
+    /// Delay between regions.
+    #[arg(long, value_enum, default_value_t = Distance::None)]
+    latency: Distance,
+    /// Keep data, configuration and logs here; else a temporary folder that goes with the demo.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// If the program was started to play a role, plays it to its end.
+pub(crate) fn play_role(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let program = args.next()?;
+    if args.next()? != ROLE {
+        return None;
+    }
+    let role = args.next()?;
+    let args = std::iter::once(program).chain(args);
+    match role.to_str()? {
+        "region-node" => Some(region_node::process(args)),
+        "sync-agent" => Some(sync_agent::process(args)),
+        "router" => Some(router::process(args)),
+        "sandbox-gateway" => Some(sandbox_gateway::process(args)),
+        _ => None,
+    }
+}
+
+fn program(role: Role) -> (PathBuf, Vec<String>) {
+    // Without it no role can be started; the attempt names what is missing.
+    let me = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("cellctl"));
+    (me, vec![ROLE.to_owned(), role.program().to_owned()])
+}
+
+pub(crate) async fn run(args: DemoArgs) -> Result<(), Refused> {
+    let failed = |error: anyhow::Error| Refused::Failed(format!("{error:#}"));
+    let temporary = match &args.data {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().map_err(|error| Refused::Failed(error.to_string()))?),
+    };
+    let folder = match (&args.data, &temporary) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(temporary)) => temporary.path().to_owned(),
+        (None, None) => return Err(Refused::Failed("no folder".to_owned())),
+    };
+    let folder = prepare(&folder).map_err(failed)?;
+    let played = play(&args, folder.clone()).await;
+    if played.is_err()
+        && let Some(temporary) = temporary
+    {
+        // What went wrong can be looked up.
+        eprintln!("cellctl: logs and data are kept in {}", temporary.keep().display());
+    }
+    played.map_err(failed)
+}
+
+/// Makes the folder, and refuses one that holds something else than a demo.
+fn prepare(folder: &Path) -> Result<PathBuf> {
+    let shown = folder.display();
+    std::fs::create_dir_all(folder).with_context(|| format!("--data {shown}"))?;
+    let mut entries = std::fs::read_dir(folder).with_context(|| format!("--data {shown}"))?;
+    if entries.next().is_some() && !folder.join("cluster.toml").exists() {
+        bail!(
+            "--data {shown}: the folder holds something else; name an empty one, or one of an earlier demo"
+        );
+    }
+    folder.canonicalize().with_context(|| format!("--data {shown}"))
+}
+
+fn plan(args: &DemoArgs, folder: PathBuf) -> Plan {
+    let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+    // The tour shows in seconds what otherwise takes minutes; the demo keeps the usual times.
+    let (rules, gate, ask_every_ms): (Vec<String>, Vec<String>, u64) = if args.tour {
+        let rules = ["attempt_margin_ms = 500", "close_margin_ms = 1000", "message_deadline_ms = 8000"];
+        (lines(&rules), lines(&["fetch_after_ms = 1000", "warn_after_ms = 2000"]), 500)
+    } else {
+        (Vec::new(), Vec::new(), 60_000)
+    };
+    Plan {
+        regions: lines(&REGIONS),
+        folder,
+        program,
+        latency: if args.latency == Distance::Wan { Latency::WAN } else { Latency::NONE },
+        rules,
+        gate,
+        ask_every_ms,
+        levels: "info".to_owned(),
+    }
+}
+
+async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
+    let begun = Instant::now();
+    let plan = plan(args, folder.clone());
+    let starting = Cluster::start(plan);
+    let cluster = tokio::select! {
+        cluster = starting => cluster?,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    };
+    let users: Vec<(String, String)> =
+        REGIONS.iter().map(|region| ((*region).to_owned(), cluster.user_of(region, &NAMES))).collect();
+    println!(
+        "three regions, a router and a payment gateway are up after {} ms, data in {}",
+        begun.elapsed().as_millis(),
+        folder.display()
+    );
+    if args.tour {
+        let mut stage = Stage::new(cluster, &users);
+        let toured = tokio::select! {
+            toured = steps::tour(&mut stage) => toured,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        };
+        let dead = stage.cluster.dead();
+        let stopped = stage.cluster.stop().await;
+        toured?;
+        if !dead.is_empty() {
+            bail!("ended by themselves: {}", dead.join(", "));
+        }
+        stopped?;
+        println!("\nevery step was verified, in {:.1} s", begun.elapsed().as_secs_f64());
+        return Ok(());
+    }
+    print_addresses(&cluster, &users)?;
+    tokio::signal::ctrl_c().await?;
+    println!("\nstopping");
+    cluster.stop().await?;
+    Ok(())
+}
+
+fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "region",
+        "a user at home there",
+        "API of the node",
+        "node gRPC",
+        "agent gRPC",
+        "admin",
+    ]);
+    for (region, user) in users {
+        table.add_row([
+            region.clone(),
+            user.clone(),
+            format!("http://{}", cluster.node_http(region)?),
+            cluster.node_grpc(region)?.to_string(),
+            cluster.agent_grpc(region)?.to_string(),
+            format!("{} {}", cluster.node_admin(region)?, cluster.agent_admin(region)?),
+        ]);
+    }
+    println!("{table}");
+    println!("router   http://{}   (send everything there)", cluster.router());
+    println!("gateway  http://{}/control/ledger", cluster.gateway());
+    println!("cellctl  --cluster {} region status", cluster.cluster_file().display());
+    println!();
+    let (router, buyer, payer) = (cluster.router(), &users[0].1, &users[1].1);
+    println!("{}", walk(&router.to_string(), buyer, payer));
+    println!("\nCtrl-C ends it.");
+    Ok(())
+}
+
+/// Lines to paste: one places an order, asks the other to pay, who accepts.
+fn walk(router: &str, buyer: &str, payer: &str) -> String {
+    format!(
+        r#"# {buyer} places an order
+ORDER=$(curl -s http://{router}/v1/orders -H 'X-User-Id: {buyer}' -H "Idempotency-Key: $RANDOM-1" \
+  -d '{{"content":{{"currency":"CNY","lines":[{{"sku":"tea","quantity":2,"unit_minor":4500}}]}}}}' | grep -o 'ord_[0-9a-z]*' | head -1)
+# and asks {payer} to pay for it
+PAYMENT=$(curl -s http://{router}/v1/orders/$ORDER/pay-requests -H 'X-User-Id: {buyer}' -H "Idempotency-Key: $RANDOM-2" \
+  -d '{{"payer":"{payer}"}}' | grep -o 'pay_[0-9a-z]*' | head -1)
+# {payer} looks at what they are asked for, and accepts
+curl -s http://{router}/v1/pay-requests -H 'X-User-Id: {payer}'; echo
+curl -s http://{router}/v1/pay-requests/$PAYMENT/accept -H 'X-User-Id: {payer}' -H "Idempotency-Key: $RANDOM-3" -d '{{"card_token":"visa"}}'; echo
+# the order is paid, in every region
+curl -s http://{router}/v1/orders/$ORDER -H 'X-User-Id: {buyer}'; echo
+# what {buyer} is told, as it happens
+curl -N http://{router}/v1/events -H 'X-User-Id: {buyer}'"#
+    )
+}
