@@ -12,8 +12,8 @@ use service_kit::{
     Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind, nodelay,
 };
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Config, load_placement};
 use crate::desk::Desk;
@@ -139,7 +139,7 @@ impl RegionNode {
                 .add_service(serving)
                 .add_service(reflection)
                 .add_service(service);
-            let incoming = TcpListenerStream::new(self.grpc);
+            let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
             let token = shutdown.token();
             shutdown.spawn("grpc", async move {
                 let ended = internal
