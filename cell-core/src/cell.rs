@@ -59,6 +59,8 @@ pub struct Step {
     /// Slots this node stopped owning: a higher epoch was seen.
     pub lost: Vec<(Slot, Epoch)>,
     pub alarms: Vec<Alarm>,
+    /// W3C `traceparent` of what caused it, or empty.
+    pub trace: String,
 }
 
 /// Something an operator should know.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use chaos_tests::harness::{Cluster, Latency, Plan, Role};
 use clap::{Args, ValueEnum};
 
-use crate::output::Refused;
+use crate::output::{Refused, line};
 use stage::Stage;
 
 /// The first argument that makes this program play a role.
@@ -133,11 +133,11 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
     };
     let users: Vec<(String, String)> =
         REGIONS.iter().map(|region| ((*region).to_owned(), cluster.user_of(region, &NAMES))).collect();
-    println!(
+    line(format!(
         "three regions, a router and a payment gateway are up after {} ms, data in {}",
         begun.elapsed().as_millis(),
         folder.display()
-    );
+    ));
     if args.tour {
         let mut stage = Stage::new(cluster, &users);
         let toured = tokio::select! {
@@ -151,12 +151,12 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
             bail!("ended by themselves: {}", dead.join(", "));
         }
         stopped?;
-        println!("\nevery step was verified, in {:.1} s", begun.elapsed().as_secs_f64());
+        line(format!("\nevery step was verified, in {:.1} s", begun.elapsed().as_secs_f64()));
         return Ok(());
     }
     print_addresses(&cluster, &users)?;
     tokio::signal::ctrl_c().await?;
-    println!("\nstopping");
+    line(format!("\nstopping"));
     cluster.stop().await?;
     Ok(())
 }
@@ -182,14 +182,14 @@ fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> 
             format!("{} {}", cluster.node_admin(region)?, cluster.agent_admin(region)?),
         ]);
     }
-    println!("{table}");
-    println!("router   http://{}   (send everything there)", cluster.router());
-    println!("gateway  http://{}/control/ledger", cluster.gateway());
-    println!("cellctl  --cluster {} region status", cluster.cluster_file().display());
-    println!();
+    line(table);
+    line(format!("router   http://{}   (send everything there)", cluster.router()));
+    line(format!("gateway  http://{}/control/ledger", cluster.gateway()));
+    line(format!("cellctl  --cluster {} region status", cluster.cluster_file().display()));
+    line("");
     let (router, buyer, payer) = (cluster.router(), &users[0].1, &users[1].1);
-    println!("{}", walk(&router.to_string(), buyer, payer));
-    println!("\nCtrl-C ends it.");
+    line(format!("{}", walk(&router.to_string(), buyer, payer)));
+    line(format!("\nCtrl-C ends it."));
     Ok(())
 }
 

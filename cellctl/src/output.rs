@@ -1,5 +1,7 @@
 //! Printing: one table or one JSON document on stdout, nothing else.
 
+use std::io::Write;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -39,7 +41,7 @@ impl From<tonic::Status> for Refused {
 pub(crate) fn show(format: Format, head: &[&str], rows: Vec<Vec<String>>, json: &impl Serialize) {
     match format {
         Format::Json => match serde_json::to_string_pretty(json) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => line(text),
             Err(error) => eprintln!("cellctl: {error}"),
         },
         Format::Table => {
@@ -50,7 +52,7 @@ pub(crate) fn show(format: Format, head: &[&str], rows: Vec<Vec<String>>, json: 
             rows.into_iter().for_each(|row| {
                 table.add_row(row);
             });
-            println!("{table}");
+            line(table);
         }
     }
 }
@@ -63,4 +65,9 @@ pub(crate) fn age(ms: u64) -> String {
         60_000..3_600_000 => format!("{} min", ms / 60_000),
         _ => format!("{:.1} h", ms as f64 / 3.6e6),
     }
+}
+
+/// Prints a line; a reader who has seen enough is no error.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -73,7 +73,8 @@ impl Open {
         for envelope in gone.into_iter().flatten() {
             let now = self.sends.get(&sheet.entity).into_iter().flatten().find(|now| now.id == envelope.id);
             // Another requirement or another owner is said at once, not at the old one's pace.
-            if now.is_none_or(|now| *now != envelope) {
+            let same = |now: &Envelope| *now == Envelope { trace: now.trace.clone(), ..envelope.clone() };
+            if !now.is_some_and(same) {
                 self.send_paces.remove(&envelope.id);
             }
         }

@@ -15,6 +15,7 @@ mod notice;
 mod process;
 mod record;
 mod service;
+mod traces;
 mod view;
 mod working;
 mod writer;

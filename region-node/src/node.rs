@@ -19,13 +19,14 @@ use cell_core::rules::Rules;
 use cell_core::version::Dot;
 use cell_proto::v1;
 use cell_store::{DiskMedium, Engine, Log, LogConfig, LogReader, Store};
-use service_kit::Shutdown;
+use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
 use crate::config::EngineName;
 use crate::desk::Tray;
 use crate::explain;
 use crate::grpc::Members;
+use crate::traces::Traces;
 use crate::view::{self, StartError};
 use crate::working::Working;
 use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
@@ -63,6 +64,7 @@ pub enum OpenError {
 pub struct Node {
     submit: Submit,
     working: Working,
+    traces: Traces,
     durable: watch::Receiver<u64>,
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
     tray: Tray,
@@ -179,7 +181,7 @@ impl Node {
         let cell = restored.succeeded_by(me);
         tracing::info!(actor = %me, replayed, records = recovery.records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
-        let tray = Tray::default();
+        let (tray, traces) = (Tray::default(), Traces::default());
         let told = Announce {
             signals: signals.clone(),
             shutdown: shutdown.clone(),
@@ -196,11 +198,12 @@ impl Node {
             }
             Ok(())
         };
-        let writer =
-            Writer::start(cell, log, working.clone(), told, apply).map_err(|error| folder(&error))?;
+        let writer = Writer::start(cell, log, working.clone(), traces.clone(), told, apply)
+            .map_err(|error| folder(&error))?;
         let node = Node {
             submit: writer.submit.clone(),
             working,
+            traces,
             durable: writer.durable.clone(),
             signals,
             tray,
@@ -353,8 +356,18 @@ impl Node {
         self.run(move |cell, view, now_ms| Ok((cell.merge(view, entities, now_ms)?, ()))).await
     }
 
+    /// The trace an entity was last touched under, or empty.
+    pub(crate) fn trace_of(&self, id: &EntityId) -> String {
+        self.traces.of(id)
+    }
+
     pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {
-        self.run(move |cell, view, now_ms| cell.deliver(view, &envelope, why, now_ms)).await
+        let span = envelope.trace.parse::<TraceParent>().map(|trace| trace.span("take"));
+        let (id, kind, subject) = (envelope.id, envelope.kind, envelope.subject);
+        let answer = self.run(move |cell, view, now_ms| cell.deliver(view, &envelope, why, now_ms)).await;
+        let _entered = span.as_ref().map(tracing::Span::enter);
+        tracing::info!(%id, %kind, %subject, ?answer, "a message was taken");
+        answer
     }
 
     pub(crate) async fn audit(&self, audit: Audit) -> Result<(), NodeError> {

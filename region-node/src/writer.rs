@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Alarm, Cell, Front, Step, Unavailable, View};
-use cell_core::duty::{Duty, every_permit};
+use cell_core::duty::{Act, Duty, every_permit};
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{ActorId, EntityId, Slot};
 use cell_core::order::Order;
@@ -23,6 +23,7 @@ use cell_store::{Log, Position};
 use tokio::sync::{oneshot, watch};
 
 use crate::record::Record;
+use crate::traces::Traces;
 use crate::working::Working;
 
 /// Pieces of work in one group at most.
@@ -153,13 +154,14 @@ impl Writer {
         cell: Cell,
         log: Log,
         working: Working,
+        traces: Traces,
         told: impl Told,
         apply: impl FnMut(Group) -> Result<(), String> + Send + 'static,
     ) -> std::io::Result<Writer> {
         let (work, waiting) = sync_channel(WAITING_MAX);
         let (behind, groups) = sync_channel(BEHIND_MAX);
         let (published, durable) = watch::channel(log.durable().0);
-        let run = Loop { cell, log, working: working.clone(), told, behind, published, number: 0 };
+        let run = Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0 };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
         let applier = std::thread::Builder::new()
             .name("applier".into())
@@ -199,6 +201,7 @@ struct Loop<T> {
     cell: Cell,
     log: Log,
     working: Working,
+    traces: Traces,
     told: T,
     behind: SyncSender<Group>,
     published: watch::Sender<u64>,
@@ -232,6 +235,7 @@ impl<T: Told> Loop<T> {
             match run(&mut self.cell, &self.working, now_ms()) {
                 Ok((steps, finish)) => {
                     for step in steps {
+                        self.traces.note(&step.trace, step.entities.keys());
                         made.keys.extend(self.working.put(self.number, step.entities.iter()));
                         made.take(step);
                     }
@@ -304,7 +308,12 @@ impl<T: Told> Loop<T> {
             }
         }
         let sheet = |entity| {
-            let duties = self.cell.duties(&self.working, entity)?;
+            let mut duties = self.cell.duties(&self.working, entity)?;
+            for duty in &mut duties {
+                if let Act::Send(envelope) = &mut duty.act {
+                    envelope.trace = self.traces.of(&entity);
+                }
+            }
             Ok(Sheet { entity, duties })
         };
         ids.into_iter().map(sheet).collect::<Result<_, Unavailable>>().map_err(NodeError::from)

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::board::{Board, now_ms};
 
-pub(crate) use courier::Courier;
+pub(crate) use courier::{Courier, span};
 pub(crate) use shelf::{Shelf, ShelfError};
 
 /// Events waiting at most; beyond it who brings one waits.
@@ -201,6 +201,12 @@ impl GateRunner {
     /// Records first, then everything else, in order.
     async fn finish(&mut self, group: Group) -> Result<(), ShelfError> {
         let Group { records, outputs, woken_at } = group;
+        for record in &records {
+            if let Record::Accepted(accepted) = record {
+                let Envelope { id, kind, from, trace, .. } = &accepted.envelope;
+                span(trace, "keep").in_scope(|| tracing::info!(%id, %kind, %from, "a message came"));
+            }
+        }
         self.shelf.keep(records).await?;
         self.shelf.tidy().await?;
         let mut checks = Vec::new();

@@ -22,7 +22,7 @@ use tonic::transport::Channel as GrpcChannel;
 
 use crate::backoff::Backoff;
 use crate::board::{Board, Channel, Flow, MESSAGE_BEAT_MS, now_ms};
-use crate::gate::{Back, GateHandle};
+use crate::gate::{Back, GateHandle, span};
 use crate::node::NodeLink;
 use crate::placement::Homes;
 
@@ -264,6 +264,8 @@ impl Open {
         let mut envelopes = Vec::new();
         for Letter { envelope, acks } in letters {
             let (id, bytes) = (envelope.id, Bytes::from(envelope.to_canon()));
+            span(&envelope.trace, "send")
+                .in_scope(|| tracing::info!(%id, kind = %envelope.kind, "a message goes"));
             self.aliases.insert(MessageId::of_undecoded(&bytes), id);
             if acks.is_none() {
                 self.notices.insert(id, envelope);

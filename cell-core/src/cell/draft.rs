@@ -473,7 +473,8 @@ impl<'a> Draft<'a> {
     pub(super) fn finish(self, mut entries: Vec<Entry>) -> Result<Step, Unavailable> {
         if !self.events.is_empty() {
             let previous = self.cell.frontier.get(&self.dot.actor).map_or(Hash::ZERO, |front| front.hash);
-            let change = Change { dot: self.dot, at: self.at, trace: self.trace, events: self.events };
+            let change =
+                Change { dot: self.dot, at: self.at, trace: self.trace.clone(), events: self.events };
             let entry = change.seal(&previous);
             self.cell.frontier.insert(self.dot.actor, Front { seq: self.dot.seq, hash: entry.hash });
             entries.push(entry);
@@ -485,6 +486,7 @@ impl<'a> Draft<'a> {
             rows: self.rows,
             lost: self.lost,
             alarms: self.alarms,
+            trace: self.trace,
         })
     }
 }

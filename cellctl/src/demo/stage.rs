@@ -12,6 +12,8 @@ use cell_proto::v1::{AgentStatusReply, AgentStatusRequest};
 use chaos_tests::harness::{Answer, Api, Cluster, Event, Events};
 use serde_json::{Value, json};
 
+use crate::output::line;
+
 /// The longest a step waits for anything that has no deadline of its own.
 pub(super) const WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -51,11 +53,11 @@ impl Stage {
     // === the timeline ===
 
     pub(super) fn chapter(&self, title: &str) {
-        println!("\n── {title}");
+        line(format!("\n── {title}"));
     }
 
     pub(super) fn say(&self, what: &str) {
-        println!("{:>8.3} s  {what}", self.begun.elapsed().as_secs_f64());
+        line(format!("{:>8.3} s  {what}", self.begun.elapsed().as_secs_f64()));
     }
 
     // === what users do, through the router ===

@@ -305,7 +305,7 @@ fn answer_of(reply: v1::DeliverReply) -> Answer {
     }
 }
 
-fn span(trace: &str, step: &'static str) -> tracing::Span {
+pub(crate) fn span(trace: &str, step: &'static str) -> tracing::Span {
     trace.parse::<TraceParent>().map_or_else(|_| tracing::Span::none(), |trace| trace.span(step))
 }
 
