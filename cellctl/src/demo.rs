@@ -61,7 +61,8 @@ pub(crate) fn play_role(mut args: impl Iterator<Item = OsString>) -> Option<Exit
     }
 }
 
-fn program(role: Role) -> (PathBuf, Vec<String>) {
+/// How this program is started in a role.
+pub(crate) fn program(role: Role) -> (PathBuf, Vec<String>) {
     // Without it no role can be started; the attempt names what is missing.
     let me = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("cellctl"));
     (me, vec![ROLE.to_owned(), role.program().to_owned()])
@@ -120,6 +121,8 @@ fn plan(args: &DemoArgs, folder: PathBuf) -> Plan {
         gate,
         ask_every_ms,
         levels: "info".to_owned(),
+        engine: "sled".to_owned(),
+        all_in_first: false,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused as unsafe.
 
+mod bench;
 mod cluster;
 mod demo;
 mod dlq;
@@ -37,6 +38,9 @@ struct Cli {
 enum Noun {
     /// Three regions, a router and a payment gateway on this machine, to look at or to be guided through.
     Demo(demo::DemoArgs),
+    /// What things cost here.
+    #[command(subcommand)]
+    Bench(bench::Verb),
     /// Orders as every region knows them.
     #[command(subcommand)]
     Order(explain::Verb),
@@ -55,6 +59,7 @@ async fn run(cli: Cli) -> Result<(), Refused> {
     let cluster = || Cluster::load(&cli.cluster);
     match cli.noun {
         Noun::Demo(args) => demo::run(args).await,
+        Noun::Bench(verb) => bench::run(verb, cli.output).await,
         Noun::Order(verb) => explain::run(&cluster()?, "ord_", verb, cli.output).await,
         Noun::Payment(verb) => explain::run(&cluster()?, "pay_", verb, cli.output).await,
         Noun::Dlq(verb) => dlq::run(&cluster()?, verb, cli.output).await,
@@ -69,7 +74,7 @@ fn main() -> ExitCode {
     let mut unsafe_refusal = None;
     let code = main_exit("cellctl", || {
         let cli = Cli::parse();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         match runtime.block_on(run(cli)) {
             Ok(()) => Ok(()),
             Err(Refused::Usage(message)) => Err(Exit::Usage(message)),

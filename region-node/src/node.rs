@@ -428,7 +428,9 @@ impl Node {
         explain::explain(&self.working, id, &duties)
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+    /// What keeps the view; for [`Running::join`].
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
         self.working.store()
     }
 

@@ -263,6 +263,8 @@ impl<T: Told> Loop<T> {
         metrics::histogram!("cell_log_sync_seconds").record(before.elapsed().as_secs_f64());
         metrics::histogram!("cell_log_group_records").record(records.len() as f64);
         metrics::counter!("cell_log_syncs_total").increment(1);
+        let bytes: usize = records.iter().map(Vec::len).sum();
+        metrics::counter!("cell_log_bytes_total").increment(bytes as u64);
         Ok(end)
     }
 

@@ -56,6 +56,10 @@ pub struct Plan {
     pub ask_every_ms: u64,
     /// Level directives of every process.
     pub levels: String,
+    /// What keeps the nodes' views: `sled` or `memory`.
+    pub engine: String,
+    /// The first region is home of every slot, for loads that go to one node; else slots are shared out evenly.
+    pub all_in_first: bool,
 }
 
 /// The deployment could not be brought up, or a part of it not restarted.
@@ -200,7 +204,11 @@ impl Cluster {
         let regions = &self.plan.regions;
         let mut placement = format!("version = 1\nregions = {regions:?}\n");
         for (nth, region) in regions.iter().enumerate() {
-            let (from, to) = slots_of(nth, regions.len());
+            let (from, to) =
+                if self.plan.all_in_first { (0, SLOTS - 1) } else { slots_of(nth, regions.len()) };
+            if self.plan.all_in_first && nth > 0 {
+                break;
+            }
             placement += &format!("\n[[slots]]\nfrom = {from}\nto = {to}\nhome = {region:?}\n");
         }
         self.write("placement.toml", &placement)?;
@@ -236,12 +244,13 @@ impl Cluster {
             .map(|region| format!("http://{}/v1/payments/callback", at(self.ports[region].http)))
             .collect();
         format!(
-            "region = {region:?}\ndata_dir = {:?}\nplacement_file = {:?}\n\n\
+            "region = {region:?}\ndata_dir = {:?}\nplacement_file = {:?}\nengine = {:?}\n\n\
              [listen]\nhttp = \"{}\"\ngrpc = \"{}\"\nadmin = \"{}\"\n\n\
              [gateway]\nurl = \"http://{}\"\nsecret_file = {:?}\ncallback_urls = {callbacks:?}\n\
              ask_every_ms = {}\n\n[rules]\n{}\n\n[telemetry]\nlevels = {:?}\n",
             self.folder().join(region).join("node"),
             self.folder().join("placement.toml"),
+            self.plan.engine,
             at(ports.http),
             at(ports.node_grpc),
             at(ports.node_admin),
@@ -350,6 +359,18 @@ impl Cluster {
             failed = failed.or(futures::future::join_all(stopping).await.into_iter().flatten().next());
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// The process that plays a role, if it runs.
+    #[must_use]
+    pub fn pid(&self, role: Role, region: &str) -> Option<u32> {
+        self.running.get(&(role, region.to_owned())).and_then(Process::pid)
+    }
+
+    /// Every process that runs.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        self.running.values().filter_map(Process::pid).collect()
     }
 
     /// Processes that have ended without being asked to.

@@ -1,0 +1,230 @@
+//! The load: clients that place orders over kept connections, as cheaply as they can, since they share the processors
+//! with what they measure.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const USERS: u64 = 10_000;
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// Microseconds.
+    pub(super) latency: Histogram<u64>,
+    pub(super) seconds: f64,
+}
+
+pub(super) fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
+}
+
+/// Ids as UUIDv7 has them: time first, then what makes them unique.
+#[derive(Debug, Default)]
+pub(super) struct Keys(AtomicU64);
+
+impl Keys {
+    pub(super) fn next(&self) -> String {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ms = since.as_millis() as u64 & 0xffff_ffff_ffff;
+        let n = self.0.fetch_add(1, Ordering::Relaxed);
+        let tag = u64::from(std::process::id());
+        let unique = (tag & 0xffff) << 46 | n & ((1 << 46) - 1);
+        format!(
+            "{:08x}-{:04x}-7{:03x}-{:04x}-{:012x}",
+            ms >> 16,
+            ms & 0xffff,
+            n & 0xfff,
+            0x8000 | unique >> 48 & 0x3fff,
+            unique & 0xffff_ffff_ffff,
+        )
+    }
+}
+
+/// A user of the region under load.
+pub(super) fn user(n: u64) -> String {
+    format!("user-{:05}", n % USERS)
+}
+
+/// About what a shop's order of three lines looks like.
+pub(super) fn body(n: u64) -> String {
+    format!(
+        r#"{{"content":{{"currency":"CNY","lines":[{{"sku":"tea-{:04}","title":"Tieguanyin Oolong, spring, 250 g","quantity":2,"unit_minor":4500}},{{"sku":"pot-{:04}","title":"Yixing clay teapot, 180 ml","quantity":1,"unit_minor":28800}},{{"sku":"cup-{:04}","title":"Celadon cup, set of four","quantity":1,"unit_minor":15900}}],"coupon_minor":1000,"foreign_shipping_minor":3500,"duty_minor":420}},"external_ref":"SHOP-2026-{n:010}","attributes":{{"channel":"app","gift":false}}}}"#,
+        n % 1_000,
+        n % 97,
+        n % 313,
+    )
+}
+
+/// One client's connection.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(address: SocketAddr) -> Result<Connection> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { stream, buffer: Vec::with_capacity(4_096) })
+    }
+
+    /// Places one order; anything but 201 ends the run.
+    async fn place(&mut self, n: u64, keys: &Keys) -> Result<()> {
+        let body = body(n);
+        let request = format!(
+            "POST /v1/orders HTTP/1.1\r\nhost: bench\r\nx-user-id: {}\r\nidempotency-key: {}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            user(n),
+            keys.next(),
+            body.len(),
+        );
+        self.stream.write_all(request.as_bytes()).await?;
+        self.buffer.clear();
+        loop {
+            ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the node closed the connection");
+            let Some(head) = find(&self.buffer, b"\r\n\r\n") else { continue };
+            let length = content_length(&self.buffer[..head])?;
+            if self.buffer.len() < head + 4 + length {
+                continue;
+            }
+            if !self.buffer.starts_with(b"HTTP/1.1 201") {
+                bail!("not placed: {}", String::from_utf8_lossy(&self.buffer));
+            }
+            return Ok(());
+        }
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn content_length(head: &[u8]) -> Result<usize> {
+    let head = String::from_utf8_lossy(head);
+    let line = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().to_owned())
+    });
+    line.context("an answer without content-length")?.parse().context("content-length")
+}
+
+/// When to count: a warm-up, then the run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Phase {
+    counting: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+impl Phase {
+    pub(super) fn count(&self) {
+        self.counting.store(true, Ordering::Relaxed);
+    }
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+    pub(super) fn counts(&self) -> bool {
+        self.counting.load(Ordering::Relaxed)
+    }
+}
+
+/// Closed loop: each client places its next order when the last one was answered.
+pub(super) async fn closed(
+    address: SocketAddr,
+    clients: usize,
+    numbers: Arc<AtomicU64>,
+    keys: Arc<Keys>,
+    phase: Phase,
+) -> Result<Histogram<u64>> {
+    let mut running = Vec::with_capacity(clients);
+    for _ in 0..clients {
+        let mut connection = Connection::open(address).await?;
+        let (numbers, keys, phase) = (numbers.clone(), keys.clone(), phase.clone());
+        running.push(tokio::spawn(async move {
+            let mut latency = histogram()?;
+            while !phase.is_over() {
+                let begun = Instant::now();
+                connection.place(numbers.fetch_add(1, Ordering::Relaxed), &keys).await?;
+                // The last one may be answered after the end: it began inside and counts.
+                if phase.counts() {
+                    latency.record(begun.elapsed().as_micros().max(1) as u64)?;
+                }
+            }
+            anyhow::Ok(latency)
+        }));
+    }
+    gather(running).await
+}
+
+/// Open loop: orders come when they are due, whether or not earlier ones are answered, and are timed from then.
+pub(super) async fn open(
+    address: SocketAddr,
+    rate: u64,
+    numbers: Arc<AtomicU64>,
+    keys: Arc<Keys>,
+    phase: Phase,
+) -> Result<Histogram<u64>> {
+    // Enough connections that one is free when an order is due, unless the node is far behind.
+    const CONNECTIONS: u64 = 256;
+    let begun = Instant::now();
+    let every = Duration::from_secs_f64(CONNECTIONS as f64 / rate as f64);
+    let mut running = Vec::new();
+    for i in 0..CONNECTIONS {
+        let mut connection = Connection::open(address).await?;
+        let (numbers, keys, phase) = (numbers.clone(), keys.clone(), phase.clone());
+        let first = begun + Duration::from_millis(100) + every.mul_f64(i as f64 / CONNECTIONS as f64);
+        running.push(tokio::spawn(async move {
+            let mut latency = histogram()?;
+            let mut due = first;
+            while !phase.is_over() {
+                tokio::time::sleep_until(due.into()).await;
+                connection.place(numbers.fetch_add(1, Ordering::Relaxed), &keys).await?;
+                if phase.counts() {
+                    latency.record(due.elapsed().as_micros().max(1) as u64)?;
+                }
+                due += every;
+            }
+            anyhow::Ok(latency)
+        }));
+    }
+    gather(running).await
+}
+
+async fn gather(running: Vec<tokio::task::JoinHandle<Result<Histogram<u64>>>>) -> Result<Histogram<u64>> {
+    let mut all = histogram()?;
+    for client in running {
+        all.add(client.await??)?;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_uuids_of_version_7_and_never_the_same() {
+        let keys = Keys::default();
+        let some: std::collections::BTreeSet<String> = (0..10_000).map(|_| keys.next()).collect();
+        assert_eq!(some.len(), 10_000);
+        for key in &some {
+            assert_eq!(key.len(), 36, "{key}");
+            assert!(cell_core::order::uuid7_time_ms(key).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_body_is_an_order() {
+        let order: serde_json::Value = serde_json::from_str(&body(7)).unwrap();
+        assert_eq!(order["content"]["lines"].as_array().unwrap().len(), 3);
+    }
+}

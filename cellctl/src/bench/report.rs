@@ -1,0 +1,58 @@
+//! The report: for people a table that reads as ratios, for scripts every number.
+
+use super::PlaceArgs;
+use super::place::Row;
+use crate::output::{self, Format, line};
+
+fn show_note(args: &PlaceArgs) {
+    line(format!(
+        "durable placement, view on {}, client and server on the same {} processors; middle of {} runs of {} s",
+        args.engine.as_str(),
+        std::thread::available_parallelism().map_or(0, usize::from),
+        args.runs,
+        args.seconds,
+    ));
+}
+
+pub(super) fn show(format: Format, args: &PlaceArgs, rows: &[Row]) {
+    if format == Format::Table {
+        show_note(args);
+    }
+    let head = [
+        "what",
+        "clients",
+        "orders/s",
+        "p50 ms",
+        "p99 ms",
+        "node CPU µs/order",
+        "all CPU µs/order",
+        "orders/fsync",
+        "floor orders/s",
+        "of floor",
+        "floor p50 ms",
+        "p50 / floor",
+        "steal %",
+    ];
+    let known = |value: f64, text: String| if value > 0.0 { text } else { "–".to_owned() };
+    let lines = rows.iter().map(|row| {
+        vec![
+            row.what.clone(),
+            known(row.clients as f64, row.clients.to_string()),
+            format!("{:.0}", row.orders_per_s),
+            format!("{:.2}", row.p50_ms),
+            format!("{:.1}", row.p99_ms),
+            format!("{:.0}", row.cpu_us_per_order),
+            format!("{:.0}", row.cpu_us_per_order_total),
+            known(row.orders_per_fsync, format!("{:.1}", row.orders_per_fsync)),
+            known(row.floor_orders_per_s, format!("{:.0}", row.floor_orders_per_s)),
+            known(
+                row.floor_orders_per_s,
+                format!("{:.0} %", row.orders_per_s / row.floor_orders_per_s * 100.0),
+            ),
+            known(row.floor_p50_ms, format!("{:.2}", row.floor_p50_ms)),
+            known(row.floor_p50_ms, format!("{:.1}", row.p50_ms / row.floor_p50_ms)),
+            format!("{:.1}", row.steal_percent),
+        ]
+    });
+    output::show(format, &head, lines.collect(), &rows);
+}
