@@ -34,7 +34,12 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         telemetry::init("region-node", &config.region, &config.telemetry)?;
         let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        // The writer and the applier have threads of their own; a worker more than there are cores left only takes turns with
+        // them, and a lone request then wakes two where one would do.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = cores.saturating_sub(1).max(1);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
         runtime.block_on(async {
             let shutdown = Shutdown::new();
             service_kit::watch_signals(&shutdown)?;

@@ -1,5 +1,7 @@
 //! The view: what a group of the log becomes in the store, and how it is brought up to the log at start.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use cell_core::cell::{Cell, Front};
 use cell_core::duty::Act;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Closed;
-use cell_core::id::{ActorId, EntityId, Hash, Slot};
+use cell_core::id::{ActorId, EntityId, Hash, OrderId, Slot};
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
@@ -27,10 +29,17 @@ const REPLAY_BYTES: usize = 1 << 20;
 /// Writes a group's effects in one batch, its position with them.
 pub(crate) fn apply(working: &Working, group: &Group) -> Result<(), StoreError> {
     let mut batch = Batch::new();
+    let mut orders_of = BTreeMap::new();
     for entity in group.entities.values() {
-        put_entity(working, entity, &mut batch)?;
+        put_entity(working, entity, &mut orders_of, &mut batch)?;
     }
-    for sheet in &group.sheets {
+    for (key, orders) in orders_of {
+        let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
+        batch.put(key, ids);
+    }
+    // The last sheet of an entity is what it needs now.
+    let sheets: BTreeMap<EntityId, &Sheet> = group.sheets.iter().map(|sheet| (sheet.entity, sheet)).collect();
+    for sheet in sheets.into_values() {
         put_due(working.store(), sheet, &mut batch)?;
     }
     for (actor, front) in &group.frontier {
@@ -53,7 +62,15 @@ fn put_front(actor: &ActorId, front: &Front, batch: &mut Batch) {
     batch.put([keys::FRONTIER, actor.to_string().as_bytes()].concat(), value);
 }
 
-fn put_entity(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Result<(), StoreError> {
+/// The orders placed under each (user, key) that a batch touches: those stored, and those it adds.
+type OrdersOf = BTreeMap<Bytes, Vec<OrderId>>;
+
+fn put_entity(
+    working: &Working,
+    entity: &Arc<Entity>,
+    orders_of: &mut OrdersOf,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
     let bytes = entity.to_shape().to_canon();
     let mut parts = Vec::with_capacity(1);
     let mut rest: &[u8] = &bytes;
@@ -68,22 +85,30 @@ fn put_entity(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Res
         let value = if i == 0 { [&count.to_be_bytes()[..], part].concat() } else { part.to_vec() };
         batch.put(keys::entity_part(&entity.id, i), value);
     }
-    put_indexes(working, entity, batch)
+    put_indexes(working, entity, orders_of, batch)
 }
 
-fn put_indexes(working: &Working, entity: &Arc<Entity>, batch: &mut Batch) -> Result<(), StoreError> {
+fn put_indexes(
+    working: &Working,
+    entity: &Arc<Entity>,
+    orders_of: &mut OrdersOf,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
     let reading = Reading::<Order>::of(entity);
     if let (Some(record), Some(order)) = (&reading.record, entity.id.order()) {
         let created = reading.created.wall_ms;
         batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
         let key = keys::command(&record.user, &record.key);
-        let mut orders =
-            if entity.items().count() == 1 { Vec::new() } else { working.stored_orders(&key)? };
+        let orders = match orders_of.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let stored = working.stored_orders(unknown.key())?;
+                unknown.insert(stored)
+            }
+        };
         if !orders.contains(&order) {
             orders.push(order);
         }
-        let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
-        batch.put(key, ids);
     }
     let reading = Reading::<Payment>::of(entity);
     if let (Some(permit), Some(payment)) = (&reading.record, entity.id.payment())

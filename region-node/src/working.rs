@@ -144,11 +144,10 @@ impl View for Working {
 
     fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
         let key = keys::command(user, key);
-        let recent = self.over().orders_of.get(&key).cloned().unwrap_or_default();
-        if !recent.is_empty() {
-            return Ok(recent);
-        }
-        self.stored_orders(&key).map_err(unavailable)
+        let mut orders = self.over().orders_of.get(&key).cloned().unwrap_or_default();
+        let stored = self.stored_orders(&key).map_err(unavailable)?;
+        orders.extend(stored.into_iter().filter(|order| !orders.contains(order)).collect::<Vec<_>>());
+        Ok(orders)
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cell_core::canon::Message;
@@ -32,6 +32,11 @@ const GROUP_MAX: usize = 128;
 const WAITING_MAX: usize = 4_096;
 /// Groups appended and not yet in the view at most; then the writer waits for the view.
 const BEHIND_MAX: usize = 256;
+/// The view waits this long for more groups to take in one batch: a store that writes to the disk at every batch would
+/// else be in the way of the log's next sync. Everything but lists is served from the working state meanwhile.
+const VIEW_LINGER: Duration = Duration::from_millis(4);
+/// Entities in one batch of the view, about.
+const VIEW_BATCH_MAX: usize = 256;
 
 /// Why a piece of work was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +86,21 @@ pub(crate) struct Group {
     pub(crate) epochs: BTreeMap<Slot, Epoch>,
     pub(crate) closed: BTreeMap<ActorId, u64>,
     pub(crate) sheets: Vec<Sheet>,
+}
+
+impl Group {
+    /// Takes the group behind this one: what is newer stands.
+    fn absorb(&mut self, next: Group) {
+        self.number = next.number;
+        self.end = next.end;
+        self.entities.extend(next.entities);
+        self.command_keys.extend(next.command_keys);
+        self.frontier.extend(next.frontier);
+        self.epochs.extend(next.epochs);
+        self.closed.extend(next.closed);
+        // In order, so that the last sheet of an entity is the one that stays.
+        self.sheets.extend(next.sheets);
+    }
 }
 
 /// What the writer tells the rest of the node after each group.
@@ -186,6 +206,12 @@ fn apply_all(
     mut apply: impl FnMut(Group) -> Result<(), String>,
 ) {
     while let Ok(mut group) = groups.recv() {
+        let begun = Instant::now();
+        while group.entities.len() < VIEW_BATCH_MAX
+            && let Ok(next) = groups.recv_timeout(VIEW_LINGER.saturating_sub(begun.elapsed()))
+        {
+            group.absorb(next);
+        }
         let (number, keys) = (group.number, std::mem::take(&mut group.command_keys));
         let entities = group.entities.keys().copied().collect();
         if let Err(error) = apply(group) {

@@ -563,3 +563,32 @@ async fn an_order_of_one_region_is_paid_for_in_another_over_the_internal_port() 
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_orders_that_met_under_one_key_are_both_known_by_it_also_after_a_restart() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let gateway = start_gateway(folder.path()).await;
+    start_gateway(other.path()).await;
+    let node = start_in(folder.path(), EngineName::Sled, gateway, "north").await;
+    // The same region's node on another disk, as it was before a failover.
+    let before = start_in(other.path(), EngineName::Sled, gateway, "north").await;
+    let a = user_of("north", 0);
+    let mut second = order_body();
+    second["content"]["lines"][0]["quantity"] = json!(3);
+    let first = node.place(&a, "k").await;
+    let (status, placed) = before.call("POST", "/v1/orders", &a, "k", second.clone()).await;
+    assert_eq!(status, 201);
+    carry(before.grpc, node.grpc).await;
+    let path = format!("/v1/orders/{}", placed["id"].as_str().unwrap());
+    // The later one is cancelled, since nothing was paid.
+    node.until(&path, &a, "Cancelled").await;
+    before.stop().await;
+    node.stop().await;
+    let node = start_in(folder.path(), EngineName::Sled, gateway, "north").await;
+    assert_eq!(node.place(&a, "k").await, first);
+    let (status, again) = node.call("POST", "/v1/orders", &a, "k", second.clone()).await;
+    assert_eq!((status, &again["id"]), (200, &placed["id"]));
+    second["content"]["lines"][0]["quantity"] = json!(4);
+    assert_eq!(node.call("POST", "/v1/orders", &a, "k", second).await.0, 422);
+    node.stop().await;
+}

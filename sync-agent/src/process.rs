@@ -34,7 +34,11 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         telemetry::init("sync-agent", &config.region, &config.telemetry)?;
         let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        // It shares the machine with the node, which comes first.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = (cores / 2).max(1);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
         runtime.block_on(async {
             let shutdown = Shutdown::new();
             service_kit::watch_signals(&shutdown)?;

@@ -222,3 +222,6 @@ fn append(log: &mut Log, records: &[Vec<u8>]) -> Result<(), LogError> {
     }
     log.append_group(&records[from..]).map(drop)
 }
+
+#[cfg(test)]
+mod tests;
