@@ -1,5 +1,7 @@
 //! The JSON API, behind the router.
 
+mod cursor;
+mod events;
 mod problem;
 mod shapes;
 
@@ -19,30 +21,38 @@ use cell_store::Scan;
 use problem::Problem;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use service_kit::Shutdown;
 use shapes::{
     AskShape, CardShape, ContentShape, EmptyShape, OrderShape, PaymentShape, PlaceShape, RefundShape,
     event_shapes, order_shape, payment_shape,
 };
 
+use tokio::sync::Semaphore;
+
 use crate::gateway::{CallbackError, Gateway};
 use crate::keys;
 use crate::node::Node;
-use crate::notice::Notice;
 use crate::writer::now_ms;
 
 /// Largest request body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const PAGE_MAX: usize = 100;
+/// Event streams open at once.
+const STREAMS_MAX: usize = 10_000;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     node: Node,
     gateway: Gateway,
     pay_window_ms: u64,
+    shutdown: Shutdown,
+    /// Places for event streams.
+    streams: Arc<Semaphore>,
 }
 
 /// The API's routes.
-pub(crate) fn router(node: Node, gateway: Gateway, pay_window_ms: u64) -> Router {
+pub(crate) fn router(node: Node, gateway: Gateway, pay_window_ms: u64, shutdown: Shutdown) -> Router {
+    let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     Router::new()
         .route("/v1/orders", post(place).get(list_orders))
         .route("/v1/orders/quote", post(quote))
@@ -60,10 +70,11 @@ pub(crate) fn router(node: Node, gateway: Gateway, pay_window_ms: u64) -> Router
         .route("/v1/pay-requests/{payment}/withdraw", post(withdraw))
         .route("/v1/payments/{payment}", get(get_payment))
         .route("/v1/payments/callback", post(callback))
-        .route("/v1/notifications", get(notifications))
+        .route("/v1/notifications", get(events::notifications))
+        .route("/v1/events", get(events::events))
         .fallback(async || Problem::new(404, "unknown-route", "there is no such route"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Arc::new(Api { node, gateway, pay_window_ms }))
+        .with_state(Arc::new(Api { node, gateway, pay_window_ms, shutdown, streams }))
 }
 
 type Shared = State<Arc<Api>>;
@@ -405,40 +416,5 @@ async fn list_pay_requests(
         let entity = api.node.entity(EntityId::from(PaymentId(id)))?;
         items.extend(entity.and_then(|entity| payment_shape(&entity, &user)));
     }
-    Ok(Json(Listed { items, next }).into_response())
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct After {
-    #[serde(default)]
-    after: Option<String>,
-    #[serde(default)]
-    limit: Option<usize>,
-}
-
-/// A user's notices in this region's order of time; at least once, told apart by id.
-async fn notifications(
-    State(api): Shared,
-    User(user): User,
-    after: Result<Query<After>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(After { after, limit }) = after.map_err(|error| Problem::invalid("", error.body_text()))?;
-    let limit = limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let head = keys::of_user(b'n', &user);
-    let mut scan = Scan::prefix(head.clone(), limit);
-    if let Some(after) = after {
-        let bad = || Problem::new(400, "bad-cursor", "the cursor is none of this list");
-        let rest = from_hex(&after).filter(|rest| rest.len() == 32).ok_or_else(bad)?;
-        scan = scan.after([&head[..], &rest].concat());
-    }
-    let store = api.node.store().clone();
-    let found = tokio::task::spawn_blocking(move || store.scan(&scan)).await;
-    let found = found
-        .map_err(|error| Problem::new(503, "unavailable", error.to_string()))?
-        .map_err(|error| Problem::new(503, "unavailable", error.to_string()))?;
-    let next = found.last().map(|(key, _)| to_hex(&key[head.len()..]));
-    let items: Vec<Notice> =
-        found.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect();
     Ok(Json(Listed { items, next }).into_response())
 }

@@ -6,7 +6,7 @@
 //! | `k` | key · 0 · user | ids of the orders placed under it, 16 bytes each |
 //! | `u` | user · 0 · created ms 8 · order 16 | – |
 //! | `p`, `b` | payer (`p`) or buyer (`b`) · 0 · created ms 8 · payment 16 | – |
-//! | `n` | user · 0 · stamp 16 · id hash 16 | a notification |
+//! | `n` | user · 0 · stamp 16 · id hash 16 | a notice (see `notice::Kept`) |
 //! | `d` | due ms 8 · entity 17 | – |
 //! | `x` | entity 17 | the due ms of its `d` key |
 //! | `m` | name | the node's own state |

@@ -11,7 +11,7 @@ use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
-use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId};
+use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, UserId};
 use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
 use cell_core::placement::Placement;
@@ -67,6 +67,7 @@ pub struct Node {
     traces: Traces,
     durable: watch::Receiver<u64>,
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
+    shown: broadcast::Sender<Arc<Vec<UserId>>>,
     tray: Tray,
     log: LogReader,
     members: Members,
@@ -189,9 +190,15 @@ impl Node {
             tray: tray.clone(),
         };
         let apply_to = working.clone();
+        let (shown, _) = broadcast::channel(SIGNALS_MAX);
+        let show = shown.clone();
         let mut groups = 0u64;
         let apply = move |group: Group| {
-            view::apply(&apply_to, &group).map_err(|error| error.to_string())?;
+            let users = view::apply(&apply_to, &group).map_err(|error| error.to_string())?;
+            if !users.is_empty() {
+                // Nobody listens: nobody misses anything.
+                let _ = show.send(Arc::new(users.into_iter().collect()));
+            }
             groups += 1;
             if groups.is_multiple_of(1_000) {
                 apply_to.store().sync().map_err(|error| error.to_string())?;
@@ -206,6 +213,7 @@ impl Node {
             traces,
             durable: writer.durable.clone(),
             signals,
+            shown,
             tray,
             log: reader,
             members,
@@ -253,6 +261,12 @@ impl Node {
     #[must_use]
     pub fn signals(&self) -> broadcast::Receiver<Arc<Vec<EntityId>>> {
         self.signals.subscribe()
+    }
+
+    /// Users with new notices, after the view shows them.
+    #[must_use]
+    pub fn shown(&self) -> broadcast::Receiver<Arc<Vec<UserId>>> {
+        self.shown.subscribe()
     }
 
     /// Carries out a user's command; the reply is given when it is durable.

@@ -1,10 +1,12 @@
 //! Notifications: derived from decisions in every region, so that a user's can be read anywhere.
 
-use cell_core::entity::{Entity, Link, Reading};
+use cell_core::canon::Message;
+use cell_core::entity::{Entity, Kind, Link, Reading};
 use cell_core::event::CommandRef;
 use cell_core::id::{EntityId, Hash, UserId};
 use cell_core::order::{CaptureVerdict, How, Order, OrderDecision, Ruling, Why};
 use cell_core::payment::{AttemptEnd, Payment, PaymentDecision, Permit};
+use cell_core::version::Dot;
 use serde::{Deserialize, Serialize};
 
 /// What a user is told.
@@ -24,6 +26,36 @@ pub struct Notice {
     /// Set where the decision is not in force (any more): receivers must cope with going back.
     #[serde(default)]
     pub superseded: bool,
+    /// W3C `traceparent` of what it was last touched by, if that is known here.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub trace: String,
+}
+
+/// A notice as the view keeps it: first the dots it derives from, so that a reader who has seen them passes over it
+/// without reading it.
+#[derive(Debug)]
+pub(crate) struct Kept<'a> {
+    pub(crate) dots: Vec<Dot>,
+    json: &'a [u8],
+}
+
+impl<'a> Kept<'a> {
+    /// `None` if the bytes are none of ours.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Kept<'a>> {
+        let (count, mut rest) = bytes.split_first()?;
+        let mut dots = Vec::with_capacity(usize::from(*count));
+        for _ in 0..*count {
+            let (length, behind) = rest.split_first()?;
+            let (dot, behind) = behind.split_at_checked(usize::from(*length))?;
+            dots.push(Dot::decode(dot).ok()?);
+            rest = behind;
+        }
+        Some(Kept { dots, json: rest })
+    }
+
+    pub(crate) fn notice(&self) -> Option<Notice> {
+        serde_json::from_slice(self.json).ok()
+    }
 }
 
 /// One user's notice.
@@ -31,13 +63,33 @@ pub struct Notice {
 pub(crate) struct Told {
     pub(crate) user: UserId,
     pub(crate) id: [u8; 16],
+    /// The changes it derives from; a reader who has seen all of them has seen it.
+    pub(crate) dots: Vec<Dot>,
     pub(crate) notice: Notice,
+}
+
+impl Told {
+    /// As [`Kept::decode`] reads it.
+    pub(crate) fn to_kept(&self) -> Vec<u8> {
+        let mut out = vec![self.dots.len() as u8];
+        for dot in &self.dots {
+            let dot = dot.to_canon();
+            // A dot has some 40 bytes: a region's name is short.
+            out.push(dot.len() as u8);
+            out.extend(dot);
+        }
+        serde_json::to_writer(&mut out, &self.notice)
+            .unwrap_or_else(|_| unreachable!("a notice is plain data"));
+        out
+    }
 }
 
 struct Saying<'a> {
     entity: EntityId,
     order: String,
     payment: Option<String>,
+    /// What put the decisions in force that supersede others.
+    in_force: Option<Dot>,
     told: &'a mut Vec<Told>,
 }
 
@@ -57,8 +109,11 @@ impl Saying<'_> {
             at_ms: link.since.wall_ms,
             counter: link.since.counter,
             superseded,
+            trace: String::new(),
         };
-        self.told.push(Told { user: user.clone(), id, notice });
+        let mut dots = vec![link.dot];
+        dots.extend(self.in_force.filter(|_| superseded));
+        self.told.push(Told { user: user.clone(), id, dots, notice });
     }
 }
 
@@ -76,7 +131,9 @@ pub(crate) fn notices(entity: &Entity) -> Vec<Told> {
 fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
     let reading = Reading::<Order>::of(entity);
     let Some(record) = &reading.record else { return };
-    let mut saying = Saying { entity: entity.id, order: entity.id.to_string(), payment: None, told };
+    let in_force = in_force(&reading);
+    let mut saying =
+        Saying { entity: entity.id, order: entity.id.to_string(), payment: None, in_force, told };
     let mut payer = None;
     for link in &reading.history {
         if let OrderDecision::PermitOpened(opened) = link.body {
@@ -87,6 +144,12 @@ fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
     for stray in &reading.strays {
         superseded(&mut saying, stray, stray.command());
     }
+}
+
+/// The first decision of the epoch in force: it made strays of what it did not inherit.
+fn in_force<K: Kind>(reading: &Reading<'_, K>) -> Option<Dot> {
+    let epoch = reading.epoch?;
+    reading.history.iter().find(|link| link.decided.epoch == epoch).map(|link| link.dot)
 }
 
 fn superseded<D>(saying: &mut Saying<'_>, stray: &Link<'_, D>, command: Option<&CommandRef>) {
@@ -154,6 +217,7 @@ fn payment_notices(entity: &Entity, told: &mut Vec<Told>) {
         entity: entity.id,
         order: permit.order.to_string(),
         payment: Some(entity.id.to_string()),
+        in_force: in_force(&reading),
         told,
     };
     for link in &reading.history {

@@ -149,7 +149,7 @@ impl RegionNode {
                     tracing::error!(%error, "the internal port failed");
                 }
             });
-            let api = http::router(self.node, self.gateway, self.pay_window_ms);
+            let api = http::router(self.node, self.gateway, self.pay_window_ms, shutdown.clone());
             let stop = shutdown.token();
             axum::serve(nodelay(self.http), api)
                 .with_graceful_shutdown(async move { stop.cancelled().await })

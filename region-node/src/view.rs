@@ -1,7 +1,7 @@
 //! The view: what a group of the log becomes in the store, and how it is brought up to the log at start.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use cell_core::cell::{Cell, Front};
 use cell_core::duty::Act;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Closed;
-use cell_core::id::{ActorId, EntityId, Hash, OrderId, Slot};
+use cell_core::id::{ActorId, EntityId, Hash, OrderId, Slot, UserId};
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
@@ -26,12 +26,14 @@ use crate::writer::{Group, Sheet};
 /// Records replayed between two writes of the view.
 const REPLAY_BYTES: usize = 1 << 20;
 
-/// Writes a group's effects in one batch, its position with them.
-pub(crate) fn apply(working: &Working, group: &Group) -> Result<(), StoreError> {
+/// Writes a group's effects in one batch, its position with them; returns whose notices are among them.
+pub(crate) fn apply(working: &Working, group: &Group) -> Result<BTreeSet<UserId>, StoreError> {
     let mut batch = Batch::new();
-    let mut orders_of = BTreeMap::new();
+    let (mut orders_of, mut users) = (BTreeMap::new(), BTreeSet::new());
     for entity in group.entities.values() {
-        put_entity(working, entity, &mut orders_of, &mut batch)?;
+        put_entity(entity, &mut batch)?;
+        put_indexes(working, entity, &mut orders_of, &mut batch)?;
+        put_notices(entity, &mut users, &mut batch);
     }
     for (key, orders) in orders_of {
         let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
@@ -53,7 +55,8 @@ pub(crate) fn apply(working: &Working, group: &Group) -> Result<(), StoreError> 
         batch.put([keys::CLOSED, actor.to_string().as_bytes()].concat(), closed.to_canon());
     }
     batch.put(keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
-    working.store().write(batch)
+    working.store().write(batch)?;
+    Ok(users)
 }
 
 fn put_front(actor: &ActorId, front: &Front, batch: &mut Batch) {
@@ -65,12 +68,7 @@ fn put_front(actor: &ActorId, front: &Front, batch: &mut Batch) {
 /// The orders placed under each (user, key) that a batch touches: those stored, and those it adds.
 type OrdersOf = BTreeMap<Bytes, Vec<OrderId>>;
 
-fn put_entity(
-    working: &Working,
-    entity: &Arc<Entity>,
-    orders_of: &mut OrdersOf,
-    batch: &mut Batch,
-) -> Result<(), StoreError> {
+fn put_entity(entity: &Entity, batch: &mut Batch) -> Result<(), StoreError> {
     let bytes = entity.to_shape().to_canon();
     let mut parts = Vec::with_capacity(1);
     let mut rest: &[u8] = &bytes;
@@ -85,7 +83,7 @@ fn put_entity(
         let value = if i == 0 { [&count.to_be_bytes()[..], part].concat() } else { part.to_vec() };
         batch.put(keys::entity_part(&entity.id, i), value);
     }
-    put_indexes(working, entity, orders_of, batch)
+    Ok(())
 }
 
 fn put_indexes(
@@ -118,12 +116,15 @@ fn put_indexes(
         batch.put(keys::user_entry(b'p', &permit.payer, created, &payment.0.0), Bytes::new());
         batch.put(keys::user_entry(b'b', &permit.buyer, created, &payment.0.0), Bytes::new());
     }
+    Ok(())
+}
+
+fn put_notices(entity: &Entity, users: &mut BTreeSet<UserId>, batch: &mut Batch) {
     for told in notices(entity) {
         let key = keys::notification(&told.user, told.notice.at_ms, told.notice.counter, &told.id);
-        let value = serde_json::to_vec(&told.notice).map_err(|error| StoreError::Io(error.to_string()))?;
-        batch.put(key, value);
+        batch.put(key, told.to_kept());
+        users.insert(told.user);
     }
-    Ok(())
 }
 
 /// When an entity next needs something done; 0 at once.
@@ -188,6 +189,16 @@ pub(crate) enum StartError {
     Record(#[from] cell_core::canon::Malformed),
     #[error(transparent)]
     View(#[from] cell_core::cell::Unavailable),
+}
+
+/// How far the view is, of every actor: what the last batch said.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<Vec<(ActorId, u64)>, StoreError> {
+    let frontier = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
+    let dot = |value: &Bytes| Dot::decode(value.get(32..)?).ok();
+    Ok(frontier.iter().filter_map(|(_, value)| dot(value)).map(|dot| (dot.actor, dot.seq)).collect())
 }
 
 /// Restores what the view says of frontier and epochs, then replays the log behind it.
