@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -21,7 +21,7 @@ use cell_store::Scan;
 use problem::Problem;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use service_kit::Shutdown;
+use service_kit::{Shutdown, TraceParent};
 use shapes::{
     AskShape, CardShape, ContentShape, EmptyShape, OrderShape, PaymentShape, PlaceShape, RefundShape,
     event_shapes, order_shape, payment_shape,
@@ -37,6 +37,7 @@ use crate::writer::now_ms;
 /// Largest request body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const PAGE_MAX: usize = 100;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Event streams open at once.
 const STREAMS_MAX: usize = 10_000;
 
@@ -106,6 +107,17 @@ fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
     Ok(key.to_owned())
 }
 
+/// The request's trace, or a new one: what follows from it in other regions is found under it.
+fn trace_of(headers: &HeaderMap) -> String {
+    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse::<TraceParent>().ok());
+    let trace = given.or_else(|| {
+        let mut random = [0; 24];
+        // Without entropy the request has no trace, and is carried out all the same.
+        getrandom::fill(&mut random).ok().map(|()| TraceParent::from_random(random))
+    });
+    trace.map(|trace| trace.to_string()).unwrap_or_default()
+}
+
 fn body_of<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
@@ -131,10 +143,12 @@ impl Api {
         ask: Ask,
     ) -> Result<Response, Problem> {
         let key = key_of(headers)?;
-        let trace = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.to_owned(), ask };
+        let trace = trace_of(headers);
+        let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.clone(), ask };
         let reply = self.node.command(command).await??;
-        self.answer(&user, &reply)
+        let mut response = self.answer(&user, &reply)?;
+        response.headers_mut().extend(HeaderValue::from_str(&trace).ok().map(|trace| (TRACEPARENT, trace)));
+        Ok(response)
     }
 
     /// The thing that was acted on, as it stands now.

@@ -1,137 +1,17 @@
-//! A real node over real HTTP, on real files.
-
-use std::net::SocketAddr;
-use std::path::Path;
+//! The JSON API, and the internal port behind it.
 
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use region_node::{Config, EngineName, GatewayConfig, Listen, RulesConfig, now_ms};
+use region_node::{EngineName, now_ms};
 use serde_json::{Value, json};
 use service_kit::{Origins, Shutdown};
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 
-const PLACEMENT: &str = r#"
-version = 1
-regions = ["north", "east"]
-[[slots]]
-from = 0
-to = 511
-home = "north"
-[[slots]]
-from = 512
-to = 1023
-home = "east"
-"#;
-
-struct Service {
-    address: SocketAddr,
-    grpc: SocketAddr,
-    /// The gateway's, for its ledger.
-    gateway: SocketAddr,
-    shutdown: Shutdown,
-    running: JoinHandle<()>,
-}
-
-const SECRET: &[u8] = b"callback-secret";
-
-/// The sandbox gateway, as real as the node; its ledger outlives a restart of the node.
-async fn start_gateway(folder: &Path) -> SocketAddr {
-    std::fs::write(folder.join("secret"), SECRET).unwrap();
-    let config = sandbox_gateway::Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        secret_file: service_kit::SecretFile::new(folder.join("secret")),
-        ledger_path: Some(folder.join("ledger.json")),
-    };
-    let gateway = sandbox_gateway::build(config, &Origins::default()).await.unwrap();
-    let address = gateway.local_addr().unwrap();
-    tokio::spawn(gateway.run(Shutdown::new()));
-    address
-}
-
-fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, region: &str) -> Config {
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    Config {
-        region: region.to_owned(),
-        node_index: 0,
-        listen: Listen { http: any, grpc: any, admin: any },
-        data_dir: folder.join(region),
-        engine,
-        placement_file: folder.join("placement.toml"),
-        gateway: GatewayConfig {
-            url: format!("http://{gateway}"),
-            secret_file: service_kit::SecretFile::new(folder.join("secret")),
-            callback_urls: Vec::new(),
-            timeout_ms: 1_000,
-            ask_every_ms: 100,
-        },
-        rules: RulesConfig::default(),
-        telemetry: service_kit::TelemetryConfig::default(),
-    }
-}
-
-async fn start(folder: &Path, engine: EngineName) -> Service {
-    let gateway = start_gateway(folder).await;
-    start_in(folder, engine, gateway, "north").await
-}
-
-async fn start_in(folder: &Path, engine: EngineName, gateway: SocketAddr, region: &str) -> Service {
-    std::fs::write(folder.join("placement.toml"), PLACEMENT).unwrap();
-    let config = config(folder, engine, gateway, region);
-    let shutdown = Shutdown::new();
-    let node = region_node::build(config, &Origins::default(), None, shutdown.clone()).await.unwrap();
-    let [(_, address), (_, grpc), _] = node.listen().unwrap();
-    let running = node.run();
-    Service { address, grpc, gateway, shutdown, running: tokio::spawn(async move { running.await.unwrap() }) }
-}
-
-impl Service {
-    async fn stop(self) {
-        self.shutdown.begin();
-        self.running.await.unwrap();
-    }
-
-    async fn call(&self, method: &str, path: &str, user: &str, key: &str, body: Value) -> (u16, Value) {
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let mut request =
-            hyper::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        if !user.is_empty() {
-            request = request.header("x-user-id", user);
-        }
-        if !key.is_empty() {
-            request = request.header("idempotency-key", key);
-        }
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let response = client.request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
-        let status = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    async fn place(&self, user: &str, key: &str) -> String {
-        let (status, order) = self.call("POST", "/v1/orders", user, key, order_body()).await;
-        assert!(status == 201 || status == 200, "{status} {order}");
-        order["id"].as_str().unwrap().to_owned()
-    }
-}
-
-fn order_body() -> Value {
-    json!({ "content": { "currency": "CNY", "lines": [{ "sku": "tea", "quantity": 2, "unit_minor": 4500 }],
-        "duty_minor": 100 }, "attributes": { "gift": true } })
-}
-
-/// The `nth` user whose home is `region`.
-fn user_of(region: &str, nth: usize) -> String {
-    let fits = |user: &String| {
-        let slot = cell_core::id::UserId::new(user).unwrap().slot().number();
-        (slot < 512) == (region == "north")
-    };
-    (0..).map(|i| format!("user{i}")).filter(fits).nth(nth).unwrap()
-}
+use crate::support::{SECRET, Service, carry, config, order_body, start, start_gateway, start_in, user_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_placed_once_read_by_its_owner_only_and_found_again_after_a_restart() {
@@ -306,43 +186,6 @@ async fn a_folder_held_by_another_node_is_refused_in_one_line_that_names_it() {
     node.stop().await;
 }
 
-impl Service {
-    async fn place_of(&self, user: &str, key: &str, unit_minor: u64) -> String {
-        let mut body = order_body();
-        body["content"]["lines"] = json!([{ "sku": "tea", "quantity": 1, "unit_minor": unit_minor }]);
-        body["content"]["duty_minor"] = json!(0);
-        let (status, order) = self.call("POST", "/v1/orders", user, key, body).await;
-        assert_eq!(status, 201, "{order}");
-        order["id"].as_str().unwrap().to_owned()
-    }
-
-    async fn until(&self, path: &str, user: &str, status: &str) -> Value {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-        loop {
-            let (_, seen) = self.call("GET", path, user, "", Value::Null).await;
-            if seen["status"] == status {
-                return seen;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "{path} is {} and not {status}", seen["status"]);
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    }
-
-    /// (captured, refunded) of an order in the gateway's own books.
-    async fn ledger(&self, order: &str) -> (u64, u64) {
-        let at = Service {
-            address: self.gateway,
-            grpc: self.gateway,
-            gateway: self.gateway,
-            shutdown: Shutdown::new(),
-            running: tokio::spawn(async {}),
-        };
-        let (_, books) = at.call("GET", "/control/ledger", "", "", Value::Null).await;
-        let total = &books["by_order"][order];
-        (total["captured_minor"].as_u64().unwrap_or(0), total["refunded_minor"].as_u64().unwrap_or(0))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn paying_charges_the_gateway_once_whatever_it_answers_and_a_cancel_gives_the_money_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -467,65 +310,14 @@ async fn forged_stale_and_malformed_callbacks_change_nothing_and_a_replay_has_no
     assert_eq!((settled, &seen["cases"]), (1, &json!([])));
 }
 
-/// What a sync-agent does, in a few lines: one region's durable changes into the other, its messages delivered.
-async fn carry(from: SocketAddr, to: SocketAddr) {
-    let mut source = NodeClient::connect(format!("http://{from}")).await.unwrap();
-    let mut target = NodeClient::connect(format!("http://{to}")).await.unwrap();
-    let (batches, applying) = tokio::sync::mpsc::channel(8);
-    let replies = target.apply(ReceiverStream::new(applying)).await.unwrap().into_inner();
-    tokio::spawn(async move {
-        let mut replies = replies;
-        while let Ok(Some(reply)) = replies.message().await {
-            assert_eq!(reply.refusals, []);
-        }
-    });
-    let own = source.status(v1::StatusRequest {}).await.unwrap().into_inner().region;
-    let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0 };
-    let mut tail = source.tail(request).await.unwrap().into_inner();
-    let mut deliver = target.clone();
-    let (acks, acked) = tokio::sync::mpsc::channel(8);
-    acks.send(v1::OutboxAck { message_id: Default::default(), accepted: false }).await.unwrap();
-    let mut outbox = source.outbox(ReceiverStream::new(acked)).await.unwrap().into_inner();
-    tokio::spawn(async move {
-        while let Ok(Some(batch)) = tail.message().await {
-            let of_region = |entry: &v1::Entry| {
-                let node = entry.dot.as_ref().and_then(|dot| dot.actor.as_ref()?.node.clone());
-                node.is_some_and(|node| node.region == own)
-            };
-            let entries = batch.items.into_iter().filter_map(|item| item.entry).filter(of_region).collect();
-            if batches.send(v1::ApplyBatch { batch: batch.next_position, entries }).await.is_err() {
-                return;
-            }
-        }
-    });
-    tokio::spawn(async move {
-        while let Ok(Some(envelope)) = outbox.message().await {
-            let message_id = envelope.id.clone();
-            let missing = deliver
-                .present(v1::PresentRequest { requires: envelope.requires.clone() })
-                .await
-                .map(|reply| reply.into_inner().missing);
-            let ready = missing.is_ok_and(|missing| missing.is_empty());
-            if ready {
-                let why = v1::deliver_request::Why::Ready.into();
-                let request = v1::DeliverRequest { envelope: Some(envelope), why, reason: String::new() };
-                let _ = deliver.deliver(request).await;
-            }
-            if acks.send(v1::OutboxAck { message_id, accepted: ready }).await.is_err() {
-                return;
-            }
-        }
-    });
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_of_one_region_is_paid_for_in_another_over_the_internal_port() {
     let folder = tempfile::tempdir().unwrap();
     let gateway = start_gateway(folder.path()).await;
     let north = start_in(folder.path(), EngineName::Sled, gateway, "north").await;
     let east = start_in(folder.path(), EngineName::Memory, gateway, "east").await;
-    carry(north.grpc, east.grpc).await;
-    carry(east.grpc, north.grpc).await;
+    carry(north.grpc, east.grpc, watch::Sender::new(false).subscribe()).await;
+    carry(east.grpc, north.grpc, watch::Sender::new(false).subscribe()).await;
     let (a, b) = (user_of("north", 0), user_of("east", 0));
     let order = north.place_of(&a, "o", 5_000).await;
     let ask = format!("/v1/orders/{order}/pay-requests");
@@ -578,7 +370,7 @@ async fn two_orders_that_met_under_one_key_are_both_known_by_it_also_after_a_res
     let first = node.place(&a, "k").await;
     let (status, placed) = before.call("POST", "/v1/orders", &a, "k", second.clone()).await;
     assert_eq!(status, 201);
-    carry(before.grpc, node.grpc).await;
+    carry(before.grpc, node.grpc, watch::Sender::new(false).subscribe()).await;
     let path = format!("/v1/orders/{}", placed["id"].as_str().unwrap());
     // The later one is cancelled, since nothing was paid.
     node.until(&path, &a, "Cancelled").await;

@@ -1,0 +1,5 @@
+//! A real node over real HTTP, on real files.
+
+mod api;
+mod events;
+mod support;
