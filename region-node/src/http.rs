@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use cell_core::cell::{Ask, Command, Reply};
+use cell_core::event::Op;
 use cell_core::id::{EntityId, OrderId, PaymentId, PublicId, UserId};
 use cell_store::Scan;
 use problem::Problem;
@@ -144,8 +145,15 @@ impl Api {
     ) -> Result<Response, Problem> {
         let key = key_of(headers)?;
         let trace = trace_of(headers);
+        let op = ask.op();
         let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.clone(), ask };
         let reply = self.node.command(command).await??;
+        // Placing is the everyday; what involves others is worth a line that the trace begins with.
+        if op != Op::Place
+            && let Ok(trace) = trace.parse::<TraceParent>()
+        {
+            trace.span("command").in_scope(|| tracing::info!(%op, order = %reply.order, "carried out"));
+        }
         let mut response = self.answer(&user, &reply)?;
         response.headers_mut().extend(HeaderValue::from_str(&trace).ok().map(|trace| (TRACEPARENT, trace)));
         Ok(response)

@@ -71,10 +71,12 @@ pub fn init(service: &str, region: &str, config: &TelemetryConfig) -> Result<(),
 }
 
 fn layer(service: &str, region: &str, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // The fields of spans are coloured by the layer, the rest by the format.
+    let colours = std::io::stderr().is_terminal();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     match format {
         LogFormat::Text => {
-            let inner = tracing_subscriber::fmt::format().with_ansi(std::io::stderr().is_terminal());
+            let inner = tracing_subscriber::fmt::format().with_ansi(colours);
             layer.event_format(Named::new(service, region, inner)).boxed()
         }
         LogFormat::Json => {

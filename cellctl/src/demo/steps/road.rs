@@ -59,17 +59,12 @@ pub(super) async fn overtaken(stage: &mut Stage) -> Result<()> {
         "the request was delivered before its order"
     );
     stage.say("east has the request and not the order: parked, and warned of");
-    let woken = wake_seconds(stage, "east").await?;
+    let before = woken(stage, "east").await?;
     let begun = Instant::now();
     stage.cluster.data_into("east", LinkState::Open);
     hears(&mut b_hears, "pay-request.received", &order).await?;
-    let heard = begun.elapsed();
-    let woke = wake_seconds(stage, "east").await? - woken;
-    stage.say(&format!(
-        "healed: {b} heard {:.0} ms later; from the order's apply to the delivery: {:.1} ms",
-        ms(heard),
-        woke * 1e3
-    ));
+    stage.say(&format!("healed: {b} heard {:.0} ms later", ms(begun.elapsed())));
+    say_wake(stage, "east", before, "the order").await?;
 
     stage.cluster.data_into("north", LinkState::Held);
     stage.say("now data into north is held");
@@ -80,21 +75,15 @@ pub(super) async fn overtaken(stage: &mut Stage) -> Result<()> {
     let seen = stage.order_in("north", &order).await?;
     ensure!(seen["status"] != "Paid", "north knew of the payment before its data came: {seen}");
     stage.say("paid in east; the result is parked in north, which has not seen the payment");
-    let woken = wake_seconds(stage, "north").await?;
+    let before = woken(stage, "north").await?;
     let begun = Instant::now();
     stage.cluster.data_into("north", LinkState::Open);
     hears(&mut a_hears, "order.paid", &order).await?;
     let heard = begun.elapsed();
     stage.everywhere(&order, "Paid").await?;
     stage.books_are(&order, paid(15_000)).await?;
-    let woke = wake_seconds(stage, "north").await? - woken;
     stage.say(&format!("healed: {a} heard {:.0} ms later; Paid everywhere, captured once", ms(heard)));
-    if woke > 0.0 {
-        stage.say(&format!("from the payment's apply to the delivery of the result: {:.1} ms", woke * 1e3));
-    } else {
-        stage.say("the payment's data alone settled the order; the result found nothing left to do");
-    }
-    Ok(())
+    say_wake(stage, "north", before, "the payment").await
 }
 
 /// Waits until the region's gate holds a message and has warned of it.
@@ -109,8 +98,32 @@ pub(super) async fn parked_and_warned(stage: &Stage, region: &str) -> Result<()>
         .await
 }
 
-async fn wake_seconds(stage: &Stage, region: &str) -> Result<f64> {
-    stage.metric(region, "cell_gate_wake_seconds_sum").await
+/// What a region's gate says of the messages it woke: how many, in how many seconds together, and how many it held that
+/// nobody needed any more.
+async fn woken(stage: &Stage, region: &str) -> Result<[f64; 3]> {
+    Ok([
+        stage.metric(region, "cell_gate_wake_seconds_count").await?,
+        stage.metric(region, "cell_gate_wake_seconds_sum").await?,
+        stage.metric(region, "cell_gate_ended_total").await?,
+    ])
+}
+
+/// Waits until the parked message has ended, and says how long it took from the apply of what it waited for.
+async fn say_wake(stage: &Stage, region: &str, before: [f64; 3], what: &str) -> Result<()> {
+    let after = stage
+        .until(&format!("the message parked in {region} has ended"), async |stage| {
+            let after = woken(stage, region).await?;
+            Ok(if after[2] > before[2] { Ok(after) } else { Err(format!("{after:?}")) })
+        })
+        .await?;
+    if after[0] > before[0] {
+        let took_ms = (after[1] - before[1]) / (after[0] - before[0]) * 1e3;
+        stage.say(&format!("from the apply of {what} to the end of the delivery: {took_ms:.1} ms"));
+    } else {
+        stage
+            .say(&format!("{what}'s data alone had raised it already; the message found nothing left to do"));
+    }
+    Ok(())
 }
 
 pub(super) fn ms(duration: std::time::Duration) -> f64 {
