@@ -16,12 +16,14 @@
 mod lock;
 mod log;
 mod medium;
+mod space;
 mod store;
 
 pub use log::{
     Damage, DamageReason, FRAME_BODY_BYTES_MAX, Log, LogConfig, LogError, LogReader, Position, Recovery,
 };
 pub use medium::{DiskMedium, FaultMedium, Medium, MediumError};
+pub use space::free_bytes;
 pub use store::{
     Batch, Engine, KEY_BYTES_MAX, MemoryStore, Scan, SledConfig, SledStore, Store, StoreError,
     VALUE_BYTES_MAX, discard, open,

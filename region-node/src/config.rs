@@ -74,6 +74,9 @@ pub struct GatewayConfig {
     pub ask_every_ms: u64,
 }
 
+fn default_low_water_mib() -> u64 {
+    512
+}
 fn default_timeout_ms() -> u64 {
     3_000
 }
@@ -94,6 +97,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     #[serde(default)]
     pub engine: EngineName,
+    /// With less free disk than this many MiB new orders are refused; payments, replication and reads go on.
+    #[serde(default = "default_low_water_mib")]
+    pub low_water_mib: u64,
     /// Which slot has which home.
     pub placement_file: PathBuf,
     pub gateway: GatewayConfig,

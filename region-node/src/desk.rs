@@ -180,7 +180,7 @@ impl Tray {
 pub(crate) struct Desk {
     pub(crate) node: Node,
     pub(crate) tray: Tray,
-    pub(crate) gateway: Gateway,
+    pub(crate) gateway: Arc<dyn Gateway>,
     /// Pause between two tries of one duty.
     pub(crate) every_ms: u64,
 }

@@ -98,14 +98,39 @@ struct CallbackShape {
     refund: Option<RefundShape>,
 }
 
-/// A client of the gateway; cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Gateway {
+/// A payment gateway. Every operation has an idempotency key and may be repeated by anybody at any time; what it answers
+/// is written down as facts. Whoever adds another provider implements this and gives its callbacks a verifier.
+#[tonic::async_trait]
+pub(crate) trait Gateway: Send + Sync + std::fmt::Debug {
+    /// Takes the money, once per key: creates the intent, or asks after it where it was created or its time is over.
+    async fn charge(&self, charge: &Charge, now_ms: u64) -> Answer;
+    /// Closes by reference and lists: no money will be taken under this payment any more.
+    async fn close(&self, payment: PaymentId, order: OrderId) -> Answer;
+    /// Gives money back, once per case.
+    async fn refund(&self, case: &RefundCase, order: OrderId) -> Answer;
+    /// Asks after a refund without starting it.
+    async fn ask_refund(&self, case: &[u8; 16]) -> Answer;
+}
+
+/// The gateway's JSON API over HTTP.
+#[derive(Debug)]
+pub(crate) struct HttpGateway {
     client: Client<HttpConnector, Full<Bytes>>,
     url: String,
-    secret: std::sync::Arc<Vec<u8>>,
     callback_urls: Vec<String>,
     timeout: Duration,
+}
+
+/// Verifies what the gateway reports by itself; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Callbacks {
+    secret: std::sync::Arc<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Callbacks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Callbacks")
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -122,15 +147,10 @@ fn key16(text: &str) -> Option<[u8; 16]> {
     unhex(text)?.try_into().ok()
 }
 
-impl Gateway {
-    pub(crate) fn new(
-        url: String,
-        secret: Vec<u8>,
-        callback_urls: Vec<String>,
-        timeout: Duration,
-    ) -> Gateway {
+impl HttpGateway {
+    pub(crate) fn new(url: String, callback_urls: Vec<String>, timeout: Duration) -> HttpGateway {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Gateway { client, url, secret: secret.into(), callback_urls, timeout }
+        HttpGateway { client, url, callback_urls, timeout }
     }
 
     /// Status and JSON body, or why there is none.
@@ -151,34 +171,6 @@ impl Gateway {
         };
         let timeout = tokio::time::timeout(self.timeout, answer).await;
         timeout.unwrap_or_else(|_| Err("no answer in time".to_owned()))
-    }
-
-    /// Takes the money, once per key: creates the intent, or asks after it where it was created or its time is over.
-    pub(crate) async fn charge(&self, charge: &Charge, now_ms: u64) -> Answer {
-        if now_ms >= charge.expires_at_ms {
-            return self.ask_intent(&charge.key).await;
-        }
-        let permit = &charge.permit;
-        let body = json!({
-            "key": hex(&charge.key),
-            "reference": charge.payment.to_string(),
-            "amount_minor": permit.amount_minor,
-            "currency": permit.currency,
-            "expires_at_ms": charge.expires_at_ms,
-            "card_token": charge.card,
-            "metadata": metadata(charge),
-            "callback_urls": self.callback_urls,
-        });
-        match self.call("POST", "/v1/intents", Some(body)).await {
-            Ok((200, intent)) => self.read_intent(intent).await,
-            Ok((409, problem)) if problem["type"] == "reference-closed" => {
-                self.close(charge.payment, permit.order).await
-            }
-            // Another body under the key, or too late: look it up, never charge under another key.
-            Ok((409 | 410, _)) => self.ask_intent(&charge.key).await,
-            Ok((status, _)) => Answer::Unknown(format!("status {status}")),
-            Err(error) => Answer::Unknown(error),
-        }
     }
 
     async fn ask_intent(&self, key: &[u8; 16]) -> Answer {
@@ -218,9 +210,38 @@ impl Gateway {
         }
         Ok(facts)
     }
+}
 
-    /// Closes by reference and lists: no money will be taken under this payment any more.
-    pub(crate) async fn close(&self, payment: PaymentId, order: OrderId) -> Answer {
+#[tonic::async_trait]
+impl Gateway for HttpGateway {
+    async fn charge(&self, charge: &Charge, now_ms: u64) -> Answer {
+        if now_ms >= charge.expires_at_ms {
+            return self.ask_intent(&charge.key).await;
+        }
+        let permit = &charge.permit;
+        let body = json!({
+            "key": hex(&charge.key),
+            "reference": charge.payment.to_string(),
+            "amount_minor": permit.amount_minor,
+            "currency": permit.currency,
+            "expires_at_ms": charge.expires_at_ms,
+            "card_token": charge.card,
+            "metadata": metadata(charge),
+            "callback_urls": self.callback_urls,
+        });
+        match self.call("POST", "/v1/intents", Some(body)).await {
+            Ok((200, intent)) => self.read_intent(intent).await,
+            Ok((409, problem)) if problem["type"] == "reference-closed" => {
+                self.close(charge.payment, permit.order).await
+            }
+            // Another body under the key, or too late: look it up, never charge under another key.
+            Ok((409 | 410, _)) => self.ask_intent(&charge.key).await,
+            Ok((status, _)) => Answer::Unknown(format!("status {status}")),
+            Err(error) => Answer::Unknown(error),
+        }
+    }
+
+    async fn close(&self, payment: PaymentId, order: OrderId) -> Answer {
         let body = json!({ "reference": payment.to_string() });
         let (status, intents) = match self.call("POST", "/v1/intents/close", Some(body)).await {
             Ok(answer) => answer,
@@ -241,8 +262,7 @@ impl Gateway {
         Answer::Facts(facts)
     }
 
-    /// Gives money back, once per case.
-    pub(crate) async fn refund(&self, case: &RefundCase, order: OrderId) -> Answer {
+    async fn refund(&self, case: &RefundCase, order: OrderId) -> Answer {
         let body = json!({
             "key": hex(&case.case),
             "intent_id": case.intent,
@@ -264,14 +284,19 @@ impl Gateway {
         }
     }
 
-    /// Asks after a refund without starting it.
-    pub(crate) async fn ask_refund(&self, case: &[u8; 16]) -> Answer {
+    async fn ask_refund(&self, case: &[u8; 16]) -> Answer {
         match self.call("GET", &format!("/v1/refunds/by-key/{}", hex(case)), None).await {
             Ok((200, refund)) => read_refund(refund),
             Ok((404, _)) => Answer::UnknownKey,
             Ok((status, _)) => Answer::Unknown(format!("status {status}")),
             Err(error) => Answer::Unknown(error),
         }
+    }
+}
+
+impl Callbacks {
+    pub(crate) fn new(secret: Vec<u8>) -> Callbacks {
+        Callbacks { secret: secret.into() }
     }
 
     /// The facts in a callback, if it is genuine and recent.

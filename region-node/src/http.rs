@@ -1,27 +1,29 @@
 //! The JSON API, behind the router.
 
+mod conditions;
 mod cursor;
+mod document;
 mod events;
+mod lists;
 mod problem;
 mod shapes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use cell_core::cell::{Ask, Command, Reply};
 use cell_core::event::Op;
-use cell_core::id::{EntityId, OrderId, PaymentId, PublicId, UserId};
-use cell_store::Scan;
+use cell_core::id::{OrderId, PaymentId, UserId};
+use document::{Body, Operation, Route};
 use problem::Problem;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use service_kit::{Shutdown, TraceParent};
 use shapes::{
     AskShape, CardShape, ContentShape, EmptyShape, OrderShape, PaymentShape, PlaceShape, RefundShape,
@@ -30,53 +32,187 @@ use shapes::{
 
 use tokio::sync::Semaphore;
 
-use crate::gateway::{CallbackError, Gateway};
-use crate::keys;
+use crate::gateway::{CallbackError, Callbacks};
 use crate::node::Node;
 use crate::writer::now_ms;
 
 /// Largest request body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-const PAGE_MAX: usize = 100;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Event streams open at once.
-const STREAMS_MAX: usize = 10_000;
+pub(crate) const STREAMS_MAX: usize = 10_000;
 
+/// What the handlers work with.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    node: Node,
-    gateway: Gateway,
-    pay_window_ms: u64,
-    shutdown: Shutdown,
+    pub(crate) node: Node,
+    pub(crate) gateway: Callbacks,
+    pub(crate) pay_window_ms: u64,
+    pub(crate) shutdown: Shutdown,
     /// Places for event streams.
-    streams: Arc<Semaphore>,
+    pub(crate) streams: Arc<Semaphore>,
 }
 
-/// The API's routes.
-pub(crate) fn router(node: Node, gateway: Gateway, pay_window_ms: u64, shutdown: Shutdown) -> Router {
-    let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    Router::new()
-        .route("/v1/orders", post(place).get(list_orders))
-        .route("/v1/orders/quote", post(quote))
-        .route("/v1/orders/{order}", get(get_order))
-        .route("/v1/orders/{order}/events", get(order_events))
-        .route("/v1/orders/{order}/pay", post(pay))
-        .route("/v1/orders/{order}/cancel", post(cancel))
-        .route("/v1/orders/{order}/amend", post(amend))
-        .route("/v1/orders/{order}/refunds", post(refund))
-        .route("/v1/orders/{order}/pay-requests", post(ask_payer))
-        .route("/v1/pay-requests", get(list_pay_requests))
-        .route("/v1/pay-requests/{payment}", get(get_payment))
-        .route("/v1/pay-requests/{payment}/accept", post(accept))
-        .route("/v1/pay-requests/{payment}/decline", post(decline))
-        .route("/v1/pay-requests/{payment}/withdraw", post(withdraw))
-        .route("/v1/payments/{payment}", get(get_payment))
-        .route("/v1/payments/callback", post(callback))
-        .route("/v1/notifications", get(events::notifications))
-        .route("/v1/events", get(events::events))
-        .fallback(async || Problem::new(404, "unknown-route", "there is no such route"))
+/// The API's routes, and what the document says of each.
+fn routes() -> Vec<Route<Arc<Api>>> {
+    use Body::{Empty, Of};
+    let route =
+        |path, handler, operations: &[Operation]| Route { path, handler, operations: operations.to_vec() };
+    let get_of = |summary, name, query, problems| Operation {
+        method: "get",
+        summary,
+        body: Body::None,
+        answers: name,
+        query,
+        problems,
+        of_user: true,
+    };
+    let post_of = |summary, body, answers, problems| Operation {
+        method: "post",
+        summary,
+        body,
+        answers,
+        query: &[],
+        problems,
+        of_user: true,
+    };
+    const READ: &[&str] = &["bad-id", "not-found"];
+    const LIST: &[&str] = &["invalid-request", "bad-cursor"];
+    const COMMAND: &[&str] = &[
+        "invalid-request",
+        "bad-id",
+        "not-found",
+        "state-forbids",
+        "superseded",
+        "too-many-decisions",
+        "changed",
+        "too-large",
+        "blocked",
+    ];
+    const PLACE: &[&str] = &["invalid-request", "too-large", "low-disk"];
+    const ORDER: &[(u16, &str)] = &[(200, "Order"), (201, "Order")];
+    const BOTH: &[(u16, &str)] =
+        &[(200, "OrderWithPayment"), (201, "OrderWithPayment"), (202, "OrderWithPayment")];
+    const ONE_ORDER: &[(u16, &str)] = &[(200, "Order"), (304, "")];
+    const ONE_PAYMENT: &[(u16, &str)] = &[(200, "Payment"), (304, "")];
+    let command = |summary, body| post_of(summary, body, BOTH, COMMAND);
+    let mut quoting =
+        post_of("What an order would cost", Of("Content"), &[(200, "Quote")], &["invalid-request"]);
+    quoting.problems = &["invalid-request", "too-large"];
+    let called = Operation {
+        method: "post",
+        summary: "The payment gateway reports, signed, at any region",
+        body: Body::None,
+        answers: &[(204, "")],
+        query: &[],
+        problems: &[
+            "callback-unsigned",
+            "callback-forged",
+            "callback-stale",
+            "callback-malformed",
+            "too-large",
+        ],
+        of_user: false,
+    };
+    let described = Operation {
+        method: "get",
+        summary: "This document",
+        body: Body::None,
+        answers: &[(200, "")],
+        query: &[],
+        problems: &[],
+        of_user: false,
+    };
+    vec![
+        route(
+            "/v1/orders",
+            post(place).get(lists::list_orders),
+            &[
+                post_of("Place an order", Of("Place"), ORDER, PLACE),
+                get_of("My orders, newest first", &[(200, "Orders")], lists::ORDER_FILTERS, LIST),
+            ],
+        ),
+        route("/v1/orders/quote", post(quote), &[quoting]),
+        route("/v1/orders/{order}", get(get_order), &[get_of("An order of mine", ONE_ORDER, &[], READ)]),
+        route(
+            "/v1/orders/{order}/events",
+            get(order_events),
+            &[get_of("What was decided on it", &[(200, "Events")], &[], READ)],
+        ),
+        route("/v1/orders/{order}/pay", post(pay), &[command("Pay for it myself", Of("Card"))]),
+        route("/v1/orders/{order}/cancel", post(cancel), &[command("Cancel it", Empty)]),
+        route("/v1/orders/{order}/amend", post(amend), &[command("Change what is bought", Of("Content"))]),
+        route("/v1/orders/{order}/refunds", post(refund), &[command("Give money back", Of("Refund"))]),
+        route(
+            "/v1/orders/{order}/pay-requests",
+            post(ask_payer),
+            &[command("Ask somebody else to pay", Of("Ask"))],
+        ),
+        route(
+            "/v1/pay-requests",
+            get(lists::list_pay_requests),
+            &[get_of("What I am asked to pay, or asked others to", &[(200, "Payments")], lists::ROLE, LIST)],
+        ),
+        route(
+            "/v1/pay-requests/{payment}",
+            get(get_payment),
+            &[get_of("A request to pay", ONE_PAYMENT, &[], READ)],
+        ),
+        route("/v1/pay-requests/{payment}/accept", post(accept), &[command("Say yes, and pay", Of("Card"))]),
+        route("/v1/pay-requests/{payment}/decline", post(decline), &[command("Say no", Empty)]),
+        route("/v1/pay-requests/{payment}/withdraw", post(withdraw), &[command("Ask no longer", Empty)]),
+        route("/v1/payments/{payment}", get(get_payment), &[get_of("A payment", ONE_PAYMENT, &[], READ)]),
+        route("/v1/payments/callback", post(callback), &[called]),
+        route(
+            "/v1/notifications",
+            get(events::notifications),
+            &[get_of("What I was told, in the order of its time", &[(200, "Notices")], events::AFTER, LIST)],
+        ),
+        route(
+            "/v1/events",
+            get(events::events),
+            &[get_of(
+                "What I am told, as it happens",
+                &[(200, "")],
+                &events::AFTER[..1],
+                &["invalid-request", "bad-cursor", "too-many-streams"],
+            )],
+        ),
+        route("/openapi.json", get(openapi), &[described]),
+    ]
+}
+
+/// The OpenAPI document of the API.
+#[must_use]
+pub fn document() -> serde_json::Value {
+    document::document(&routes())
+}
+
+/// The API.
+pub(crate) fn router(api: Api) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        router = router.route(route.path, route.handler);
+    }
+    router
+        .fallback(async || Problem::new("unknown-route", "there is no such route"))
+        .method_not_allowed_fallback(async || Problem::new("method-not-allowed", "not with this method"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Arc::new(Api { node, gateway, pay_window_ms, shutdown, streams }))
+        .layer(axum::middleware::map_response(too_large))
+        .with_state(Arc::new(api))
+}
+
+/// The framework's word for a body over the limit, in ours.
+async fn too_large(response: Response) -> Response {
+    if response.status() != StatusCode::PAYLOAD_TOO_LARGE {
+        return response;
+    }
+    Problem::new("too-large", format!("a body has at most {BODY_BYTES_MAX} bytes")).into_response()
+}
+
+async fn openapi() -> Json<serde_json::Value> {
+    static DOCUMENT: OnceLock<serde_json::Value> = OnceLock::new();
+    Json(DOCUMENT.get_or_init(document).clone())
 }
 
 type Shared = State<Arc<Api>>;
@@ -91,10 +227,9 @@ impl<S: Sync> FromRequestParts<S> for User {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<User, Problem> {
         let header = parts.headers.get("x-user-id").and_then(|value| value.to_str().ok());
         let Some(header) = header else {
-            return Err(Problem::new(401, "unidentified", "the request names no user (X-User-Id)"));
+            return Err(Problem::new("unidentified", "the request names no user (X-User-Id)"));
         };
-        let user =
-            UserId::new(header).map_err(|error| Problem::new(401, "unidentified", error.to_string()))?;
+        let user = UserId::new(header).map_err(|error| Problem::new("unidentified", error.to_string()))?;
         Ok(User(user))
     }
 }
@@ -103,7 +238,7 @@ fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
     let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
     let Some(key) = key.filter(|key| !key.is_empty() && key.len() <= 255) else {
         let detail = "every POST needs an Idempotency-Key of 1 to 255 characters; a UUIDv7 is best";
-        return Err(Problem::new(400, "idempotency-key-missing", detail));
+        return Err(Problem::new("idempotency-key-missing", detail));
     };
     Ok(key.to_owned())
 }
@@ -128,11 +263,11 @@ fn body_of<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 fn order_id(text: &str) -> Result<OrderId, Problem> {
-    text.parse().map_err(|error| Problem::new(400, "bad-id", format!("{text}: {error}")))
+    text.parse().map_err(|error| Problem::new("bad-id", format!("{text}: {error}")))
 }
 
 fn payment_id(text: &str) -> Result<PaymentId, Problem> {
-    text.parse().map_err(|error| Problem::new(400, "bad-id", format!("{text}: {error}")))
+    text.parse().map_err(|error| Problem::new("bad-id", format!("{text}: {error}")))
 }
 
 impl Api {
@@ -147,7 +282,8 @@ impl Api {
         let trace = trace_of(headers);
         let op = ask.op();
         let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.clone(), ask };
-        let reply = self.node.command(command).await??;
+        let condition = conditions::of(headers, &user, &command.ask)?;
+        let reply = self.node.command_if(command, condition).await?.ok_or_else(Problem::changed)??;
         // Placing is the everyday; what involves others is worth a line that the trace begins with.
         if op != Op::Place
             && let Ok(trace) = trace.parse::<TraceParent>()
@@ -177,12 +313,15 @@ impl Api {
             order: order.and_then(|order| order_shape(&order, user, now_ms())),
             payment: payment.and_then(|payment| payment_shape(&payment, user)),
         };
+        let etag = answer.order.as_ref().map(conditions::etag);
         let status = match (reply.pending, reply.repeated) {
             (true, _) => StatusCode::ACCEPTED,
             (false, true) => StatusCode::OK,
             (false, false) => StatusCode::CREATED,
         };
-        Ok((status, Json(answer)).into_response())
+        let mut response = (status, Json(answer)).into_response();
+        response.headers_mut().extend(etag.map(|etag| (header::ETAG, etag)));
+        Ok(response)
     }
 }
 
@@ -194,6 +333,10 @@ async fn place(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
+    if api.node.is_low_on_disk() {
+        let detail = "the disk is nearly full: new orders are refused, everything else goes on";
+        return Err(Problem::new("low-disk", detail));
+    }
     let shape: PlaceShape = body_of(&body)?;
     let record = shape.record(&user, &key_of(&headers)?, api.pay_window_ms)?;
     api.carry_out(user, &headers, &body, Ask::Place { record: Box::new(record) }).await
@@ -210,10 +353,11 @@ async fn get_order(
     State(api): Shared,
     User(user): User,
     Path(order): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
     let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
-    Ok(Json(shape).into_response())
+    Ok(conditions::unless_unchanged(&headers, shape))
 }
 
 async fn order_events(
@@ -290,10 +434,11 @@ async fn get_payment(
     State(api): Shared,
     User(user): User,
     Path(payment): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(payment_id(&payment)?.into())?.ok_or_else(Problem::not_found)?;
     let shape = payment_shape(&entity, &user).ok_or_else(Problem::not_found)?;
-    Ok(Json(shape).into_response())
+    Ok(conditions::unless_unchanged(&headers, shape))
 }
 
 async fn accept(
@@ -334,40 +479,20 @@ async fn callback(State(api): Shared, headers: HeaderMap, body: Bytes) -> Result
     let signature =
         headers.get("x-gateway-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let facts = api.gateway.callback(signature, &body, now_ms()).map_err(|error| {
-        let (status, name) = match error {
-            CallbackError::Unsigned => (400, "callback-unsigned"),
-            CallbackError::Forged => (401, "callback-forged"),
-            CallbackError::Stale => (400, "callback-stale"),
-            CallbackError::Malformed(_) => (400, "callback-malformed"),
+        let name = match error {
+            CallbackError::Unsigned => "callback-unsigned",
+            CallbackError::Forged => "callback-forged",
+            CallbackError::Stale => "callback-stale",
+            CallbackError::Malformed(_) => "callback-malformed",
         };
-        Problem::new(status, name, error.to_string())
+        Problem::new(name, error.to_string())
     })?;
     let trace = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
     api.node.facts(facts, trace.to_owned()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-// === lists ===
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Page {
-    #[serde(default)]
-    limit: Option<usize>,
-    /// As the page before named it.
-    #[serde(default)]
-    cursor: Option<String>,
-    /// `payer` or `buyer`, for pay requests.
-    #[serde(default)]
-    role: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Listed<T> {
-    items: Vec<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
+// === text ===
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
@@ -377,66 +502,4 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 
 fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Api {
-    /// Ids of a per-user index, newest first, and the cursor behind them.
-    async fn newest(
-        &self,
-        prefix: u8,
-        user: &UserId,
-        page: &Page,
-    ) -> Result<(Vec<PublicId>, Option<String>), Problem> {
-        let limit = page.limit.unwrap_or(20).clamp(1, PAGE_MAX);
-        let head = keys::of_user(prefix, user);
-        let mut scan = Scan::prefix(head.clone(), limit).reversed();
-        if let Some(cursor) = &page.cursor {
-            let bad = || Problem::new(400, "bad-cursor", "the cursor is none of this list");
-            let rest = from_hex(cursor).filter(|rest| rest.len() == 24).ok_or_else(bad)?;
-            scan = scan.before([&head[..], &rest].concat());
-        }
-        let store = self.node.store().clone();
-        let found = tokio::task::spawn_blocking(move || store.scan(&scan)).await;
-        let found = found
-            .map_err(|error| Problem::new(503, "unavailable", error.to_string()))?
-            .map_err(|error| Problem::new(503, "unavailable", error.to_string()))?;
-        let next = (found.len() == limit).then(|| found.last().map(|(key, _)| to_hex(&key[head.len()..])));
-        let ids = found.iter().filter_map(|(key, _)| keys::id_of_user_entry(key)).map(PublicId);
-        Ok((ids.collect(), next.flatten()))
-    }
-}
-
-async fn list_orders(
-    State(api): Shared,
-    User(user): User,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(page) = page.map_err(|error| Problem::invalid("", error.body_text()))?;
-    let (ids, next) = api.newest(b'u', &user, &page).await?;
-    let mut items = Vec::with_capacity(ids.len());
-    for id in ids {
-        let entity = api.node.entity(EntityId::from(OrderId(id)))?;
-        items.extend(entity.and_then(|entity| order_shape(&entity, &user, now_ms())));
-    }
-    Ok(Json(Listed { items, next }).into_response())
-}
-
-async fn list_pay_requests(
-    State(api): Shared,
-    User(user): User,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(page) = page.map_err(|error| Problem::invalid("", error.body_text()))?;
-    let prefix = match page.role.as_deref() {
-        None | Some("payer") => b'p',
-        Some("buyer") => b'b',
-        Some(_) => return Err(Problem::invalid("/role", "a role is 'payer' or 'buyer'")),
-    };
-    let (ids, next) = api.newest(prefix, &user, &page).await?;
-    let mut items = Vec::with_capacity(ids.len());
-    for id in ids {
-        let entity = api.node.entity(EntityId::from(PaymentId(id)))?;
-        items.extend(entity.and_then(|entity| payment_shape(&entity, &user)));
-    }
-    Ok(Json(Listed { items, next }).into_response())
 }

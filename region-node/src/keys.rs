@@ -5,6 +5,7 @@
 //! | `e` | entity 17 · part 2 | part of the entity's canonical bytes |
 //! | `k` | key · 0 · user | ids of the orders placed under it, 16 bytes each |
 //! | `u` | user · 0 · created ms 8 · order 16 | – |
+//! | `r` | external_ref · 0 · user · 0 · created ms 8 · order 16 | – |
 //! | `p`, `b` | payer (`p`) or buyer (`b`) · 0 · created ms 8 · payment 16 | – |
 //! | `n` | user · 0 · stamp 16 · id hash 16 | a notice (see `notice::Kept`) |
 //! | `d` | due ms 8 · entity 17 | – |
@@ -41,6 +42,18 @@ pub(crate) fn command(user: &UserId, key: &str) -> Bytes {
 
 pub(crate) fn of_user(prefix: u8, user: &UserId) -> Bytes {
     join(&[&[prefix], user.as_str().as_bytes(), &[0]])
+}
+
+/// Bytes behind the head of a per-user entry: created ms and id.
+pub(crate) const STAMPED_BYTES: usize = 24;
+
+/// A user's orders with this number of the platform's own.
+pub(crate) fn of_ref(external_ref: &str, user: &UserId) -> Bytes {
+    join(&[b"r", external_ref.as_bytes(), &[0], user.as_str().as_bytes(), &[0]])
+}
+
+pub(crate) fn ref_entry(external_ref: &str, user: &UserId, created_ms: u64, id: &[u8; 16]) -> Bytes {
+    join(&[&of_ref(external_ref, user), &created_ms.to_be_bytes(), id])
 }
 
 pub(crate) fn user_entry(prefix: u8, user: &UserId, created_ms: u64, id: &[u8; 16]) -> Bytes {

@@ -2,11 +2,14 @@
 //! writer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::{Alarm, Answer, Cell, Command, Delivery, Front, Refusal, Refused, Reply, Step, View};
+use cell_core::cell::{
+    Alarm, Answer, Cell, Command, Delivery, Front, Refusal, Refused, Reply, Step, Unavailable, View,
+};
 use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
@@ -37,6 +40,7 @@ const DUE_MAX: usize = 500;
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Change signals a slow listener may miss before it has to look for itself.
 const SIGNALS_MAX: usize = 1_024;
+const DISK_EVERY: Duration = Duration::from_secs(1);
 const ALARMED_MAX: usize = 10_000;
 
 /// What the node is and where it keeps its data.
@@ -59,6 +63,9 @@ pub enum OpenError {
     Damaged(String),
 }
 
+/// Asked inside the writer, right before a command.
+pub(crate) type Condition = Box<dyn FnOnce(&dyn View, u64) -> Result<bool, Unavailable> + Send>;
+
 /// The handle of a running node; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -68,6 +75,7 @@ pub struct Node {
     durable: watch::Receiver<u64>,
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
     shown: broadcast::Sender<Arc<Vec<UserId>>>,
+    low_on_disk: Arc<AtomicBool>,
     tray: Tray,
     log: LogReader,
     members: Members,
@@ -214,6 +222,7 @@ impl Node {
             durable: writer.durable.clone(),
             signals,
             shown,
+            low_on_disk: Arc::default(),
             tray,
             log: reader,
             members,
@@ -275,6 +284,29 @@ impl Node {
     /// [`NodeError`]; a refusal by rule is the inner `Err`.
     pub async fn command(&self, command: Command) -> Result<Result<Reply, Refusal>, NodeError> {
         self.run(move |cell, view, now_ms| cell.command(view, &command, now_ms)).await
+    }
+
+    /// The same, if `condition` holds at that moment; `None` if not, and nothing was done.
+    pub(crate) async fn command_if(
+        &self,
+        command: Command,
+        condition: Option<Condition>,
+    ) -> Result<Option<Result<Reply, Refusal>>, NodeError> {
+        self.run(move |cell, view, now_ms| {
+            if let Some(condition) = condition
+                && !condition(view, now_ms)?
+            {
+                return Ok((Step::default(), None));
+            }
+            let (step, answer) = cell.command(view, &command, now_ms)?;
+            Ok((step, Some(answer)))
+        })
+        .await
+    }
+
+    /// Whether the disk is too full for new orders.
+    pub(crate) fn is_low_on_disk(&self) -> bool {
+        self.low_on_disk.load(Ordering::Relaxed)
     }
 
     /// Records verified facts.
@@ -464,6 +496,23 @@ impl Node {
                     }
                 }
                 _ = due.tick() => self.wake_due().await,
+            }
+        }
+    }
+
+    /// Watches the free space under `dir`; until the shutdown begins.
+    pub(crate) async fn watch_disk(self, dir: PathBuf, low_water_bytes: u64, shutdown: Shutdown) {
+        let mut every = tokio::time::interval(DISK_EVERY);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = every.tick() => {}
+            }
+            let Ok(free) = cell_store::free_bytes(&dir) else { continue };
+            metrics::gauge!("cell_disk_free_bytes").set(free as f64);
+            let low = free < low_water_bytes;
+            if self.low_on_disk.swap(low, Ordering::Relaxed) != low {
+                tracing::warn!(free, low_water_bytes, low, "free disk crossed the low-water mark");
             }
         }
     }

@@ -10,7 +10,7 @@ use cell_core::version::Dot;
 use serde::{Deserialize, Serialize};
 
 /// What a user is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Notice {
     /// Hash of (entity, epoch, place, kind, user): the same in every region.
     pub id: String,

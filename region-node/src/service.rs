@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use service_kit::{
     Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind, nodelay,
 };
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Config, load_placement};
 use crate::desk::Desk;
-use crate::gateway::Gateway;
+use crate::gateway::{Callbacks, Gateway, HttpGateway};
 use crate::grpc::Grpc;
 use crate::http;
 use crate::node::{Identity, Node, Running};
@@ -39,7 +41,10 @@ pub struct RegionNode {
     readiness: Readiness,
     metrics: Option<MetricsHandle>,
     shutdown: Shutdown,
-    gateway: Gateway,
+    gateway: Arc<dyn Gateway>,
+    callbacks: Callbacks,
+    data_dir: PathBuf,
+    low_water_bytes: u64,
     ask_every_ms: u64,
     pay_window_ms: u64,
 }
@@ -65,7 +70,8 @@ pub async fn build(
     }
     let secret = config.gateway.secret_file.load()?.expose().to_vec();
     let timeout = Duration::from_millis(config.gateway.timeout_ms);
-    let gateway = Gateway::new(config.gateway.url, secret, config.gateway.callback_urls, timeout);
+    let gateway = Arc::new(HttpGateway::new(config.gateway.url, config.gateway.callback_urls, timeout));
+    let callbacks = Callbacks::new(secret);
     let ask_every_ms = config.gateway.ask_every_ms;
     let rules = config.rules.rules();
     let pay_window_ms = rules.pay_window_ms;
@@ -84,6 +90,9 @@ pub async fn build(
         metrics,
         shutdown,
         gateway,
+        callbacks,
+        data_dir: config.data_dir,
+        low_water_bytes: config.low_water_mib.saturating_mul(1 << 20),
         ask_every_ms,
         pay_window_ms,
     })
@@ -149,7 +158,15 @@ impl RegionNode {
                     tracing::error!(%error, "the internal port failed");
                 }
             });
-            let api = http::router(self.node, self.gateway, self.pay_window_ms, shutdown.clone());
+            let watch = self.node.clone().watch_disk(self.data_dir, self.low_water_bytes, shutdown.clone());
+            shutdown.spawn("disk", watch);
+            let api = http::router(http::Api {
+                node: self.node,
+                gateway: self.callbacks,
+                pay_window_ms: self.pay_window_ms,
+                shutdown: shutdown.clone(),
+                streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
+            });
             let stop = shutdown.token();
             axum::serve(nodelay(self.http), api)
                 .with_graceful_shutdown(async move { stop.cancelled().await })

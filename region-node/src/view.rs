@@ -96,6 +96,10 @@ fn put_indexes(
     if let (Some(record), Some(order)) = (&reading.record, entity.id.order()) {
         let created = reading.created.wall_ms;
         batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
+        if !record.external_ref.is_empty() {
+            let key = keys::ref_entry(&record.external_ref, &record.user, created, &order.0.0);
+            batch.put(key, Bytes::new());
+        }
         let key = keys::command(&record.user, &record.key);
         let orders = match orders_of.entry(key) {
             Entry::Occupied(known) => known.into_mut(),

@@ -81,7 +81,7 @@ impl Cursor {
     /// # Errors
     /// A 400 problem: it is none of ours.
     pub(super) fn read(text: &str) -> Result<Cursor, Problem> {
-        let bad = || Problem::new(400, "bad-cursor", "the cursor is none of this list");
+        let bad = || Problem::new("bad-cursor", "the cursor is none of this list");
         if text.len() > TEXT_BYTES_MAX {
             return Err(bad());
         }

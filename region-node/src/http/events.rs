@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::cursor::{AT_BYTES, Cursor, Seen};
+use super::lists::{Listed, PAGE_MAX};
 use super::problem::Problem;
-use super::{Api, Listed, PAGE_MAX, Shared, User};
+use super::{Api, Shared, User};
 use crate::notice::{Kept, Notice};
 use crate::{keys, view};
 
@@ -27,6 +28,12 @@ const SCAN_MAX: usize = 1_000;
 const EVENTS_MAX: usize = 64;
 /// A comment this often, so that neither side takes silence for death.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What both take.
+pub(super) const AFTER: &[(&str, &str, &str)] = &[
+    ("after", "string", "`next` or the id of an event: an opaque frontier, good in any region."),
+    ("limit", "integer", "Items of one page, 1 to 100; 100 if it is left out."),
+];
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,7 +105,7 @@ impl Api {
                 }
             }
         };
-        let unavailable = |error: String| Problem::new(503, "unavailable", error);
+        let unavailable = |error: String| Problem::new("unavailable", error);
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))
     }
@@ -135,9 +142,9 @@ pub(super) async fn events(
         return Err(Problem::invalid("/limit", "a stream has no limit"));
     }
     let last = headers.get("last-event-id").map(HeaderValue::to_str).transpose();
-    let last = last.map_err(|_| Problem::new(400, "bad-cursor", "Last-Event-ID is no text"))?;
+    let last = last.map_err(|_| Problem::new("bad-cursor", "Last-Event-ID is no text"))?;
     let Ok(place) = api.streams.clone().try_acquire_owned() else {
-        let full = Problem::new(503, "too-many-streams", "this node streams to as many as it can");
+        let full = Problem::new("too-many-streams", "this node streams to as many as it can");
         return Ok(([(header::RETRY_AFTER, "5")], full).into_response());
     };
     // Listened to before the place to begin is chosen.
@@ -146,7 +153,7 @@ pub(super) async fn events(
         Some(text) => Cursor::read(&text)?,
         None => {
             let frontier = view::frontier(api.node.store());
-            let frontier = frontier.map_err(|error| Problem::new(503, "unavailable", error.to_string()))?;
+            let frontier = frontier.map_err(|error| Problem::new("unavailable", error.to_string()))?;
             Cursor { seen: Seen::of(frontier), on_the_way: None }
         }
     };

@@ -10,6 +10,39 @@ use crate::writer::NodeError;
 /// Base of every `type`.
 pub(crate) const TYPES: &str = "https://homecell.dev/problems/";
 
+/// Every problem there is: name, status, and when. The end of `type`, stable for ever.
+pub(crate) const NAMES: &[(&str, u16, &str)] = &[
+    ("invalid-request", 400, "the body or a parameter is not what this takes; `pointer` says where"),
+    ("idempotency-key-missing", 400, "a POST without an `Idempotency-Key` of 1 to 255 characters"),
+    ("bad-id", 400, "not an order's or a payment's id"),
+    ("bad-cursor", 400, "a cursor of another list, or none at all"),
+    ("callback-unsigned", 400, "a callback without `X-Gateway-Signature`"),
+    ("callback-stale", 400, "a callback outside its window of five minutes"),
+    ("callback-malformed", 400, "a genuine callback that cannot be understood"),
+    ("callback-forged", 401, "the callback's signature does not fit"),
+    ("unidentified", 401, "the request names no user"),
+    ("not-found", 404, "there is no such thing of this user's"),
+    ("unknown-route", 404, "there is no such path"),
+    ("method-not-allowed", 405, "the path is known, the method is not"),
+    ("state-forbids", 409, "the order or payment is in no state for this"),
+    ("superseded", 409, "the command was overruled by a later home; it has no effect"),
+    ("too-many-decisions", 409, "the order or payment has as many decisions as it may have"),
+    ("changed", 412, "`If-Match` names another state than the present one"),
+    ("too-large", 413, "the body is over the limit"),
+    ("misdirected", 421, "another region decides here: `home`"),
+    ("key-reused", 422, "the key was used with another body"),
+    ("busy", 503, "too much waits; come back"),
+    ("blocked", 503, "this needs a newer version, or is damaged here"),
+    ("low-disk", 503, "no new orders: the disk is nearly full; payments go on"),
+    ("too-many-streams", 503, "as many event streams as this node gives are open"),
+    ("unavailable", 503, "the store does not answer"),
+];
+
+/// The status of a problem of [`NAMES`].
+pub(crate) fn status_of(name: &str) -> u16 {
+    NAMES.iter().find(|(known, _, _)| *known == name).map_or(500, |(_, status, _)| *status)
+}
+
 /// What a client is told when its request was not carried out.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -22,42 +55,42 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(status: u16, name: &'static str, detail: impl Into<String>) -> Problem {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    /// `name` is one of [`NAMES`].
+    pub(crate) fn new(name: &'static str, detail: impl Into<String>) -> Problem {
+        let status = StatusCode::from_u16(status_of(name)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retryable = status.is_server_error();
         Problem { status, name, detail: detail.into(), pointer: None, home: None, retryable }
     }
     pub(crate) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Problem {
-        Problem { pointer: Some(pointer.into()), ..Problem::new(400, "invalid-request", detail) }
+        Problem { pointer: Some(pointer.into()), ..Problem::new("invalid-request", detail) }
+    }
+    pub(crate) fn changed() -> Problem {
+        Problem::new("changed", "it is not as `If-Match` says")
     }
     pub(crate) fn not_found() -> Problem {
-        Problem::new(404, "not-found", "there is no such thing of yours")
+        Problem::new("not-found", "there is no such thing of yours")
     }
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        let (status, name) = match refusal.problem {
-            Kind::NotFound => (404, "not-found"),
-            Kind::Misdirected => (421, "misdirected"),
-            Kind::Superseded => (409, "superseded"),
-            Kind::KeyReused => (422, "key-reused"),
-            Kind::Forbidden => (409, "state-forbids"),
-            Kind::Invalid => (400, "invalid-request"),
-            Kind::TooMany => (409, "too-many-decisions"),
-            Kind::Blocked => (503, "blocked"),
+        let name = match refusal.problem {
+            Kind::NotFound => "not-found",
+            Kind::Misdirected => "misdirected",
+            Kind::Superseded => "superseded",
+            Kind::KeyReused => "key-reused",
+            Kind::Forbidden => "state-forbids",
+            Kind::Invalid => "invalid-request",
+            Kind::TooMany => "too-many-decisions",
+            Kind::Blocked => "blocked",
         };
         let home = refusal.home.map(|home| {
             let epoch = format!("{}.{}", home.term, home.step);
             (home.node.region.to_string(), epoch)
         });
-        let retryable = status == 421 || status >= 500;
-        Problem {
-            pointer: refusal.pointer.map(str::to_owned),
-            home,
-            retryable,
-            ..Problem::new(status, name, refusal.detail)
-        }
+        let problem = Problem::new(name, refusal.detail);
+        let retryable = problem.retryable || name == "misdirected";
+        Problem { pointer: refusal.pointer.map(str::to_owned), home, retryable, ..problem }
     }
 }
 
@@ -67,7 +100,7 @@ impl From<NodeError> for Problem {
             NodeError::Busy => "busy",
             NodeError::Unavailable(_) => "unavailable",
         };
-        Problem::new(503, name, error.to_string())
+        Problem::new(name, error.to_string())
     }
 }
 

@@ -7,6 +7,7 @@ use cell_core::payment::Payment;
 use cell_core::settle::expires_at_ms;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 
@@ -18,7 +19,7 @@ const TEXT_BYTES_MAX: usize = 256;
 /// Longest time to pay.
 const PAY_WINDOW_S_MAX: u64 = 7 * 24 * 3_600;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LineShape {
     pub(crate) sku: String,
@@ -29,7 +30,7 @@ pub(crate) struct LineShape {
 }
 
 /// What is bought and what it costs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContentShape {
     pub(crate) currency: String,
@@ -93,7 +94,7 @@ impl ContentShape {
 }
 
 /// `POST /v1/orders`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlaceShape {
     pub(crate) content: ContentShape,
@@ -108,6 +109,7 @@ pub(crate) struct PlaceShape {
     pub(crate) sealed_key: String,
     /// Any JSON, returned as given.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub(crate) attributes: Option<Box<RawValue>>,
 }
 
@@ -149,13 +151,13 @@ impl PlaceShape {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CardShape {
     pub(crate) card_token: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AskShape {
     pub(crate) payer: String,
@@ -165,7 +167,7 @@ pub(crate) struct AskShape {
     pub(crate) until_ms: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefundShape {
     #[serde(default)]
@@ -177,7 +179,7 @@ pub(crate) struct RefundShape {
 pub(crate) struct EmptyShape {}
 
 /// An order as a reader sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OrderShape {
     id: String,
     user: String,
@@ -189,6 +191,7 @@ pub(crate) struct OrderShape {
     #[serde(skip_serializing_if = "String::is_empty")]
     external_ref: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "String::is_empty")]
     sealed: String,
@@ -238,7 +241,7 @@ pub(crate) fn order_shape(entity: &Entity, user: &UserId, now_ms: u64) -> Option
 }
 
 /// A payment, as its payer and its buyer see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PaymentShape {
     id: String,
     order: String,
@@ -276,7 +279,7 @@ pub(crate) fn payment_shape(entity: &Entity, user: &UserId) -> Option<PaymentSha
 }
 
 /// The effective history of an order, a line a decision.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventShape {
     epoch: String,
     place: u64,

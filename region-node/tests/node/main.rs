@@ -1,5 +1,6 @@
 //! A real node over real HTTP, on real files.
 
 mod api;
+mod contract;
 mod events;
 mod support;

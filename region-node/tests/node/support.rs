@@ -1,6 +1,6 @@
 //! Real nodes, the real sandbox gateway, and an agent in a few lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -64,6 +64,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         listen: Listen { http: any, grpc: any, admin: any },
         data_dir: folder.join(region),
         engine,
+        low_water_mib: 0,
         placement_file: folder.join("placement.toml"),
         gateway: GatewayConfig {
             url: format!("http://{gateway}"),
@@ -89,15 +90,74 @@ pub(crate) async fn start_in(
     region: &str,
 ) -> Service {
     std::fs::write(folder.join("placement.toml"), PLACEMENT).unwrap();
-    let config = config(folder, engine, gateway, region);
-    let shutdown = Shutdown::new();
-    let node = region_node::build(config, &Origins::default(), None, shutdown.clone()).await.unwrap();
-    let [(_, address), (_, grpc), _] = node.listen().unwrap();
-    let running = node.run();
-    Service { address, grpc, gateway, shutdown, running: tokio::spawn(async move { running.await.unwrap() }) }
+    Service::of(config(folder, engine, gateway, region)).await
 }
 
 impl Service {
+    pub(crate) async fn of(config: Config) -> Service {
+        let gateway = config.gateway.url.trim_start_matches("http://").parse().unwrap();
+        let shutdown = Shutdown::new();
+        let node = region_node::build(config, &Origins::default(), None, shutdown.clone()).await.unwrap();
+        let [(_, address), (_, grpc), _] = node.listen().unwrap();
+        let running = node.run();
+        let running = tokio::spawn(async move { running.await.unwrap() });
+        Service { address, grpc, gateway, shutdown, running }
+    }
+
+    async fn send(&self, request: hyper::http::request::Builder, body: String) -> (u16, Value, String) {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let tag = response.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null), tag.unwrap_or_default())
+    }
+
+    /// Status, body and tag of a `GET` with `If-None-Match`, if one is given.
+    pub(crate) async fn get_if(&self, path: &str, user: &str, tag: &str) -> (u16, Value, String) {
+        let mut request =
+            hyper::Request::get(format!("http://{}{path}", self.address)).header("x-user-id", user);
+        if !tag.is_empty() {
+            request = request.header("if-none-match", tag);
+        }
+        self.send(request, String::new()).await
+    }
+
+    pub(crate) async fn post_if(&self, path: &str, user: &str, key: &str, tag: &str) -> (u16, Value) {
+        let request = hyper::Request::post(format!("http://{}{path}", self.address))
+            .header("x-user-id", user)
+            .header("idempotency-key", key)
+            .header("if-match", tag);
+        let (status, body, _) = self.send(request, String::new()).await;
+        (status, body)
+    }
+
+    /// Reads a whole list, page by page, again until it is what is expected: the view is right behind the log.
+    pub(crate) async fn lists(&self, path: &str, user: &str, expected: &BTreeSet<String>) {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let (mut listed, mut cursor) = (Vec::new(), String::new());
+            loop {
+                let (status, page) =
+                    self.call("GET", &format!("{path}{cursor}"), user, "", Value::Null).await;
+                assert_eq!(status, 200, "{path}: {page}");
+                let ids = page["items"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap());
+                listed.extend(ids.map(str::to_owned));
+                match page["next"].as_str() {
+                    Some(next) => cursor = format!("&cursor={next}"),
+                    None => break,
+                }
+            }
+            let all: BTreeSet<String> = listed.iter().cloned().collect();
+            assert_eq!(all.len(), listed.len(), "{path}: something is listed twice");
+            if all == *expected {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{path}: {listed:?} and not {expected:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
         self.running.await.unwrap();
@@ -310,6 +370,26 @@ impl Regions {
 
     pub(crate) async fn until(&self, region: &str, path: &str, user: &str, status: &str) -> Value {
         self.nodes[region].until(path, user, status).await
+    }
+
+    /// What the gateway reports of a payment, given to a region by its own callback, signed now.
+    pub(crate) async fn call_back(&self, region: &str, payment: &str) -> u16 {
+        let node = &self.nodes[region];
+        let books = format!("http://{}/v1/intents?reference={payment}", node.gateway);
+        let (_, intents, _) = node.send(hyper::Request::get(books), String::new()).await;
+        let body = json!({ "event_id": "e", "kind": "capture", "intent": intents[0] }).to_string();
+        let t = region_node::now_ms();
+        let signature = format!("t={t},v1={}", sandbox_gateway::signature(SECRET, t, body.as_bytes()));
+        let request = hyper::Request::post(format!("http://{}/v1/payments/callback", node.address))
+            .header("x-gateway-signature", signature);
+        node.send(request, body).await.0
+    }
+
+    /// Everything a region knows of an entity.
+    pub(crate) async fn explain(&self, region: &str, id: &str) -> Value {
+        let mut client = NodeClient::connect(format!("http://{}", self.nodes[region].grpc)).await.unwrap();
+        let reply = client.explain(v1::ExplainRequest { id: id.to_owned() }).await.unwrap().into_inner();
+        serde_json::from_str(&reply.json).unwrap_or(Value::Null)
     }
 
     pub(crate) async fn stream(&self, region: &str, user: &str, last: Option<&str>) -> Incoming {

@@ -1,0 +1,25 @@
+//! How much room the disk has.
+
+use std::io;
+use std::path::Path;
+
+/// Bytes that an ordinary user can still write under `dir`.
+///
+/// # Errors
+/// The folder cannot be looked at.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_room_and_a_missing_one_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_bytes(folder.path()).unwrap() > 0);
+        assert!(free_bytes(&folder.path().join("missing")).is_err());
+    }
+}

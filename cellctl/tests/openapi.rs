@@ -1,0 +1,23 @@
+//! The edge and the node agree on what there is.
+
+use std::collections::BTreeSet;
+
+use router::{ROUTES, Verb};
+
+#[test]
+fn the_router_has_an_entry_for_every_operation_of_the_document_and_for_no_other() {
+    let document = region_node::openapi();
+    let mut documented = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for method in operations.as_object().unwrap().keys() {
+            documented.insert((method.clone(), path.clone()));
+        }
+    }
+    let method = |verb| match verb {
+        Verb::Get => "get",
+        Verb::Post => "post",
+    };
+    let routed: BTreeSet<(String, String)> =
+        ROUTES.iter().map(|route| (method(route.method).to_owned(), route.path.to_owned())).collect();
+    assert_eq!(documented, routed);
+}

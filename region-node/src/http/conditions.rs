@@ -1,0 +1,72 @@
+//! `ETag`, `If-None-Match` and `If-Match`: only if it is still as the client saw it.
+//!
+//! A tag is a hash of the answer's body, so it changes exactly when the answer does.
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use cell_core::cell::{Ask, Unavailable, View};
+use cell_core::id::{EntityId, Hash, UserId};
+use serde::Serialize;
+
+use super::problem::Problem;
+use super::shapes::{order_shape, payment_shape};
+use crate::node::Condition;
+
+pub(super) fn etag(shape: &impl Serialize) -> HeaderValue {
+    let body = serde_json::to_vec(shape).unwrap_or_default();
+    let hash: String = Hash::of(&body).0[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or_else(|_| unreachable!("hexadecimal digits"))
+}
+
+/// The answer with its tag, or 304 if the client has it.
+pub(super) fn unless_unchanged(headers: &HeaderMap, shape: impl Serialize) -> Response {
+    let tag = etag(&shape);
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|given| names(given, &tag));
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { Json(shape).into_response() };
+    response.headers_mut().insert(header::ETAG, tag);
+    response
+}
+
+/// Whether a header's list of tags has this one. `*` fits whatever exists; a weak tag compares like a strong one here,
+/// since equal tags mean equal bytes.
+fn names(given: &HeaderValue, tag: &HeaderValue) -> bool {
+    let (Ok(given), Ok(tag)) = (given.to_str(), tag.to_str()) else { return false };
+    given.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
+}
+
+/// What a command's `If-Match` asks to be true at the moment of the command, if it has one.
+pub(super) fn of(headers: &HeaderMap, user: &UserId, ask: &Ask) -> Result<Option<Condition>, Problem> {
+    let given: Vec<HeaderValue> = headers.get_all(header::IF_MATCH).iter().cloned().collect();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let Some(entity) = about(ask) else {
+        return Err(Problem::invalid("", "If-Match is for what exists already"));
+    };
+    let user = user.clone();
+    let condition = move |view: &dyn View, now_ms: u64| -> Result<bool, Unavailable> {
+        let Some(entity) = view.entity(entity)? else { return Ok(false) };
+        let tag = match order_shape(&entity, &user, now_ms) {
+            Some(order) => Some(etag(&order)),
+            None => payment_shape(&entity, &user).map(|payment| etag(&payment)),
+        };
+        Ok(tag.is_some_and(|tag| given.iter().any(|given| names(given, &tag))))
+    };
+    Ok(Some(Box::new(condition)))
+}
+
+fn about(ask: &Ask) -> Option<EntityId> {
+    match ask {
+        Ask::Place { .. } => None,
+        Ask::Amend { order, .. }
+        | Ask::Pay { order, .. }
+        | Ask::AskPayer { order, .. }
+        | Ask::Cancel { order }
+        | Ask::Refund { order, .. } => Some((*order).into()),
+        Ask::Withdraw { payment } | Ask::Accept { payment, .. } | Ask::Decline { payment } => {
+            Some((*payment).into())
+        }
+    }
+}
