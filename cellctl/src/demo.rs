@@ -159,7 +159,7 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
     }
     print_addresses(&cluster, &users)?;
     tokio::signal::ctrl_c().await?;
-    line(format!("\nstopping"));
+    line("\nstopping");
     cluster.stop().await?;
     Ok(())
 }
@@ -191,8 +191,8 @@ fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> 
     line(format!("cellctl  --cluster {} region status", cluster.cluster_file().display()));
     line("");
     let (router, buyer, payer) = (cluster.router(), &users[0].1, &users[1].1);
-    line(format!("{}", walk(&router.to_string(), buyer, payer)));
-    line(format!("\nCtrl-C ends it."));
+    line(walk(&router.to_string(), buyer, payer));
+    line("\nCtrl-C ends it.");
     Ok(())
 }
 

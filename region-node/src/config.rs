@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use cell_core::id::{RegionId, Slot};
-use cell_core::placement::Placement;
+use cell_core::id::RegionId;
+use cell_core::placement::{Placement, PlacementFile};
 use cell_core::rules::Rules;
 use serde::Deserialize;
 use service_kit::{Problems, SecretFile, TelemetryConfig, Validate};
@@ -110,6 +110,12 @@ pub struct Config {
 }
 
 impl Validate for Config {
+    fn locate(&mut self, folder: &Path) {
+        self.data_dir = folder.join(&self.data_dir);
+        self.placement_file = folder.join(&self.placement_file);
+        self.gateway.secret_file = self.gateway.secret_file.located(folder);
+    }
+
     fn validate(&self, problems: &mut Problems) {
         if let Err(error) = self.region.parse::<RegionId>() {
             problems.push("region", error);
@@ -130,57 +136,12 @@ impl Validate for Config {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlacementFile {
-    version: u32,
-    regions: Vec<String>,
-    slots: Vec<SlotRange>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SlotRange {
-    from: u16,
-    to: u16,
-    home: String,
-}
-
-/// Reads the initial placement: every slot has exactly one home, and every home is a member.
+/// Reads the initial placement.
 ///
 /// # Errors
 /// One line that names the file and what is wrong in it.
 pub fn load_placement(path: &Path) -> Result<Placement, String> {
-    let at = |what: String| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
-    let file: PlacementFile =
-        toml::from_str(&text).map_err(|error| at(error.to_string().trim().replace('\n', "; ")))?;
-    if file.version != 1 {
-        return Err(at(format!("version {} is not known here", file.version)));
-    }
-    let region = |name: &str| name.parse::<RegionId>().map_err(|error| at(format!("'{name}': {error}")));
-    let members = file.regions.iter().map(|name| region(name)).collect::<Result<Vec<_>, _>>()?;
-    let mut homes: Vec<Option<RegionId>> = vec![None; Slot::all().count()];
-    for range in &file.slots {
-        let home = region(&range.home)?;
-        if !members.contains(&home) {
-            return Err(at(format!("'{home}' is home of slots and not among the regions")));
-        }
-        if range.from > range.to || usize::from(range.to) >= homes.len() {
-            return Err(at(format!(
-                "slots {} to {} are no range below {}",
-                range.from,
-                range.to,
-                homes.len()
-            )));
-        }
-        for slot in range.from..=range.to {
-            if homes[usize::from(slot)].replace(home).is_some() {
-                return Err(at(format!("slot {slot} has two homes")));
-            }
-        }
-    }
-    let homes: Option<Vec<RegionId>> = homes.iter().copied().collect();
-    let Some(homes) = homes else { return Err(at("some slots have no home".to_owned())) };
-    Ok(Placement::initial(members, |slot| homes[usize::from(slot.number())]))
+    let at = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
+    Ok(PlacementFile::parse(&text).map_err(|error| at(&error))?.initial())
 }

@@ -21,7 +21,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The region this router runs in: asked first by requests that any region can answer.
     pub region: String,
-    /// The placement file. [`Config::load`] takes a relative path from the folder of the configuration file.
+    /// The placement file.
     pub placement: PathBuf,
     #[serde(default)]
     pub identity: Identity,
@@ -90,11 +90,7 @@ impl Config {
     /// # Errors
     /// Every problem found, each on its own line.
     pub fn load(path: Option<&Path>, overrides: &[String]) -> Result<(Self, Origins), ConfigError> {
-        let (mut config, origins) = config::load_traced::<Self>(path, ENV_PREFIX, overrides)?;
-        if let Some(folder) = path.and_then(Path::parent) {
-            config.placement = folder.join(&config.placement);
-        }
-        Ok((config, origins))
+        config::load_traced::<Self>(path, ENV_PREFIX, overrides)
     }
 }
 
@@ -110,6 +106,10 @@ pub(crate) fn read_address(text: &str) -> Result<Authority, String> {
 // === impl Validate ===
 
 impl Validate for Config {
+    fn locate(&mut self, folder: &Path) {
+        self.placement = folder.join(&self.placement);
+    }
+
     fn validate(&self, problems: &mut Problems) {
         if let Err(error) = RegionId::new(&self.region) {
             problems.push("region", error);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cell_core::id::UserId;
+use cell_core::placement::PlacementFile;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
@@ -23,7 +24,6 @@ use crate::decide::{Health, Upstream, Upstreams, decide};
 use crate::download::Download;
 use crate::headers::{self, Correlation, Entropy, REQUEST_ID};
 use crate::identify::{Key, identify};
-use crate::placement::Placement;
 use crate::problem::Problem;
 use crate::reachability::Reachability;
 use crate::routes::{Found, find};
@@ -40,7 +40,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// Everything a request needs, shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    placement: Placement,
+    placement: PlacementFile,
     upstreams: Upstreams,
     /// Per upstream, its name as a metric label.
     names: Vec<Arc<str>>,
@@ -75,7 +75,7 @@ struct Outcome {
 
 impl Proxy {
     pub(crate) fn new(
-        placement: Placement,
+        placement: PlacementFile,
         upstreams: Upstreams,
         identity: Identity,
         timeouts: Timeouts,

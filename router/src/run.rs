@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::id::RegionId;
+use cell_core::placement::PlacementFile;
 use hyper_util::server::graceful::GracefulShutdown;
 use service_kit::{
     Admin, BindError, ConfigError, MetricsError, MetricsHandle, Origins, Readiness, Shutdown, Version, bind,
@@ -19,7 +20,6 @@ use tokio::task::{JoinError, JoinSet};
 use crate::config::{Config, read_address};
 use crate::connection::{Admission, Serving};
 use crate::decide::Upstreams;
-use crate::placement::Placement;
 use crate::proxy::Proxy;
 
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
@@ -32,7 +32,7 @@ const LISTENING: &str = "listening";
 #[derive(Debug)]
 pub struct Router {
     config: Config,
-    placement: Placement,
+    placement: PlacementFile,
     upstreams: Upstreams,
     seed: u64,
     http: TcpListener,
@@ -156,13 +156,15 @@ impl Router {
 }
 
 /// What the configuration names outside of itself.
-fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams), ConfigError> {
+fn resolve(config: &Config, origins: &Origins) -> Result<(PlacementFile, Upstreams), ConfigError> {
     let at = |key: &str, error: &dyn std::fmt::Display| ConfigError::at(key, error, origins);
     let region_of = |key: &str, name: &str| RegionId::new(name).map_err(|error| at(key, &error));
 
     let path = config.placement.display();
+    let placement = std::fs::read_to_string(&config.placement)
+        .map_err(|error| at("placement", &format!("{path}: {error}")))?;
     let placement =
-        Placement::load(&config.placement).map_err(|error| at("placement", &format!("{path}: {error}")))?;
+        PlacementFile::parse(&placement).map_err(|error| at("placement", &format!("{path}: {error}")))?;
     let local = region_of("region", &config.region)?;
     let mut addresses = Vec::with_capacity(config.upstreams.len());
     for (name, address) in &config.upstreams {

@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use service_kit::Shutdown;
+use tokio::sync::Semaphore;
 
 use crate::behaviour::{Behaviour, MAGIC_AMOUNTS, of_amount};
 use crate::callback::{CallbackBody, Caller};
@@ -20,11 +21,16 @@ use crate::ledger::{
     Intent, IntentStatus, Ledger, LedgerError, ListFilter, NewIntent, NewRefund, Refund, Refusal, Totals,
 };
 
+/// Callbacks under way at once.
+const CALLBACKS_MAX: usize = 1_000;
+
 /// Everything behind the API; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {
     books: Arc<Mutex<Books>>,
     caller: Caller,
+    /// Places for callbacks under way; what finds none is not called back, and found by asking.
+    callbacks: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -90,8 +96,22 @@ impl Gateway {
         secret: Vec<u8>,
         shutdown: Shutdown,
     ) -> Gateway {
+        let pending = ledger.list(&ListFilter::default());
         let books = Books { ledger, overrides: BTreeMap::new(), events: 0, journal };
-        Gateway { books: Arc::new(Mutex::new(books)), caller: Caller::new(secret), shutdown }
+        let gateway = Gateway {
+            books: Arc::new(Mutex::new(books)),
+            caller: Caller::new(secret),
+            callbacks: Arc::new(Semaphore::new(CALLBACKS_MAX)),
+            shutdown,
+        };
+        // What was to be captured later when the gateway ended is captured all the same.
+        for intent in pending.into_iter().filter(|intent| intent.status == IntentStatus::Pending) {
+            if let (Behaviour::CaptureLater, delay_ms) = of_amount(intent.amount_minor) {
+                let due_ms = intent.created_at_ms.saturating_add(delay_ms);
+                gateway.later(intent.id, due_ms.saturating_sub(now_ms()));
+            }
+        }
+        gateway
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -140,6 +160,10 @@ impl Gateway {
             return;
         };
         for _ in 0..times {
+            let Ok(place) = self.callbacks.clone().try_acquire_owned() else {
+                tracing::warn!(kind, id = intent.id, "too many callbacks are under way; this one is dropped");
+                return;
+            };
             let (caller, urls, body) = (self.caller.clone(), urls.clone(), body.clone());
             let stop = self.shutdown.token();
             self.shutdown.spawn("callback", async move {
@@ -147,6 +171,7 @@ impl Gateway {
                     () = stop.cancelled() => {}
                     () = caller.send(urls, body, now_ms) => {}
                 }
+                drop(place);
             });
         }
     }

@@ -12,7 +12,7 @@ mod process;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ pub struct Config {
 
 impl Validate for Config {
     fn validate(&self, _: &mut Problems) {}
+
+    fn locate(&mut self, folder: &Path) {
+        self.secret_file = self.secret_file.located(folder);
+        self.ledger_path = self.ledger_path.as_ref().map(|path| folder.join(path));
+    }
 }
 
 /// A gateway ready to run.

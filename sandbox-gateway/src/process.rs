@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service_kit::{
-    Exit, LogFormat, Shutdown, TelemetryConfig, config, main_exit, telemetry,
-};
+use service_kit::{Exit, LogFormat, Shutdown, TelemetryConfig, config, main_exit, telemetry};
 
 use crate::Config;
 

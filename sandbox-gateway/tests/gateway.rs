@@ -220,6 +220,15 @@ async fn bad_requests_are_problems_that_say_what_is_wrong() {
 async fn the_ledger_survives_a_restart() {
     let bench = bench(true).await;
     bench.create("k", "pay_1", 1_000).await;
+    // To be captured in 1.5 s: by then it is another process.
+    assert_eq!(bench.create("later", "pay_2", 1_093).await.1["status"], "pending");
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        secret_file: SecretFile::new(bench._folder.path().join("secret")),
+        ledger_path: Some(bench._folder.path().join("ledger.json")),
+    };
+    let refused = sandbox_gateway::build(config, &Origins::default()).await.unwrap_err();
+    assert!(format!("{refused:?}").contains("in use"), "one gateway per ledger: {refused:?}");
     bench.shutdown.begin();
     bench.running.await.unwrap();
     let (address, shutdown, running) = start(&bench._folder, true).await;
@@ -234,4 +243,9 @@ async fn the_ledger_survives_a_restart() {
     };
     assert_eq!(again.total("pay_1").await, (1_000, 0));
     assert_eq!(again.call("GET", "/v1/intents/by-key/k", None).await.1["status"], "captured");
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while again.total("pay_2").await != (1_093, 0) {
+        assert!(tokio::time::Instant::now() < deadline, "what was pending is captured all the same");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }

@@ -7,7 +7,8 @@
 //! | flag | `section.key=value` | `--set http.listen=127.0.0.1:8080` |
 //!
 //! Values from the environment and from flags are read as TOML (`5`, `true`, `["a"]`) and, where the key wants a string,
-//! as the plain text. Unknown keys are refused: give every configuration struct `#[serde(deny_unknown_fields)]`. As many
+//! as the plain text. Relative paths are taken from the folder of the configuration file, wherever they were set; without a
+//! file from the working directory. Unknown keys are refused: give every configuration struct `#[serde(deny_unknown_fields)]`. As many
 //! problems as possible are reported at once, each on a line of its own with its key and where it was set.
 
 mod read;
@@ -26,6 +27,12 @@ pub trait Validate {
     /// Adds a problem for every key whose value cannot work; the default accepts everything.
     fn validate(&self, problems: &mut Problems) {
         let _ = problems;
+    }
+
+    /// Takes relative paths from `folder`, that of the configuration file: `self.path = folder.join(&self.path)`. Comes
+    /// before [`Validate::validate`]; the default has no paths.
+    fn locate(&mut self, folder: &Path) {
+        let _ = folder;
     }
 }
 
@@ -137,7 +144,10 @@ pub fn load_from<T: DeserializeOwned + Validate>(
 
     let config = read::read::<T>(table, &origins, &mut problems);
     match config {
-        Some(config) if problems.is_empty() => {
+        Some(mut config) if problems.is_empty() => {
+            if let Some(folder) = path.and_then(Path::parent) {
+                config.locate(folder);
+            }
             let mut semantic = Problems::default();
             config.validate(&mut semantic);
             if semantic.is_empty() {

@@ -40,7 +40,13 @@ impl SecretFile {
         Self(path.into())
     }
 
-    /// The file's path as configured, relative to the working directory.
+    /// The same file, a relative path taken from `folder`.
+    #[must_use]
+    pub fn located(&self, folder: &Path) -> Self {
+        Self(folder.join(&self.0))
+    }
+
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.0
     }

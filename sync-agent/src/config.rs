@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cell_core::gate;
 use cell_core::id::RegionId;
@@ -54,7 +54,9 @@ pub struct GateConfig {
 }
 
 impl GateConfig {
-    pub(crate) fn gate(&self) -> gate::Config {
+    /// With the defaults filled in.
+    #[must_use]
+    pub fn gate(&self) -> gate::Config {
         let usual = gate::Config::default();
         gate::Config {
             fetch_after_ms: self.fetch_after_ms.unwrap_or(usual.fetch_after_ms),
@@ -115,6 +117,11 @@ pub struct Config {
 }
 
 impl Validate for Config {
+    fn locate(&mut self, folder: &Path) {
+        self.data_dir = folder.join(&self.data_dir);
+        self.placement_file = folder.join(&self.placement_file);
+    }
+
     fn validate(&self, problems: &mut Problems) {
         let region = self.region.parse::<RegionId>();
         if let Err(error) = &region {

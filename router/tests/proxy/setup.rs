@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use cell_core::placement::PlacementFile;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use router::{Config, Placement, Router};
+use router::{Config, Router};
 use service_kit::Origins;
 
 use crate::edge::{Edge, PLACEMENT, config, echo};
@@ -20,7 +21,8 @@ fn the_example_configuration_is_complete_and_shares_the_slots_evenly() {
     let (config, origins) = Config::load(Some(&example("router.toml")), &[]).unwrap();
     Router::check(&config, &origins).unwrap();
     assert_eq!((&config.timeouts, &config.limits), (&Default::default(), &Default::default()));
-    let placement = Placement::load(&example("placement.toml")).unwrap();
+    let placement =
+        PlacementFile::parse(&std::fs::read_to_string(example("placement.toml")).unwrap()).unwrap();
     let homes = cell_core::id::Slot::all().map(|slot| placement.home(slot));
     let mut shares = std::collections::BTreeMap::new();
     homes.for_each(|home| *shares.entry(home.to_string()).or_insert(0) += 1);

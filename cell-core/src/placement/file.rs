@@ -15,17 +15,17 @@
 //!
 //! Slots have homes, users have not: a user is moved by moving the slot.
 
-use std::path::Path;
-
-use cell_core::id::{RegionId, SLOT_COUNT, Slot};
 use serde::Deserialize;
+
+use super::Placement;
+use crate::id::{IdError, RegionId, SLOT_COUNT, Slot};
 
 /// The only version there is so far.
 const VERSION: u32 = 1;
 
 /// The home of each of the 1024 slots. Complete by construction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placement {
+pub struct PlacementFile {
     version: u32,
     regions: Vec<RegionId>,
     home: Vec<RegionId>,
@@ -34,15 +34,13 @@ pub struct Placement {
 /// Why a file is no placement. The file's author is at fault; nothing was taken over from it.
 #[derive(Debug, thiserror::Error)]
 pub enum PlacementError {
-    #[error("{path}: {source}")]
-    Unreadable { path: String, source: std::io::Error },
     /// Not TOML, an unknown key, or a value of the wrong type.
     #[error("{0}")]
     Malformed(String),
     #[error("version {0} is not known here, only {VERSION}")]
     Version(u32),
     #[error("{name:?}: {source}")]
-    Region { name: String, source: cell_core::id::IdError },
+    Region { name: String, source: IdError },
     #[error("region {0} is listed twice")]
     RegionTwice(RegionId),
     #[error("slots {from}..={to}: {home:?} is not one of the regions")]
@@ -72,24 +70,14 @@ struct Range {
     home: String,
 }
 
-impl Placement {
-    /// Reads a placement file.
-    ///
-    /// # Errors
-    /// See [`PlacementError`]; the message does not repeat the path unless the file cannot be read.
-    pub fn load(path: &Path) -> Result<Self, PlacementError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| PlacementError::Unreadable { path: path.display().to_string(), source })?;
-        Self::parse(&text)
-    }
-
+impl PlacementFile {
     /// Reads the text of a placement file.
     ///
     /// # Errors
     /// See [`PlacementError`].
     pub fn parse(text: &str) -> Result<Self, PlacementError> {
-        let file: File =
-            toml::from_str(text).map_err(|error| PlacementError::Malformed(error.to_string()))?;
+        let file: File = toml::from_str(text)
+            .map_err(|error| PlacementError::Malformed(error.to_string().trim().replace('\n', "; ")))?;
         if file.version != VERSION {
             return Err(PlacementError::Version(file.version));
         }
@@ -107,6 +95,12 @@ impl Placement {
     #[must_use]
     pub fn regions(&self) -> &[RegionId] {
         &self.regions
+    }
+
+    /// The placement of a new cluster that this file describes.
+    #[must_use]
+    pub fn initial(&self) -> Placement {
+        Placement::initial(self.regions.clone(), |slot| self.home(slot))
     }
 
     #[must_use]
@@ -176,12 +170,12 @@ mod tests {
     }
 
     fn refusal(text: &str) -> String {
-        Placement::parse(text).unwrap_err().to_string()
+        PlacementFile::parse(text).unwrap_err().to_string()
     }
 
     #[test]
     fn ranges_in_any_order_give_every_slot_its_home() {
-        let placement = Placement::parse(&file(&[(600, 1023, "east"), (0, 599, "north")])).unwrap();
+        let placement = PlacementFile::parse(&file(&[(600, 1023, "east"), (0, 599, "north")])).unwrap();
         let home = |n| placement.home(Slot::new(n).unwrap()).to_string();
         assert_eq!([home(0), home(599), home(600), home(1023)], ["north", "north", "east", "east"]);
         assert_eq!((placement.version(), placement.regions().len()), (1, 2));
@@ -223,11 +217,5 @@ mod tests {
         assert!(refusal("version = 1\nregions = [\"a\", \"a\"]").starts_with("region a is listed twice"));
         assert!(refusal("version = 1\nregions = []\nusers = []").contains("unknown field `users`"));
         assert!(refusal(&file(&[(-1, 3, "north")])).contains("from = -1"));
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let error = Placement::load(Path::new("no-such-placement.toml")).unwrap_err();
-        assert!(error.to_string().starts_with("no-such-placement.toml: "), "{error}");
     }
 }
