@@ -166,7 +166,7 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
 
 fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> {
     let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header([
         "region",
         "a user at home there",

@@ -46,7 +46,7 @@ pub(crate) fn show(format: Format, head: &[&str], rows: Vec<Vec<String>>, json: 
         },
         Format::Table => {
             let mut table = Table::new();
-            table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+            table.load_style(presets::NOTHING);
             table.set_content_arrangement(ContentArrangement::Dynamic);
             table.set_header(head);
             rows.into_iter().for_each(|row| {
