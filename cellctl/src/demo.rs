@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use chaos_tests::harness::{Cluster, Latency, Plan, Role};
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::{Refused, line};
 use stage::Stage;
@@ -132,7 +133,7 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
     let starting = Cluster::start(plan);
     let cluster = tokio::select! {
         cluster = starting => cluster?,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        () = told_to_stop() => bail!("interrupted"),
     };
     let users: Vec<(String, String)> =
         REGIONS.iter().map(|region| ((*region).to_owned(), cluster.user_of(region, &NAMES))).collect();
@@ -145,7 +146,7 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
         let mut stage = Stage::new(cluster, &users);
         let toured = tokio::select! {
             toured = steps::tour(&mut stage) => toured,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            () = told_to_stop() => Err(anyhow::anyhow!("interrupted")),
         };
         let dead = stage.cluster.dead();
         let stopped = stage.cluster.stop().await;
@@ -158,10 +159,24 @@ async fn play(args: &DemoArgs, folder: PathBuf) -> Result<()> {
         return Ok(());
     }
     print_addresses(&cluster, &users)?;
-    tokio::signal::ctrl_c().await?;
+    told_to_stop().await;
     line("\nstopping");
     cluster.stop().await?;
     Ok(())
+}
+
+/// Ctrl-C, or the gentle signal of whoever started this.
+async fn told_to_stop() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
 }
 
 fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> {

@@ -89,6 +89,11 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// Whether somebody may be told of it: of a fresh order nobody is.
+    fn is_urgent(&self) -> bool {
+        self.entities.values().any(|entity| entity.id.order().is_none() || entity.items().count() > 1)
+    }
+
     /// Takes the group behind this one: what is newer stands.
     fn absorb(&mut self, next: Group) {
         self.number = next.number;
@@ -206,9 +211,12 @@ fn apply_all(
     mut apply: impl FnMut(Group) -> Result<(), String>,
 ) {
     while let Ok(mut group) = groups.recv() {
-        let begun = Instant::now();
+        // Asleep, not listening: being woken for every group would cost a lone request more than the view itself.
+        if !group.is_urgent() {
+            std::thread::sleep(VIEW_LINGER);
+        }
         while group.entities.len() < VIEW_BATCH_MAX
-            && let Ok(next) = groups.recv_timeout(VIEW_LINGER.saturating_sub(begun.elapsed()))
+            && let Ok(next) = groups.try_recv()
         {
             group.absorb(next);
         }
