@@ -48,7 +48,7 @@ pub(crate) async fn start_gateway(folder: &Path) -> SocketAddr {
     let config = sandbox_gateway::Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         secret_file: service_kit::SecretFile::new(folder.join("secret")),
-        ledger_path: Some(folder.join("ledger.json")),
+        ledger_path: None,
     };
     let gateway = sandbox_gateway::build(config, &Origins::default()).await.unwrap();
     let address = gateway.local_addr().unwrap();
