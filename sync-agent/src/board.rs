@@ -134,6 +134,14 @@ impl Board {
         }
     }
 
+    /// The newest heartbeat of a region that the node had applied before this agent began.
+    pub(crate) fn remember(&self, peer: RegionId, wall_ms: u64) {
+        let mut lines = self.lines();
+        if let Some(line) = lines.peers.get_mut(&peer) {
+            line.change_beat.get_or_insert(Beat { wall_ms, transit_ms: 0 });
+        }
+    }
+
     pub(crate) fn status(&self) -> v1::AgentStatusReply {
         let now_ms = now_ms();
         let lines = self.lines();

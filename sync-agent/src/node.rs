@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::board::{Board, Channel};
 use crate::gate::GateHandle;
 use crate::positions::{Frontier, Positions};
-use crate::transport::MESSAGE_BYTES_MAX;
+use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
 /// Under this name the node knows the tail.
 const TAILER: &str = "sync-agent";
@@ -68,7 +68,7 @@ pub(crate) struct NodeLink {
 /// Why the tail ended. Nothing was lost; it begins anew.
 #[derive(Debug, thiserror::Error)]
 enum TailError {
-    #[error("{}", .0.message())]
+    #[error("{}", cause(.0))]
     Refused(#[from] Status),
     #[error("the node has not answered for {ANSWER_WITHIN:?}")]
     Silent,
@@ -183,7 +183,13 @@ impl NodeLink {
         let from = self.status().await?.durable_position;
         let mut tail = self.tail_from(from).await?;
         // Asked after the position was taken, so that it covers everything before it.
-        let frontier = Arc::new(read_frontier(self.status().await?.frontier));
+        let status = self.status().await?;
+        for beat in status.beats {
+            if let Ok(region) = beat.region.parse() {
+                self.board.remember(region, beat.wall_ms);
+            }
+        }
+        let frontier = Arc::new(read_frontier(status.frontier));
         self.connect(from, &frontier);
         backoff.reset();
         tracing::info!(position = from, actors = frontier.len(), "tailing the node");

@@ -25,6 +25,7 @@ use crate::board::{Board, Channel, Flow, MESSAGE_BEAT_MS, now_ms};
 use crate::gate::{Back, GateHandle, span};
 use crate::node::NodeLink;
 use crate::placement::Homes;
+use crate::transport::cause;
 
 /// Messages on their way to one peer, queued or not acknowledged yet.
 const LETTERS_MAX: usize = 1_024;
@@ -179,7 +180,7 @@ impl Queue {
                 () = shutdown.begun() => return,
                 ended = self.send_once(own, &channel, &board, &mut open, &mut backoff) => ended,
             };
-            let why = ended.err().map(|error| error.message().to_owned()).unwrap_or_default();
+            let why = ended.err().map(|error| cause(&error)).unwrap_or_default();
             board.flow(self.peer, Channel::Messages, Flow::Unreachable, &why);
             open.give_up();
             let pause = tokio::time::sleep(backoff.next());

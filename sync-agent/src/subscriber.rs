@@ -21,7 +21,7 @@ use crate::board::{Board, Channel, Flow, now_ms};
 use crate::node::{NodeLink, read_frontier};
 use crate::positions::Frontier;
 use crate::replication::PROTOCOL;
-use crate::transport::MESSAGE_BYTES_MAX;
+use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
 /// Batches given to the node and not answered.
 const APPLYING_MAX: usize = 4;
@@ -79,9 +79,9 @@ pub(crate) struct Subscriber {
 /// Why a stream ended. Nothing was lost; it begins anew from the node's frontier.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("{}", .0.message())]
+    #[error("{}", cause(.0))]
     Peer(Status),
-    #[error("the node: {}", .0.message())]
+    #[error("the node: {}", cause(.0))]
     Node(Status),
     #[error("the peer has not answered for {ANSWER_WITHIN:?}")]
     Silent,

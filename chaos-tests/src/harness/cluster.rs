@@ -5,7 +5,9 @@
 //! links; everything else is inside a region.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use cell_core::id::UserId;
@@ -13,7 +15,9 @@ use cell_core::id::UserId;
 use super::{Latency, Link, LinkState, Process, ProcessError, Spec};
 
 /// Below the ports that the system hands out for outgoing connections: nobody takes one while its process restarts.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS: Range<u16> = 20_000..32_000;
+/// Ports of one deployment: enough for eight regions.
+const BLOCK: u16 = 60;
 const SLOTS: usize = 1_024;
 const SECRET: &str = "callbacks of the sandbox are signed with this";
 
@@ -110,28 +114,39 @@ pub struct Cluster {
     /// By (from, to, kind): in which direction the payload flows.
     links: BTreeMap<(String, String, Kind), Link>,
     running: BTreeMap<(Role, String), Process>,
+    _ports: Block,
 }
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Free ports, near each other; each is bound for a moment to know that it is free.
-fn free_ports(count: usize) -> Result<Vec<u16>, ClusterError> {
-    let span = PORTS.end - PORTS.start;
-    // Different for every process, so that two deployments started together rarely meet.
-    let mut port = PORTS.start + (std::process::id() % u32::from(span)) as u16;
-    let mut found = Vec::with_capacity(count);
-    for _ in 0..span {
-        if found.len() == count {
-            return Ok(found);
+/// A block of ports that is one deployment's for as long as this lives, against every other on this machine.
+#[derive(Debug)]
+struct Block {
+    first: u16,
+    /// Locked; the system lets go of it however the process ends.
+    _claim: File,
+}
+
+impl Block {
+    /// The first block that no other deployment has and whose ports nobody listens on.
+    fn claim() -> Result<Block, ClusterError> {
+        for first in PORTS.step_by(usize::from(BLOCK)) {
+            let path = std::env::temp_dir().join(format!("homecell-ports-{first}"));
+            // A file of another user's: their block.
+            let Ok(claim) = File::options().create(true).append(true).open(path) else { continue };
+            let free = |port: u16| TcpListener::bind(at(port)).is_ok();
+            if claim.try_lock().is_ok() && (first..first + BLOCK).all(free) {
+                return Ok(Block { first, _claim: claim });
+            }
         }
-        if TcpListener::bind(at(port)).is_ok() {
-            found.push(port);
-        }
-        port = if port + 1 == PORTS.end { PORTS.start } else { port + 1 };
+        Err(ClusterError::NoPorts)
     }
-    Err(ClusterError::NoPorts)
+
+    fn ports(&self) -> Range<u16> {
+        self.first..self.first + BLOCK
+    }
 }
 
 /// The slots of the `nth` of `count` regions, both ends included.
@@ -145,8 +160,8 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`]; nothing is left running.
     pub async fn start(plan: Plan) -> Result<Cluster, ClusterError> {
-        let free = free_ports(plan.regions.len() * 7 + 3)?;
-        let mut free = free.into_iter();
+        let block = Block::claim()?;
+        let mut free = block.ports();
         let mut next = || free.next().ok_or(ClusterError::NoPorts);
         let mut ports = BTreeMap::new();
         for region in &plan.regions {
@@ -174,8 +189,15 @@ impl Cluster {
                 }
             }
         }
-        let mut cluster =
-            Cluster { plan, ports, router_ports, gateway_port, links, running: BTreeMap::new() };
+        let mut cluster = Cluster {
+            plan,
+            ports,
+            router_ports,
+            gateway_port,
+            links,
+            running: BTreeMap::new(),
+            _ports: block,
+        };
         cluster.write_configs()?;
         cluster.start_one(Role::Gateway, "").await?;
         for region in cluster.plan.regions.clone() {

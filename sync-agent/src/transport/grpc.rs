@@ -21,6 +21,20 @@ const PONG_WITHIN: Duration = Duration::from_secs(4);
 
 pub(crate) type Served<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// What a call failed on, down to its first cause: "http2 error" alone helps nobody.
+pub(crate) fn cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = if text.is_empty() { more } else { format!("{text}: {more}") };
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Whether `address` can be dialled: `http://host:port`.
 pub(crate) fn is_address(address: &str) -> bool {
     address.starts_with("http://") && Endpoint::from_shared(address.to_owned()).is_ok()

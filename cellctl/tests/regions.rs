@@ -1,0 +1,288 @@
+//! Regions as real processes, their links held, cut and healed; processes killed and started again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cell_proto::v1;
+use cell_proto::v1::agent_admin_client::AgentAdminClient;
+use cell_proto::v1::messages_client::MessagesClient;
+use cell_proto::v1::node_client::NodeClient;
+use chaos_tests::harness::{Api, Cluster, Kind, Latency, LinkState, Plan, Role};
+use serde_json::json;
+use tonic::transport::Channel;
+
+const WITHIN: Duration = Duration::from_secs(30);
+
+struct Regions {
+    cluster: Cluster,
+    api: Api,
+    buyer: String,
+    _folder: tempfile::TempDir,
+}
+
+fn program(role: Role) -> (PathBuf, Vec<String>) {
+    (env!("CARGO_BIN_EXE_cellctl").into(), vec!["role".to_owned(), role.program().to_owned()])
+}
+
+impl Regions {
+    async fn start() -> Regions {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            regions: ["north", "east", "south"].map(str::to_owned).into(),
+            folder: folder.path().to_owned(),
+            program,
+            latency: Latency::NONE,
+            rules: Vec::new(),
+            gate: Vec::new(),
+            ask_every_ms: 500,
+            levels: "info".to_owned(),
+            engine: "sled".to_owned(),
+            all_in_first: false,
+        };
+        let cluster = Cluster::start(plan).await.unwrap();
+        let buyer = cluster.user_of("north", &["bob"]);
+        Regions { cluster, api: Api::default(), buyer, _folder: folder }
+    }
+
+    async fn place(&self, key: &str) -> String {
+        let body = json!({ "content": { "currency": "CNY",
+            "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
+        let router = self.cluster.router();
+        let answer = self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.body["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn sees(&self, region: &str, order: &str) -> bool {
+        let at = self.cluster.node_http(region).unwrap();
+        let answer = self.api.get(at, &format!("/v1/orders/{order}"), &self.buyer).await;
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    async fn agent(&self, region: &str) -> AgentAdminClient<Channel> {
+        let address = format!("http://{}", self.cluster.agent_grpc(region).unwrap());
+        AgentAdminClient::connect(address).await.unwrap()
+    }
+
+    /// What a region's agent says of its link to a peer.
+    async fn peer(&self, region: &str, peer: &str) -> v1::PeerStatus {
+        let status = self.agent(region).await.agent_status(v1::AgentStatusRequest {}).await.unwrap();
+        status.into_inner().peers.into_iter().find(|it| it.region == peer).unwrap()
+    }
+
+    /// How far a region's node is: (actor's region, start, seq) of every actor.
+    async fn frontier(&self, region: &str) -> Vec<(String, u64, u64)> {
+        let address = format!("http://{}", self.cluster.node_grpc(region).unwrap());
+        let mut node = NodeClient::connect(address).await.unwrap();
+        let status = node.status(v1::StatusRequest {}).await.unwrap().into_inner();
+        let mut frontier: Vec<_> = status
+            .frontier
+            .into_iter()
+            .map(|front| {
+                let actor = front.actor.unwrap();
+                (actor.node.unwrap().region, actor.start, front.seq)
+            })
+            .collect();
+        frontier.sort();
+        frontier
+    }
+}
+
+/// Asks again until it is so.
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is().await {
+        assert!(begun.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_one_peer_cannot_reach_is_served_by_the_third_and_says_so() {
+    let regions = Regions::start().await;
+    let first = regions.place("k1").await;
+    until("south has the first order", async || regions.sees("south", &first).await).await;
+    let link = regions.cluster.link("north", "south", Kind::Data).unwrap();
+    link.set(LinkState::Cut);
+    until("south says that north's changes do not come from there", async || {
+        regions.peer("south", "north").await.changes == "unreachable"
+    })
+    .await;
+    let second = regions.place("k2").await;
+    until("east relays the second order", async || regions.sees("south", &second).await).await;
+    let seen = regions.peer("south", "north").await;
+    assert_eq!(seen.changes, "unreachable", "{seen:?}");
+    assert!(
+        seen.change_lag_ms.is_some_and(|lag_ms| lag_ms < 10_000),
+        "heartbeats come by the detour: {seen:?}"
+    );
+    link.set(LinkState::Open);
+    until("the link is there again", async || regions.peer("south", "north").await.changes == "idle").await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lag_grows_while_nothing_comes_and_nothing_is_lost_when_it_does() {
+    let mut regions = Regions::start().await;
+    until("north's first heartbeat is in south", async || {
+        regions.peer("south", "north").await.change_lag_ms.is_some()
+    })
+    .await;
+    regions.cluster.data_into("south", LinkState::Held);
+    let mut orders = Vec::new();
+    for i in 0..50 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    until("south says how far behind it is", async || {
+        let north = regions.peer("south", "north").await;
+        north.change_lag_ms.is_some_and(|lag_ms| lag_ms > 2_000) && north.changes != "idle"
+    })
+    .await;
+    // Meanwhile its agent is killed: what it had under way comes again.
+    regions.cluster.kill(Role::Agent, "south").await.unwrap();
+    regions.cluster.restart(Role::Agent, "south").await.unwrap();
+    until("the new agent knows how far behind its node is", async || {
+        regions.peer("south", "north").await.change_lag_ms.is_some_and(|lag_ms| lag_ms > 2_000)
+    })
+    .await;
+    regions.cluster.data_into("south", LinkState::Open);
+    for order in &orders {
+        until("every order arrives", async || regions.sees("south", order).await).await;
+    }
+    until("it is idle and the lag is small", async || {
+        let north = regions.peer("south", "north").await;
+        north.changes == "idle" && north.change_lag_ms.is_some_and(|lag_ms| lag_ms < 1_500)
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_was_away_catches_up_and_its_own_changes_reach_the_others() {
+    let mut regions = Regions::start().await;
+    regions.cluster.kill(Role::Node, "east").await.unwrap();
+    regions.cluster.kill(Role::Agent, "east").await.unwrap();
+    let mut orders = Vec::new();
+    for i in 0..300 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    // Its agent comes first, and finds no node.
+    regions.cluster.restart(Role::Agent, "east").await.unwrap();
+    regions.cluster.restart(Role::Node, "east").await.unwrap();
+    until("east has the last order", async || regions.sees("east", &orders[299]).await).await;
+    for order in &orders {
+        assert!(regions.sees("east", order).await, "{order} is missing");
+    }
+    until("all three are equally far", async || {
+        let north = regions.frontier("north").await;
+        // Heartbeats go on, so two looks may differ by one.
+        let near = |others: &[(String, u64, u64)]| {
+            others.len() == north.len()
+                && others.iter().zip(&north).all(|(a, b)| a.0 == b.0 && a.1 == b.1 && a.2.abs_diff(b.2) <= 2)
+        };
+        near(&regions.frontier("east").await) && near(&regions.frontier("south").await)
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_them() {
+    let mut regions = Regions::start().await;
+    // What a newer region might send, given to east's message port in south's name.
+    let config = std::fs::read_to_string(regions.cluster.data_folder().join("east/agent.toml")).unwrap();
+    let port = config.lines().find_map(|line| line.strip_prefix("messages = \"127")).unwrap();
+    let address = format!("http://127{}", port.trim_end_matches('"'));
+    let garbage = Bytes::from_static(b"\xff\xfe from the future");
+    let batch = v1::MessageBatch {
+        from_region: "south".to_owned(),
+        envelopes: vec![garbage.clone()],
+        sent_wall_ms: 1,
+    };
+    let mut messages = MessagesClient::connect(address.clone()).await.unwrap();
+    let stream = tokio_stream::iter(vec![batch]).chain_forever();
+    let mut acks = messages.send(stream).await.unwrap().into_inner();
+    let ack = tokio::time::timeout(WITHIN, acks.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(ack.accepted.len(), 1, "it is kept, so its sender need not send it again");
+    regions.cluster.kill(Role::Agent, "east").await.unwrap();
+    regions.cluster.restart(Role::Agent, "east").await.unwrap();
+    let mut agent = regions.agent("east").await;
+    let dead = v1::ListHeldRequest { state: "dead".to_owned(), ..v1::ListHeldRequest::default() };
+    let listed = agent.list_held(dead.clone()).await.unwrap().into_inner().messages;
+    assert_eq!((listed.len(), listed[0].reason.as_str()), (1, "malformed"), "{listed:?}");
+    let id = listed[0].id.clone();
+    let seen = agent.inspect_held(v1::InspectHeldRequest { id: id.clone() }).await.unwrap().into_inner();
+    assert_eq!(seen.raw, garbage);
+    let mut discard = v1::DiscardRequest { id: id.clone(), identity: "sre".to_owned(), ..Default::default() };
+    let refused = agent.discard(discard.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "without a reason");
+    discard.reason = "a test".to_owned();
+    until("the node is there to record it", async || match agent.clone().discard(discard.clone()).await {
+        Ok(reply) => {
+            assert_eq!(reply.into_inner().ids, std::slice::from_ref(&id));
+            true
+        }
+        Err(refused) => {
+            assert_eq!(refused.code(), tonic::Code::Unavailable);
+            false
+        }
+    })
+    .await;
+    assert_eq!(agent.list_held(dead).await.unwrap().into_inner().messages, []);
+    // Nobody outside the cluster gets that far.
+    let stranger = v1::MessageBatch { from_region: "west".to_owned(), ..v1::MessageBatch::default() };
+    let mut messages = MessagesClient::connect(address).await.unwrap();
+    let mut refused =
+        messages.send(tokio_stream::iter(vec![stranger]).chain_forever()).await.unwrap().into_inner();
+    assert_eq!(refused.message().await.unwrap_err().code(), tonic::Code::PermissionDenied);
+    regions.cluster.stop().await.unwrap();
+}
+
+/// A stream that stays open behind its items, as an agent's does.
+trait Forever: Sized {
+    fn chain_forever(self) -> impl futures::Stream<Item = v1::MessageBatch> + Send + 'static;
+}
+
+impl Forever for tokio_stream::Iter<std::vec::IntoIter<v1::MessageBatch>> {
+    fn chain_forever(self) -> impl futures::Stream<Item = v1::MessageBatch> + Send + 'static {
+        futures::StreamExt::chain(self, futures::stream::pending())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
+    let regions = Regions::start().await;
+    let folder = regions.cluster.data_folder().to_owned();
+    let run = |role: &str, config: &str, sets: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl"))
+            .args(["role", role, "--config"])
+            .arg(folder.join(config))
+            .args(sets.iter().flat_map(|set| ["--set", set]))
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    };
+    let any = ["listen.data", "listen.messages", "listen.grpc", "listen.admin"];
+    let free: Vec<String> = any.iter().map(|key| format!("{key}=127.0.0.1:0")).collect();
+    let free: Vec<&str> = free.iter().map(String::as_str).collect();
+    let cases: [(&str, &str, Vec<&str>, &str); 6] = [
+        ("sync-agent", "east/agent.toml", vec![], "listen.data"),
+        ("sync-agent", "east/agent.toml", free.clone(), "data_dir"),
+        ("sync-agent", "east/agent.toml", vec!["gate.patience=5"], "gate.patience"),
+        ("sync-agent", "east/agent.toml", vec!["region=west"], "region"),
+        ("region-node", "east/node.toml", vec![], "listen.http"),
+        (
+            "region-node",
+            "east/node.toml",
+            vec!["listen.http=127.0.0.1:0", "listen.grpc=127.0.0.1:0", "listen.admin=127.0.0.1:0"],
+            "data_dir",
+        ),
+    ];
+    for (role, config, sets, key) in cases {
+        let (code, said) = run(role, config, &sets);
+        assert_eq!(code, Some(2), "{role} {sets:?}: {said}");
+        assert!(said.contains(key), "{role} {sets:?}: {said}");
+    }
+    regions.cluster.stop().await.unwrap();
+}
