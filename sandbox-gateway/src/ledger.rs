@@ -1,8 +1,12 @@
 //! The gateway's books: intents, refunds, and what may happen to them. Pure: time is an argument, nothing is sent.
 
+mod overview;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+pub use overview::{Entry, Overview, Total};
 
 /// Where an intent stands. All but `Pending` are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,10 +139,14 @@ impl LedgerError {
 }
 
 /// The books.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     next: u64,
     intents: BTreeMap<String, Intent>,
+    /// When a pending intent is to be captured, by its id. In the books because it was decided with the intent: a restart,
+    /// or another behaviour set meanwhile, changes nothing about it.
+    #[serde(default)]
+    capture_at_ms: BTreeMap<String, u64>,
     keys: BTreeMap<String, (String, NewIntent)>,
     refunds: BTreeMap<String, Refund>,
     refund_keys: BTreeMap<String, (String, NewRefund)>,
@@ -202,6 +210,7 @@ impl Ledger {
         now_ms: u64,
     ) -> Option<Intent> {
         let intent = self.intents.get_mut(id).filter(|intent| intent.status == IntentStatus::Pending)?;
+        self.capture_at_ms.remove(id);
         let late = now_ms >= intent.expires_at_ms;
         // Never money after its time, whoever asks.
         intent.status = if late && status == IntentStatus::Captured { IntentStatus::Expired } else { status };
@@ -212,6 +221,11 @@ impl Ledger {
             intent.captured_at_ms = Some(now_ms);
         }
         Some(intent.clone())
+    }
+
+    /// Leaves a pending intent to be captured by [`Ledger::pass`] once it is `at_ms`.
+    pub(crate) fn capture_at(&mut self, id: &str, at_ms: u64) {
+        self.capture_at_ms.insert(id.to_owned(), at_ms);
     }
 
     pub(crate) fn redirect(&mut self, id: &str) {
@@ -241,12 +255,27 @@ impl Ledger {
         of.iter().filter_map(|id| self.finish(id, IntentStatus::Closed, None, now_ms)).collect()
     }
 
-    /// Expires what is past its time. Returns those that moved.
-    pub(crate) fn expire(&mut self, now_ms: u64) -> Vec<Intent> {
-        let late =
-            |intent: &&Intent| intent.status == IntentStatus::Pending && now_ms >= intent.expires_at_ms;
-        let late: Vec<String> = self.intents.values().filter(late).map(|intent| intent.id.clone()).collect();
-        late.iter().filter_map(|id| self.finish(id, IntentStatus::Expired, None, now_ms)).collect()
+    /// What has become due by now: captures that were put off, and the end of intents whose time is over. Returns those
+    /// that moved.
+    pub(crate) fn pass(&mut self, now_ms: u64) -> Vec<Intent> {
+        let due: Vec<String> =
+            self.due_ms().filter(|(at_ms, _)| *at_ms <= now_ms).map(|(_, id)| id.to_owned()).collect();
+        // An intent past its time expires, whatever it was to become.
+        due.iter().filter_map(|id| self.finish(id, IntentStatus::Captured, None, now_ms)).collect()
+    }
+
+    /// When [`Ledger::pass`] will next have something to do.
+    #[must_use]
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.due_ms().map(|(at_ms, _)| at_ms).min()
+    }
+
+    fn due_ms(&self) -> impl Iterator<Item = (u64, &str)> {
+        let pending = self.intents.values().filter(|intent| intent.status == IntentStatus::Pending);
+        pending.map(|intent| {
+            let capture_at_ms = self.capture_at_ms.get(&intent.id).copied().unwrap_or(u64::MAX);
+            (capture_at_ms.min(intent.expires_at_ms), intent.id.as_str())
+        })
     }
 
     pub(crate) fn of_reference<'a>(&'a self, reference: &'a str) -> impl Iterator<Item = &'a Intent> {
@@ -326,25 +355,6 @@ impl Ledger {
     pub(crate) fn forget(&mut self, key: &str) -> bool {
         self.keys.remove(key).is_some() | self.refund_keys.remove(key).is_some()
     }
-
-    /// What was captured and refunded, per payment and per order.
-    #[must_use]
-    pub(crate) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for intent in self.intents.values() {
-            let order = intent.metadata.get("order").cloned().unwrap_or_default();
-            for total in [
-                totals.by_reference.entry(intent.reference.clone()).or_default(),
-                totals.by_order.entry(order).or_default(),
-            ] {
-                total.captured_minor += intent.captured_minor;
-                total.refunded_minor += intent.refunded_minor;
-                total.captures += usize::from(intent.captured_minor > 0);
-                total.intents.push(intent.id.clone());
-            }
-        }
-        totals
-    }
 }
 
 /// Which entries to list.
@@ -365,18 +375,50 @@ impl ListFilter {
     }
 }
 
-/// Sums of money.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Total {
-    pub captured_minor: u64,
-    pub refunded_minor: u64,
-    pub captures: usize,
-    pub intents: Vec<String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The books in sums: what the demo and the tests believe, rather than any log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    pub by_reference: BTreeMap<String, Total>,
-    pub by_order: BTreeMap<String, Total>,
+    fn new(key: &str, expires_at_ms: u64) -> NewIntent {
+        NewIntent {
+            key: key.to_owned(),
+            reference: format!("pay_{key}"),
+            amount_minor: 1_000,
+            currency: "CNY".to_owned(),
+            expires_at_ms,
+            card_token: String::new(),
+            metadata: BTreeMap::new(),
+            callback_urls: Vec::new(),
+        }
+    }
+
+    fn moved(ledger: &mut Ledger, now_ms: u64) -> Vec<(String, IntentStatus)> {
+        ledger.pass(now_ms).into_iter().map(|intent| (intent.key, intent.status)).collect()
+    }
+
+    #[test]
+    fn a_capture_that_was_put_off_is_read_back_from_the_books_and_never_made_after_its_time() {
+        let mut ledger = Ledger::default();
+        for (key, capture_at_ms) in [("soon", 500), ("too-late", 900), ("closed", 500)] {
+            let (intent, _) = ledger.create(new(key, 800), 0).unwrap();
+            ledger.capture_at(&intent.id, capture_at_ms);
+        }
+        ledger.create(new("pending", 600), 0).unwrap();
+        ledger.close("pay_closed", 1);
+        let text = serde_json::to_vec(&ledger).unwrap();
+        let mut ledger: Ledger = serde_json::from_slice(&text).unwrap();
+        assert_eq!((ledger.next_due_ms(), moved(&mut ledger, 499)), (Some(500), vec![]));
+        assert_eq!(moved(&mut ledger, 500), [("soon".to_owned(), IntentStatus::Captured)]);
+        assert_eq!(moved(&mut ledger, 600), [("pending".to_owned(), IntentStatus::Expired)]);
+        assert_eq!(moved(&mut ledger, 1_000), [("too-late".to_owned(), IntentStatus::Expired)]);
+        assert_eq!((ledger.next_due_ms(), ledger.capture_at_ms.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_process_that_slept_past_both_times_takes_no_money() {
+        let mut ledger = Ledger::default();
+        let (intent, _) = ledger.create(new("k", 800), 0).unwrap();
+        ledger.capture_at(&intent.id, 500);
+        assert_eq!(moved(&mut ledger, 801), [("k".to_owned(), IntentStatus::Expired)]);
+    }
 }

@@ -5,6 +5,7 @@
 
 mod behaviour;
 mod callback;
+mod gateway;
 mod http;
 mod journal;
 mod ledger;
@@ -17,13 +18,16 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Deserialize;
-use service_kit::{Exit, Origins, Problems, SecretFile, Shutdown, Validate, bind, nodelay};
+use service_kit::{ConfigError, Exit, Origins, Problems, SecretFile, Shutdown, Validate, bind, nodelay};
 use tokio::net::TcpListener;
 
 pub use behaviour::{Behaviour, MAGIC_AMOUNTS, MagicAmount};
 pub use callback::{SIGNATURE_HEADER, signature};
-pub use ledger::{Intent, IntentStatus, NewIntent, NewRefund, Refund, Refusal, Total, Totals};
+pub use ledger::{Entry, Intent, IntentStatus, NewIntent, NewRefund, Overview, Refund, Refusal, Total};
 pub use process::process;
+
+/// How long requests and tasks under way may take once the shutdown has begun, each.
+const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 
 /// Configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,7 +42,14 @@ pub struct Config {
 }
 
 impl Validate for Config {
-    fn validate(&self, _: &mut Problems) {}
+    fn validate(&self, problems: &mut Problems) {
+        if let Err(error) = self.secret_file.load() {
+            problems.push("secret_file", error);
+        }
+        if let Some(path) = &self.ledger_path {
+            problems.check(path.file_name().is_some(), "ledger_path", "names no file");
+        }
+    }
 
     fn locate(&mut self, folder: &Path) {
         self.secret_file = self.secret_file.located(folder);
@@ -58,21 +69,22 @@ pub struct SandboxGateway {
 /// Opens the listener and the ledger.
 ///
 /// # Errors
-/// The port is in use, or the secret or the ledger cannot be read.
+/// One line that names the key: a port in use, a secret or a ledger that cannot be read, a ledger of another process.
 pub async fn build(config: Config, origins: &Origins) -> Result<SandboxGateway, Exit> {
-    let secret = config.secret_file.load()?.expose().to_vec();
+    let at = |key: &str, error: &dyn std::fmt::Display| Exit::from(ConfigError::at(key, error, origins));
+    let secret = config.secret_file.load().map_err(|error| at("secret_file", &error))?;
     let (journal, ledger) = match config.ledger_path {
         Some(path) => {
             let shown = path.display().to_string();
             let opened = journal::Journal::open(path);
             let (journal, ledger) =
-                opened.map_err(|error| Exit::Usage(format!("ledger_path: {shown}: {error}")))?;
+                opened.map_err(|error| at("ledger_path", &format_args!("{shown}: {error}")))?;
             (Some(journal), ledger)
         }
         None => (None, ledger::Ledger::default()),
     };
     let listener = bind("listen", config.listen, origins).await?;
-    Ok(SandboxGateway { listener, ledger, journal, secret })
+    Ok(SandboxGateway { listener, ledger, journal, secret: secret.expose().to_vec() })
 }
 
 impl SandboxGateway {
@@ -84,17 +96,23 @@ impl SandboxGateway {
         self.listener.local_addr()
     }
 
-    /// Serves until the shutdown begins, then lets open requests end.
+    /// Serves until the shutdown begins, then lets open requests end; those that take too long are cut off.
     #[must_use]
     pub fn run(self, shutdown: Shutdown) -> Pin<Box<dyn Future<Output = Result<(), Exit>> + Send>> {
         Box::pin(async move {
-            let gateway = http::Gateway::new(self.ledger, self.journal, self.secret, shutdown.clone());
-            shutdown.spawn("expiry", gateway.clone().expire_forever());
+            let gateway = gateway::Gateway::new(self.ledger, self.journal, self.secret, shutdown.clone());
+            shutdown.spawn("clock", gateway.clone().keep_time());
             let stop = shutdown.token();
-            axum::serve(nodelay(self.listener), http::router(gateway))
-                .with_graceful_shutdown(async move { stop.cancelled().await })
-                .await?;
-            shutdown.drain(Duration::from_secs(3)).await?;
+            let serving = axum::serve(nodelay(self.listener), http::router(gateway))
+                .with_graceful_shutdown(async move { stop.cancelled().await });
+            tokio::select! {
+                served = async { serving.await } => served?,
+                () = async {
+                    shutdown.begun().await;
+                    tokio::time::sleep(DRAIN_WITHIN).await;
+                } => tracing::warn!("requests that are still open are cut off"),
+            }
+            shutdown.drain(DRAIN_WITHIN).await?;
             Ok(())
         })
     }

@@ -24,7 +24,7 @@ struct Bench {
     callback_url: String,
     callbacks: mpsc::Receiver<(HeaderMap, Bytes)>,
     shutdown: Shutdown,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     running: tokio::task::JoinHandle<()>,
 }
 
@@ -45,7 +45,7 @@ async fn bench(ledger: bool) -> Bench {
     let app = Router::new().route("/callback", post(hear)).with_state(Arc::new(Mutex::new(sender)));
     tokio::spawn(async move { axum::serve(heard, app).await.unwrap() });
     let (address, shutdown, running) = start(&folder, ledger).await;
-    Bench { address, callback_url, callbacks, shutdown, _folder: folder, running }
+    Bench { address, callback_url, callbacks, shutdown, folder, running }
 }
 
 async fn start(
@@ -91,6 +91,27 @@ impl Bench {
 
     async fn create(&self, key: &str, reference: &str, amount: u64) -> (u16, Value) {
         self.call("POST", "/v1/intents", Some(self.intent(key, reference, amount))).await
+    }
+
+    /// The same gateway after an end and a new start.
+    async fn restarted(self) -> Bench {
+        self.shutdown.begin();
+        self.running.await.unwrap();
+        let (address, shutdown, running) = start(&self.folder, true).await;
+        let Bench { callback_url, callbacks, folder, .. } = self;
+        Bench { address, callback_url, callbacks, shutdown, folder, running }
+    }
+
+    async fn until_captured(&self, key: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let (_, intent) = self.call("GET", &format!("/v1/intents/by-key/{key}"), None).await;
+            if intent["status"] == "captured" {
+                return intent;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "captured within ten seconds: {intent}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn callback(&mut self) -> Value {
@@ -217,35 +238,110 @@ async fn bad_requests_are_problems_that_say_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn the_ledger_shows_every_entry_beside_the_totals() {
+    let bench = bench(false).await;
+    let (_, taken) = bench.create("k1", "pay_1", 1_000).await;
+    let (_, refused) = bench.create("k2", "pay_2", 91).await;
+    let refund = json!({ "key": "r1", "intent_id": taken["id"], "amount_minor": 600, "reference": "pay_1",
+        "metadata": { "order": "ord_1" } });
+    let (_, refund) = bench.call("POST", "/v1/refunds", Some(refund)).await;
+    bench
+        .call(
+            "POST",
+            "/control/behaviour",
+            Some(json!({"of": "pay_3", "behaviour": "capture-later",
+        "delay_ms": 60_000})),
+        )
+        .await;
+    let (_, later) = bench.create("k3", "pay_3", 1_000).await;
+    bench.call("POST", "/control/forget", Some(json!({"key": "k1"}))).await;
+    let (_, books) = bench.call("GET", "/control/ledger", None).await;
+    let intent = |intent: &Value, key: &str, reference: &str, refunded: u64| {
+        let mut entry = json!({ "kind": "intent", "id": intent["id"], "key": key, "reference": reference,
+            "order": "ord_1", "status": intent["status"], "amount_minor": intent["amount_minor"],
+            "captured_minor": intent["captured_minor"], "refunded_minor": refunded, "currency": "CNY",
+            "created_at_ms": intent["created_at_ms"], "expires_at_ms": intent["expires_at_ms"] });
+        for optional in ["failure", "captured_at_ms"] {
+            if !intent[optional].is_null() {
+                entry[optional] = intent[optional].clone();
+            }
+        }
+        entry
+    };
+    let mut last = intent(&later, "k3", "pay_3", 0);
+    last["capture_at_ms"] = json!(later["created_at_ms"].as_u64().unwrap() + 60_000);
+    let given_back = json!({ "kind": "refund", "id": refund["id"], "intent_id": taken["id"], "key": "r1",
+        "reference": "pay_1", "order": "ord_1", "status": "done", "amount_minor": 600, "currency": "CNY",
+        "created_at_ms": refund["created_at_ms"] });
+    let all = [intent(&taken, "k1", "pay_1", 600), intent(&refused, "k2", "pay_2", 0), given_back, last];
+    assert_eq!(books["entries"], json!(all));
+    assert_eq!(books["by_order"]["ord_1"]["captured_minor"], 1_000);
+    assert_eq!(books["by_order"]["ord_1"]["refunded_minor"], 600);
+    assert_eq!(books["by_reference"]["pay_3"]["captures"], 0);
+}
+
+#[tokio::test]
 async fn the_ledger_survives_a_restart() {
     let bench = bench(true).await;
     bench.create("k", "pay_1", 1_000).await;
     // To be captured in 1.5 s: by then it is another process.
     assert_eq!(bench.create("later", "pay_2", 1_093).await.1["status"], "pending");
-    let config = Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        secret_file: SecretFile::new(bench._folder.path().join("secret")),
-        ledger_path: Some(bench._folder.path().join("ledger.json")),
-    };
-    let refused = sandbox_gateway::build(config, &Origins::default()).await.unwrap_err();
-    assert!(format!("{refused:?}").contains("in use"), "one gateway per ledger: {refused:?}");
-    bench.shutdown.begin();
-    bench.running.await.unwrap();
-    let (address, shutdown, running) = start(&bench._folder, true).await;
-    let (_, callbacks) = mpsc::channel(1);
-    let again = Bench {
-        address,
-        callbacks,
-        callback_url: bench.callback_url,
-        shutdown,
-        _folder: bench._folder,
-        running,
-    };
+    assert_eq!(bench.create("redirected", "pay_3", 1_099).await.1["status"], "pending");
+    let again = bench.restarted().await;
     assert_eq!(again.total("pay_1").await, (1_000, 0));
     assert_eq!(again.call("GET", "/v1/intents/by-key/k", None).await.1["status"], "captured");
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-    while again.total("pay_2").await != (1_093, 0) {
-        assert!(tokio::time::Instant::now() < deadline, "what was pending is captured all the same");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    let (_, redirected) = again.call("GET", "/v1/intents/by-key/redirected", None).await;
+    assert_eq!(redirected["next_action"]["kind"], "redirect");
+    again.until_captured("later").await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_by_what_was_decided_with_the_intent_and_not_by_its_amount() {
+    let mut bench = bench(true).await;
+    let set =
+        |behaviour: &str, delay_ms: u64| json!({ "of": "*", "behaviour": behaviour, "delay_ms": delay_ms });
+    bench.call("POST", "/control/behaviour", Some(set("stay-pending", 0))).await;
+    assert_eq!(bench.create("stays", "pay_1", 1_093).await.1["status"], "pending");
+    bench.call("POST", "/control/behaviour", Some(set("capture-later", 2_000))).await;
+    assert_eq!(bench.create("later", "pay_2", 1_000).await.1["status"], "pending");
+    bench = bench.restarted().await;
+    let later = bench.until_captured("later").await;
+    let time = |name: &str| later[name].as_u64().unwrap();
+    assert!(time("captured_at_ms") >= time("created_at_ms") + 2_000, "{later}");
+    let callback = bench.callback().await;
+    assert_eq!((&callback["kind"], &callback["intent"]["key"]), (&json!("capture"), &json!("later")));
+    assert_eq!(bench.call("GET", "/v1/intents/by-key/stays", None).await.1["status"], "pending");
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_has_not_happened() {
+    let bench = bench(true).await;
+    bench.create("k1", "pay_1", 1_000).await;
+    // Where the next ledger would be written stands a folder.
+    let next = bench.folder.path().join("ledger.json.next");
+    std::fs::create_dir(&next).unwrap();
+    let body = bench.intent("k2", "pay_2", 1_000);
+    let (status, problem) = bench.call("POST", "/v1/intents", Some(body.clone())).await;
+    assert_eq!((status, problem["type"].as_str()), (503, Some("ledger-unavailable")));
+    assert_eq!(bench.call("GET", "/v1/intents/by-key/k2", None).await.0, 404);
+    let closing = Some(json!({"reference": "pay_1"}));
+    assert_eq!(bench.call("POST", "/v1/intents/close", closing).await.0, 503);
+    std::fs::remove_dir(&next).unwrap();
+    assert_eq!(bench.call("POST", "/v1/intents", Some(body)).await.1["status"], "captured");
+    assert_eq!(bench.create("k3", "pay_1", 1_000).await.0, 200, "pay_1 was not closed");
+    let again = bench.restarted().await;
+    assert_eq!((again.total("pay_1").await, again.total("pay_2").await), ((2_000, 0), (1_000, 0)));
+}
+
+#[tokio::test]
+async fn a_late_answer_does_not_keep_the_gateway_from_ending() {
+    let bench = bench(false).await;
+    let hour = json!({ "of": "*", "behaviour": "answer-late", "delay_ms": 3_600_000 });
+    bench.call("POST", "/control/behaviour", Some(hour)).await;
+    let (answered, ()) = tokio::join!(bench.create("k", "pay_1", 1_000), async {
+        bench.until_captured("k").await;
+        bench.shutdown.begin();
+    });
+    assert_eq!((answered.0, &answered.1["status"]), (200, &json!("captured")));
+    bench.running.await.unwrap();
 }
