@@ -3,11 +3,11 @@
 //! Here it is known only as far as every change needs it: an initial placement from a file, and whatever higher epochs
 //! were seen since. Moves and failovers (fences, claims, activations) build on the same join.
 
-mod file;
+mod ranges;
 
 use std::fmt;
 
-pub use file::{PlacementError, PlacementFile};
+pub use ranges::{PlacementError, SlotRange};
 
 use crate::canon::message;
 use crate::id::{ActorId, NodeId, RegionId, Slot};

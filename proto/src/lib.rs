@@ -1,7 +1,8 @@
 //! The only wire and disk format between processes: generated messages and services, and total conversions to and from
-//! cell-core. It decides nothing.
+//! cell-core; and the one file that all of them read. It decides nothing.
 
 mod convert;
+pub mod placement_file;
 
 pub use convert::{BadWire, Frontier};
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use cell_core::id::RegionId;
-use cell_core::placement::{Placement, PlacementFile};
 use cell_core::rules::Rules;
 use serde::Deserialize;
 use service_kit::{Problems, SecretFile, TelemetryConfig, Validate};
+
+pub use cell_proto::placement_file::load as load_placement;
 
 /// Which engine keeps the view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -117,11 +118,20 @@ impl Validate for Config {
     }
 
     fn validate(&self, problems: &mut Problems) {
-        if let Err(error) = self.region.parse::<RegionId>() {
+        let region = self.region.parse::<RegionId>();
+        if let Err(error) = &region {
             problems.push("region", error);
         }
-        if let Err(error) = load_placement(&self.placement_file) {
-            problems.push("placement_file", error);
+        match load_placement(&self.placement_file) {
+            Err(error) => problems.push("placement_file", error),
+            Ok(placement) => {
+                // A name that is none was named above.
+                let member = region.map_or(true, |region| placement.members().contains(&region));
+                problems.check(member, "region", format!("'{}' is no member of the placement", self.region));
+            }
+        }
+        if let Err(error) = self.gateway.secret_file.load() {
+            problems.push("gateway.secret_file", error);
         }
         let rules = self.rules.rules();
         let fits = rules.attempt_margin_ms < rules.permit_window_ms;
@@ -134,14 +144,4 @@ impl Validate for Config {
         }
         problems.section("telemetry", &self.telemetry);
     }
-}
-
-/// Reads the initial placement.
-///
-/// # Errors
-/// One line that names the file and what is wrong in it.
-pub fn load_placement(path: &Path) -> Result<Placement, String> {
-    let at = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
-    Ok(PlacementFile::parse(&text).map_err(|error| at(&error))?.initial())
 }

@@ -1,7 +1,7 @@
 //! The decision, pure: key, placement and reachability in, one upstream or a refusal out.
 
 use cell_core::id::RegionId;
-use cell_core::placement::PlacementFile;
+use cell_core::placement::Placement;
 use http::uri::Authority;
 
 use crate::identify::Key;
@@ -51,7 +51,7 @@ pub enum Refusal {
 /// See [`Refusal`].
 pub fn decide<'u>(
     key: &Key,
-    placement: &PlacementFile,
+    placement: &Placement,
     upstreams: &'u Upstreams,
     health: Health,
 ) -> Result<&'u Upstream, Refusal> {
@@ -65,7 +65,7 @@ pub fn decide<'u>(
             return reachable.or(upstreams.0.first()).ok_or(Refusal::NoRegion);
         }
     };
-    let region = placement.home(slot);
+    let region = placement.home(slot).node.region;
     upstreams.of(region).ok_or(Refusal::NoUpstream { region })
 }
 
@@ -121,6 +121,7 @@ impl Health {
 mod tests {
     use super::*;
     use cell_core::id::{Hash, OrderId, PaymentId, PublicId, Slot, UserId};
+    use cell_proto::placement_file;
 
     const FILE: &str = r#"
         version = 1
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_key_goes_to_the_home_of_its_slot() {
-        let placement = PlacementFile::parse(FILE).unwrap();
+        let placement = placement_file::parse(FILE).unwrap();
         let all = upstreams("south", &["north", "east", "south"]);
         let table = [
             (Key::User(UserId::new("bob").unwrap()), "north"), // slot 118
@@ -167,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_keyed_request_is_sent_home_even_if_home_was_unreachable() {
-        let placement = PlacementFile::parse(FILE).unwrap();
+        let placement = placement_file::parse(FILE).unwrap();
         let all = upstreams("north", &["north", "east", "south"]);
         let health = Health::default().without(all.of(region("east")).unwrap());
         let decided = decide(&Key::Order(OrderId(id(400))), &placement, &all, health);
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn any_goes_to_the_nearest_region_that_is_reachable_and_to_the_nearest_if_none_is() {
-        let placement = PlacementFile::parse(FILE).unwrap();
+        let placement = placement_file::parse(FILE).unwrap();
         let all = upstreams("east", &["north", "east", "south"]);
         let mut health = Health::default();
         for expected in ["east", "north", "south"] {
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_home_without_an_address_is_refused_by_name() {
-        let placement = PlacementFile::parse(FILE).unwrap();
+        let placement = placement_file::parse(FILE).unwrap();
         let some = upstreams("north", &["north", "east"]);
         let refused = decide(&Key::Order(OrderId(id(1000))), &placement, &some, Health::default());
         let region = region("south");

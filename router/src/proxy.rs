@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cell_core::id::UserId;
-use cell_core::placement::PlacementFile;
+use cell_core::placement::Placement;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
@@ -40,7 +40,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// Everything a request needs, shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    placement: PlacementFile,
+    placement: Placement,
     upstreams: Upstreams,
     /// Per upstream, its name as a metric label.
     names: Vec<Arc<str>>,
@@ -75,7 +75,7 @@ struct Outcome {
 
 impl Proxy {
     pub(crate) fn new(
-        placement: PlacementFile,
+        placement: Placement,
         upstreams: Upstreams,
         identity: Identity,
         timeouts: Timeouts,

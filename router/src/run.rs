@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::id::RegionId;
-use cell_core::placement::PlacementFile;
+use cell_core::placement::Placement;
+use cell_proto::placement_file;
 use hyper_util::server::graceful::GracefulShutdown;
 use service_kit::{
     Admin, BindError, ConfigError, MetricsError, MetricsHandle, Origins, Readiness, Shutdown, Version, bind,
@@ -32,7 +33,7 @@ const LISTENING: &str = "listening";
 #[derive(Debug)]
 pub struct Router {
     config: Config,
-    placement: PlacementFile,
+    placement: Placement,
     upstreams: Upstreams,
     seed: u64,
     http: TcpListener,
@@ -124,7 +125,7 @@ impl Router {
             version: Version {
                 service: "router",
                 version: env!("CARGO_PKG_VERSION"),
-                formats: [("placement", self.placement.version())].into(),
+                formats: [("placement", placement_file::VERSION)].into(),
             },
         };
         // Outlives the drain, so that probes see "not ready" instead of nothing.
@@ -156,15 +157,11 @@ impl Router {
 }
 
 /// What the configuration names outside of itself.
-fn resolve(config: &Config, origins: &Origins) -> Result<(PlacementFile, Upstreams), ConfigError> {
+fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams), ConfigError> {
     let at = |key: &str, error: &dyn std::fmt::Display| ConfigError::at(key, error, origins);
     let region_of = |key: &str, name: &str| RegionId::new(name).map_err(|error| at(key, &error));
 
-    let path = config.placement.display();
-    let placement = std::fs::read_to_string(&config.placement)
-        .map_err(|error| at("placement", &format!("{path}: {error}")))?;
-    let placement =
-        PlacementFile::parse(&placement).map_err(|error| at("placement", &format!("{path}: {error}")))?;
+    let placement = placement_file::load(&config.placement).map_err(|error| at("placement", &error))?;
     let local = region_of("region", &config.region)?;
     let mut addresses = Vec::with_capacity(config.upstreams.len());
     for (name, address) in &config.upstreams {
@@ -173,7 +170,7 @@ fn resolve(config: &Config, origins: &Origins) -> Result<(PlacementFile, Upstrea
         addresses.push((region, read_address(address).map_err(|error| at(&key, &error))?));
     }
     let upstreams = Upstreams::new(local, addresses).map_err(|error| at("upstreams", &error))?;
-    for region in placement.regions() {
+    for region in placement.members() {
         if upstreams.of(*region).is_none() {
             tracing::warn!(%region, "no upstream is configured: requests that are at home there are answered 503");
         }

@@ -1,20 +1,11 @@
 //! Which region a message is for: the placement file, and whatever higher epochs were seen since.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cell_core::id::{RegionId, Slot};
-use cell_core::placement::{Epoch, Placement, PlacementFile};
+use cell_core::placement::{Epoch, Placement};
 
-/// Reads the initial placement.
-///
-/// # Errors
-/// One line that names the file and what is wrong in it.
-pub(crate) fn load(path: &Path) -> Result<Placement, String> {
-    let at = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
-    Ok(PlacementFile::parse(&text).map_err(|error| at(&error))?.initial())
-}
+pub(crate) use cell_proto::placement_file::load;
 
 /// The joined placement; clones share it.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cell_core::placement::PlacementFile;
+use cell_proto::placement_file;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
@@ -21,9 +21,8 @@ fn the_example_configuration_is_complete_and_shares_the_slots_evenly() {
     let (config, origins) = Config::load(Some(&example("router.toml")), &[]).unwrap();
     Router::check(&config, &origins).unwrap();
     assert_eq!((&config.timeouts, &config.limits), (&Default::default(), &Default::default()));
-    let placement =
-        PlacementFile::parse(&std::fs::read_to_string(example("placement.toml")).unwrap()).unwrap();
-    let homes = cell_core::id::Slot::all().map(|slot| placement.home(slot));
+    let placement = placement_file::load(&config.placement).unwrap();
+    let homes = cell_core::id::Slot::all().map(|slot| placement.home(slot).node.region);
     let mut shares = std::collections::BTreeMap::new();
     homes.for_each(|home| *shares.entry(home.to_string()).or_insert(0) += 1);
     let shares: Vec<_> = shares.into_iter().collect();
