@@ -13,7 +13,7 @@ use service_kit::{ConfigError, Origins, Problems, TelemetryConfig, Validate, con
 /// Environment variables of this prefix override the file: `CELL_LISTEN`, `CELL_ADMIN__LISTEN`.
 const ENV_PREFIX: &str = "CELL";
 
-/// The whole configuration. See `configs/router.toml` for one with every key.
+/// The whole configuration. See `configs/north/router.toml` for one with every key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

@@ -8,8 +8,9 @@
 //!
 //! Values from the environment and from flags are read as TOML (`5`, `true`, `["a"]`) and, where the key wants a string,
 //! as the plain text. Relative paths are taken from the folder of the configuration file, wherever they were set; without a
-//! file from the working directory. Unknown keys are refused: give every configuration struct `#[serde(deny_unknown_fields)]`. As many
-//! problems as possible are reported at once, each on a line of its own with its key and where it was set.
+//! file from the working directory. Unknown keys are refused: give every configuration struct
+//! `#[serde(deny_unknown_fields)]`. As many problems as possible are reported at once, each on a line of its own with its key
+//! and where it was set.
 
 mod read;
 mod sources;

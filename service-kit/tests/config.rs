@@ -37,6 +37,10 @@ fn body_bytes_max() -> u32 {
 }
 
 impl Validate for Config {
+    fn locate(&mut self, folder: &Path) {
+        self.secret = self.secret.as_ref().map(|secret| secret.located(folder));
+    }
+
     fn validate(&self, problems: &mut Problems) {
         problems.check(!self.region.is_empty(), "region", "must not be empty");
         problems.section("http", &self.http);
@@ -72,13 +76,27 @@ fn problems(text: &str, env: &[(&str, &str)], set: &[&str]) -> Vec<String> {
 const GOOD: &str = "region = \"north\"\nsecret = \"token\"\n[http]\nlisten = \"127.0.0.1:80\"\n";
 
 #[test]
+fn relative_paths_are_taken_from_the_folder_of_the_file_wherever_they_were_set() {
+    let file = file(GOOD);
+    let folder = file.path().parent().unwrap();
+    let secret = |path: Option<&Path>, set: &[&str]| {
+        let env = [("CELL_REGION", "north"), ("CELL_HTTP__LISTEN", "127.0.0.1:80")];
+        load(path, &env, set).unwrap().0.secret.unwrap().path().to_owned()
+    };
+    assert_eq!(secret(Some(file.path()), &[]), folder.join("token"));
+    assert_eq!(secret(Some(file.path()), &["secret=../other"]), folder.join("../other"));
+    assert_eq!(secret(Some(file.path()), &["secret=/etc/other"]), Path::new("/etc/other"));
+    assert_eq!(secret(None, &["secret=other"]), Path::new("other"), "without a file: the working directory");
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
     let file = file(GOOD);
     let env = [("CELL_REGION", "east"), ("CELL_HTTP__LISTEN", "127.0.0.1:81"), ("CELL_EXIT_WITH_STDIN", "1")];
     let (config, origins) = load(Some(file.path()), &env, &["http.listen=127.0.0.1:82"]).unwrap();
     assert_eq!((config.region.as_str(), config.http.listen.port()), ("east", 82));
     assert_eq!(config.http.body_bytes_max, 65_536);
-    assert_eq!(config.secret, Some(SecretFile::new("token")));
+    assert_eq!(config.secret, Some(SecretFile::new(file.path().with_file_name("token"))));
     assert_eq!(origins.describe("http.listen").unwrap(), "--set");
     assert_eq!(origins.describe("region").unwrap(), "environment CELL_REGION");
     assert_eq!(origins.describe("http").unwrap(), format!("{}:3", file.path().display()));

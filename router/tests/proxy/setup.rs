@@ -18,7 +18,7 @@ fn example(name: &str) -> PathBuf {
 
 #[test]
 fn the_example_configuration_is_complete_and_shares_the_slots_evenly() {
-    let (config, origins) = Config::load(Some(&example("router.toml")), &[]).unwrap();
+    let (config, origins) = Config::load(Some(&example("north/router.toml")), &[]).unwrap();
     Router::check(&config, &origins).unwrap();
     assert_eq!((&config.timeouts, &config.limits), (&Default::default(), &Default::default()));
     let placement = placement_file::load(&config.placement).unwrap();
