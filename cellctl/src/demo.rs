@@ -220,12 +220,14 @@ ORDER=$(curl -s http://{router}/v1/orders -H 'X-User-Id: {buyer}' -H "Idempotenc
 # and asks {payer} to pay for it
 PAYMENT=$(curl -s http://{router}/v1/orders/$ORDER/pay-requests -H 'X-User-Id: {buyer}' -H "Idempotency-Key: $RANDOM-2" \
   -d '{{"payer":"{payer}"}}' | grep -o 'pay_[0-9a-z]*' | head -1)
-# {payer} looks at what they are asked for, and accepts
+# {payer} looks at what they are asked for, and accepts (a moment later: the request has to cross regions)
+sleep 1
 curl -s http://{router}/v1/pay-requests -H 'X-User-Id: {payer}'; echo
 curl -s http://{router}/v1/pay-requests/$PAYMENT/accept -H 'X-User-Id: {payer}' -H "Idempotency-Key: $RANDOM-3" -d '{{"card_token":"visa"}}'; echo
 # the order is paid, in every region
+sleep 1
 curl -s http://{router}/v1/orders/$ORDER -H 'X-User-Id: {buyer}'; echo
-# what {buyer} is told, as it happens
-curl -N http://{router}/v1/events -H 'X-User-Id: {buyer}'"#
+# what {buyer} was told from the beginning, and is told as it happens
+curl -N 'http://{router}/v1/events?after=1' -H 'X-User-Id: {buyer}'"#
     )
 }

@@ -31,7 +31,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// What both take.
 pub(super) const AFTER: &[(&str, &str, &str)] = &[
-    ("after", "string", "`next` or the id of an event: an opaque frontier, good in any region."),
+    (
+        "after",
+        "string",
+        "`next` or the id of an event: an opaque frontier, good in any region. `1`: from the beginning.",
+    ),
     ("limit", "integer", "Items of one page, 1 to 100; 100 if it is left out."),
 ];
 
