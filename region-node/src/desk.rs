@@ -22,6 +22,8 @@ const RUNNING_MAX: usize = 64;
 /// After this many tries the pause grows.
 const TRIES_OFTEN: u32 = 30;
 const SLOWER: u64 = 10;
+/// Pause after the first try without an answer, doubled each time.
+const UNHEARD_FIRST_MS: u64 = 500;
 /// Pause before a message is said again, doubled up to five times; and once it was acknowledged.
 const RESEND_FIRST_MS: u64 = 500;
 const RESEND_ACKED_MS: u64 = 30_000;
@@ -53,6 +55,27 @@ struct Pace {
     tries: u32,
     next_ms: u64,
     running: bool,
+}
+
+/// Whether the gateway said anything at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Answer,
+    Nothing,
+}
+
+impl Pace {
+    /// A gateway that is away for a moment is tried again soon, then ever more rarely up to `every_ms`; one that answered
+    /// is asked again every so often, and after many times seldom.
+    fn pause_ms(&self, heard: Heard, every_ms: u64) -> u64 {
+        match heard {
+            Heard::Nothing if self.tries <= TRIES_OFTEN => {
+                every_ms.min(UNHEARD_FIRST_MS << self.tries.saturating_sub(1).min(16))
+            }
+            Heard::Answer if self.tries <= TRIES_OFTEN => every_ms,
+            _ => every_ms.saturating_mul(SLOWER),
+        }
+    }
 }
 
 impl Open {
@@ -165,12 +188,11 @@ impl Tray {
         due
     }
 
-    fn done(&self, id: &[u8; 16], now_ms: u64, every_ms: u64) {
+    fn done(&self, id: &[u8; 16], heard: Heard, now_ms: u64, every_ms: u64) {
         if let Some(pace) = self.open().paces.get_mut(id) {
             pace.tries += 1;
             pace.running = false;
-            let pause = if pace.tries <= TRIES_OFTEN { every_ms } else { every_ms.saturating_mul(SLOWER) };
-            pace.next_ms = now_ms.saturating_add(pause);
+            pace.next_ms = now_ms.saturating_add(pace.pause_ms(heard, every_ms));
         }
     }
 }
@@ -200,22 +222,23 @@ impl Desk {
                 let Ok(seat) = seats.clone().acquire_owned().await else { return };
                 let desk = self.clone();
                 shutdown.spawn("gateway call", async move {
-                    desk.carry_out(&duty).await;
-                    desk.tray.done(&duty.id, now_ms(), desk.every_ms);
+                    let heard = desk.carry_out(&duty).await;
+                    desk.tray.done(&duty.id, heard, now_ms(), desk.every_ms);
                     drop(seat);
                 });
             }
         }
     }
 
-    async fn carry_out(&self, duty: &Duty) {
+    async fn carry_out(&self, duty: &Duty) -> Heard {
         let answer = match &duty.act {
             Act::Charge(charge) => self.gateway.charge(charge, now_ms()).await,
             Act::CloseAtGateway { payment, order } => self.gateway.close(*payment, *order).await,
             Act::Refund { case, order } => self.gateway.refund(case, *order).await,
             Act::AskRefund { case, .. } => self.gateway.ask_refund(&case.case).await,
-            Act::Decide | Act::Send(_) => return,
+            Act::Decide | Act::Send(_) => return Heard::Answer,
         };
+        let heard = if matches!(answer, Answer::Unknown(_)) { Heard::Nothing } else { Heard::Answer };
         let written = match (answer, &duty.act) {
             (Answer::Facts(facts), _) if facts.is_empty() => Ok(()),
             (Answer::Facts(facts), _) => self.node.facts(facts, String::new()).await,
@@ -231,5 +254,20 @@ impl Desk {
         if let Err(error) = written {
             tracing::warn!(%error, entity = %duty.entity, "what the gateway said is not written yet; asked again");
         }
+        heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_met_soon_and_ever_more_rarely_and_an_answer_at_its_pace() {
+        let pause = |tries, heard| Pace { tries, ..Pace::default() }.pause_ms(heard, 60_000);
+        let silent: Vec<u64> = (1..=9).map(|tries| pause(tries, Heard::Nothing)).collect();
+        assert_eq!(silent, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        assert_eq!((pause(1, Heard::Answer), pause(30, Heard::Answer)), (60_000, 60_000));
+        assert_eq!((pause(31, Heard::Answer), pause(31, Heard::Nothing)), (600_000, 600_000));
     }
 }
