@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use absorb::{Answer, Delivery, Refused};
-pub use command::{Ask, Command, Problem, Refusal, Reply};
+pub use command::{Ask, Command, Precondition, Problem, Refusal, Reply};
 use draft::Draft;
 
 use crate::clock::HlcClock;

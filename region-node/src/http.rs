@@ -11,9 +11,10 @@ mod shapes;
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -166,7 +167,12 @@ fn routes() -> Vec<Route<Arc<Api>>> {
         route(
             "/v1/notifications",
             get(events::notifications),
-            &[get_of("What I was told, in the order of its time", &[(200, "Notices")], events::AFTER, LIST)],
+            &[get_of(
+                "What I was told, in the order in which it came here",
+                &[(200, "Notices")],
+                events::AFTER,
+                LIST,
+            )],
         ),
         route(
             "/v1/events",
@@ -198,16 +204,33 @@ pub(crate) fn router(api: Api) -> Router {
         .fallback(async || Problem::new("unknown-route", "there is no such route"))
         .method_not_allowed_fallback(async || Problem::new("method-not-allowed", "not with this method"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::map_response(too_large))
+        .layer(axum::middleware::from_fn(around))
         .with_state(Arc::new(api))
 }
 
-/// The framework's word for a body over the limit, in ours.
-async fn too_large(response: Response) -> Response {
-    if response.status() != StatusCode::PAYLOAD_TOO_LARGE {
-        return response;
+/// Around every request: it has a trace, which its answer names, and an answer of the framework's is in our words.
+async fn around(mut request: Request, next: Next) -> Response {
+    let trace = trace_for(request.headers());
+    request.headers_mut().remove(TRACEPARENT);
+    request.headers_mut().extend(trace.clone().map(|trace| (TRACEPARENT, trace)));
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
+        response = Problem::new("too-large", detail).into_response();
     }
-    Problem::new("too-large", format!("a body has at most {BODY_BYTES_MAX} bytes")).into_response()
+    response.headers_mut().extend(trace.map(|trace| (TRACEPARENT, trace)));
+    response
+}
+
+/// The request's trace, or a new one: what follows from it in other regions is found under it.
+fn trace_for(headers: &HeaderMap) -> Option<HeaderValue> {
+    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse::<TraceParent>().ok());
+    let trace = given.or_else(|| {
+        let mut random = [0; 24];
+        // Without entropy the request has no trace, and is carried out all the same.
+        getrandom::fill(&mut random).ok().map(|()| TraceParent::from_random(random))
+    })?;
+    HeaderValue::from_str(&trace.to_string()).ok()
 }
 
 async fn openapi() -> Json<serde_json::Value> {
@@ -243,15 +266,9 @@ fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
     Ok(key.to_owned())
 }
 
-/// The request's trace, or a new one: what follows from it in other regions is found under it.
+/// As [`around`] put it there; empty without one.
 fn trace_of(headers: &HeaderMap) -> String {
-    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse::<TraceParent>().ok());
-    let trace = given.or_else(|| {
-        let mut random = [0; 24];
-        // Without entropy the request has no trace, and is carried out all the same.
-        getrandom::fill(&mut random).ok().map(|()| TraceParent::from_random(random))
-    });
-    trace.map(|trace| trace.to_string()).unwrap_or_default()
+    headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 fn body_of<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
@@ -283,16 +300,14 @@ impl Api {
         let op = ask.op();
         let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.clone(), ask };
         let condition = conditions::of(headers, &user, &command.ask)?;
-        let reply = self.node.command_if(command, condition).await?.ok_or_else(Problem::changed)??;
+        let reply = self.node.command_if(command, condition).await??;
         // Placing is the everyday; what involves others is worth a line that the trace begins with.
         if op != Op::Place
             && let Ok(trace) = trace.parse::<TraceParent>()
         {
             trace.span("command").in_scope(|| tracing::info!(%op, order = %reply.order, "carried out"));
         }
-        let mut response = self.answer(&user, &reply)?;
-        response.headers_mut().extend(HeaderValue::from_str(&trace).ok().map(|trace| (TRACEPARENT, trace)));
-        Ok(response)
+        self.answer(&user, &reply)
     }
 
     /// The thing that was acted on, as it stands now.
@@ -487,8 +502,7 @@ async fn callback(State(api): Shared, headers: HeaderMap, body: Bytes) -> Result
         };
         Problem::new(name, error.to_string())
     })?;
-    let trace = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    api.node.facts(facts, trace.to_owned()).await?;
+    api.node.facts(facts, trace_of(&headers)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -7,7 +7,8 @@
 //! | `u` | user · 0 · created ms 8 · order 16 | – |
 //! | `r` | external_ref · 0 · user · 0 · created ms 8 · order 16 | – |
 //! | `p`, `b` | payer (`p`) or buyer (`b`) · 0 · created ms 8 · payment 16 | – |
-//! | `n` | user · 0 · stamp 16 · id hash 16 | a notice (see `notice::Kept`) |
+//! | `n` | user · 0 · place (see [`NOTICE_BYTES`]) | a notice (see `notice::Kept`) |
+//! | `o` | user · 0 · id hash 16 | the place of its `n` key |
 //! | `d` | due ms 8 · entity 17 | – |
 //! | `x` | entity 17 | the due ms of its `d` key |
 //! | `m` | name | the node's own state |
@@ -19,6 +20,7 @@ use cell_core::id::{EntityId, UserId};
 pub(crate) const PART_BYTES_MAX: usize = 60 * 1024;
 
 pub(crate) const POSITION: &[u8] = b"mposition";
+pub(crate) const IDENTITY: &[u8] = b"midentity";
 pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
 pub(crate) const EPOCHS: &[u8] = b"mepochs";
 pub(crate) const CLOSED: &[u8] = b"mclosed/";
@@ -60,8 +62,25 @@ pub(crate) fn user_entry(prefix: u8, user: &UserId, created_ms: u64, id: &[u8; 1
     join(&[&of_user(prefix, user), &created_ms.to_be_bytes(), id])
 }
 
-pub(crate) fn notification(user: &UserId, wall_ms: u64, counter: u64, id: &[u8; 16]) -> Bytes {
-    join(&[&of_user(b'n', user), &wall_ms.to_be_bytes(), &counter.to_be_bytes(), id])
+/// Bytes of a notice's place among its user's: the view's position when it came, its own time, its id.
+pub(crate) const NOTICE_BYTES: usize = 40;
+
+/// Notices are in the order in which they came to this view, so that a reader goes on behind the last one it read.
+pub(crate) fn notice_place(position: u64, wall_ms: u64, counter: u64, id: &[u8; 16]) -> [u8; NOTICE_BYTES] {
+    let mut place = [0; NOTICE_BYTES];
+    place[..8].copy_from_slice(&position.to_be_bytes());
+    place[8..16].copy_from_slice(&wall_ms.to_be_bytes());
+    place[16..24].copy_from_slice(&counter.to_be_bytes());
+    place[24..].copy_from_slice(id);
+    place
+}
+
+pub(crate) fn notice(user: &UserId, place: &[u8]) -> Bytes {
+    join(&[&of_user(b'n', user), place])
+}
+
+pub(crate) fn place_of_notice(user: &UserId, id: &[u8; 16]) -> Bytes {
+    join(&[&of_user(b'o', user), id])
 }
 
 pub(crate) fn due(due_ms: u64, id: &EntityId) -> Bytes {

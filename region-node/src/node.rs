@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::{
-    Alarm, Answer, Cell, Command, Delivery, Front, Refusal, Refused, Reply, Step, Unavailable, View,
-};
+use cell_core::cell::{Alarm, Answer, Cell, Command, Delivery, Front, Refusal, Refused, Reply, Step, View};
 use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
@@ -21,7 +19,7 @@ use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use cell_core::version::Dot;
 use cell_proto::v1;
-use cell_store::{DiskMedium, Engine, Log, LogConfig, LogReader, Store};
+use cell_store::{DiskMedium, Engine, Log, LogConfig, LogReader, Store, StoreError};
 use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
@@ -63,8 +61,8 @@ pub enum OpenError {
     Damaged(String),
 }
 
-/// Asked inside the writer, right before a command.
-pub(crate) type Condition = Box<dyn FnOnce(&dyn View, u64) -> Result<bool, Unavailable> + Send>;
+/// Asked inside the writer, right before a command takes effect.
+pub(crate) type Condition = Box<dyn Fn(&Entity) -> bool + Send>;
 
 /// The handle of a running node; cheap to clone.
 #[derive(Clone, Debug)]
@@ -80,6 +78,7 @@ pub struct Node {
     log: LogReader,
     members: Members,
     me: ActorId,
+    view_id: u64,
 }
 
 /// The part of a running node that has to be ended.
@@ -174,17 +173,20 @@ impl Node {
             EngineName::Memory => Engine::Memory,
         };
         let view_dir = dir.join("view");
+        let damaged = |error: StoreError| OpenError::Damaged(format!("{}: {error}", view_dir.display()));
         let store = cell_store::open(engine, &view_dir).map_err(|error| folder(&error))?;
         let node = NodeId { region: identity.region, index: identity.index };
         let (reader, members) = (log.reader(), identity.placement.members().to_vec());
         let working = Working::new(store);
         let placeholder = ActorId { node, start: 0, nonce: 0 };
         let mut restored = Cell::new(placeholder, identity.placement, identity.rules);
-        let replayed =
-            view::restore(&mut restored, &working, &log.reader()).map_err(|error| match error {
-                StartError::Store(error) => OpenError::Damaged(format!("{}: {error}", view_dir.display())),
+        let replayed = view::restore(&mut restored, &working, &log.reader(), random64()).map_err(
+            |error| match error {
+                StartError::Store(error) => damaged(error),
                 error => OpenError::Damaged(error.to_string()),
-            })?;
+            },
+        )?;
+        let view_id = view::identity(working.store()).map_err(damaged)?;
         let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let cell = restored.succeeded_by(me);
@@ -227,6 +229,7 @@ impl Node {
             log: reader,
             members,
             me,
+            view_id,
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -260,6 +263,11 @@ impl Node {
         self.me
     }
 
+    /// In which view places are meant.
+    pub(crate) fn view_id(&self) -> u64 {
+        self.view_id
+    }
+
     /// The position behind the last durable record.
     #[must_use]
     pub fn durable_position(&self) -> u64 {
@@ -283,23 +291,17 @@ impl Node {
     /// # Errors
     /// [`NodeError`]; a refusal by rule is the inner `Err`.
     pub async fn command(&self, command: Command) -> Result<Result<Reply, Refusal>, NodeError> {
-        self.run(move |cell, view, now_ms| cell.command(view, &command, now_ms)).await
+        self.command_if(command, None).await
     }
 
-    /// The same, if `condition` holds at that moment; `None` if not, and nothing was done.
+    /// The same, if `condition` holds at that moment of what it is about.
     pub(crate) async fn command_if(
         &self,
         command: Command,
         condition: Option<Condition>,
-    ) -> Result<Option<Result<Reply, Refusal>>, NodeError> {
+    ) -> Result<Result<Reply, Refusal>, NodeError> {
         self.run(move |cell, view, now_ms| {
-            if let Some(condition) = condition
-                && !condition(view, now_ms)?
-            {
-                return Ok((Step::default(), None));
-            }
-            let (step, answer) = cell.command(view, &command, now_ms)?;
-            Ok((step, Some(answer)))
+            cell.command_if(view, &command, condition.as_ref().map(|holds| &**holds as _), now_ms)
         })
         .await
     }

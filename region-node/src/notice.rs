@@ -6,6 +6,7 @@ use cell_core::event::CommandRef;
 use cell_core::id::{EntityId, Hash, UserId};
 use cell_core::order::{CaptureVerdict, How, Order, OrderDecision, Ruling, Why};
 use cell_core::payment::{AttemptEnd, Payment, PaymentDecision, Permit};
+use cell_core::placement::Epoch;
 use cell_core::version::Dot;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,11 @@ impl<'a> Kept<'a> {
         Some(Kept { dots, json: rest })
     }
 
+    /// Whether two kept notices tell the same; what they derive from may differ.
+    pub(crate) fn says_the_same(one: &[u8], other: &[u8]) -> bool {
+        matches!((Kept::decode(one), Kept::decode(other)), (Some(one), Some(other)) if one.json == other.json)
+    }
+
     pub(crate) fn notice(&self) -> Option<Notice> {
         serde_json::from_slice(self.json).ok()
     }
@@ -90,6 +96,9 @@ struct Saying<'a> {
     payment: Option<String>,
     /// What put the decisions in force that supersede others.
     in_force: Option<Dot>,
+    /// The last epoch with decisions that are not in force. What is older may have been bypassed by it, and be in force
+    /// again.
+    bypassed_by: Option<Epoch>,
     told: &'a mut Vec<Told>,
 }
 
@@ -112,7 +121,8 @@ impl Saying<'_> {
             trace: String::new(),
         };
         let mut dots = vec![link.dot];
-        dots.extend(self.in_force.filter(|_| superseded));
+        let again = self.bypassed_by.is_some_and(|bypass| bypass > link.decided.epoch);
+        dots.extend(self.in_force.filter(|_| superseded || again));
         self.told.push(Told { user: user.clone(), id, dots, notice });
     }
 }
@@ -131,9 +141,14 @@ pub(crate) fn notices(entity: &Entity) -> Vec<Told> {
 fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
     let reading = Reading::<Order>::of(entity);
     let Some(record) = &reading.record else { return };
-    let in_force = in_force(&reading);
-    let mut saying =
-        Saying { entity: entity.id, order: entity.id.to_string(), payment: None, in_force, told };
+    let mut saying = Saying {
+        entity: entity.id,
+        order: entity.id.to_string(),
+        payment: None,
+        in_force: in_force(&reading),
+        bypassed_by: bypassed_by(&reading),
+        told,
+    };
     let mut payer = None;
     for link in &reading.history {
         if let OrderDecision::PermitOpened(opened) = link.body {
@@ -150,6 +165,10 @@ fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
 fn in_force<K: Kind>(reading: &Reading<'_, K>) -> Option<Dot> {
     let epoch = reading.epoch?;
     reading.history.iter().find(|link| link.decided.epoch == epoch).map(|link| link.dot)
+}
+
+fn bypassed_by<K: Kind>(reading: &Reading<'_, K>) -> Option<Epoch> {
+    reading.strays.iter().map(|stray| stray.decided.epoch).max()
 }
 
 fn superseded<D>(saying: &mut Saying<'_>, stray: &Link<'_, D>, command: Option<&CommandRef>) {
@@ -218,6 +237,7 @@ fn payment_notices(entity: &Entity, told: &mut Vec<Told>) {
         order: permit.order.to_string(),
         payment: Some(entity.id.to_string()),
         in_force: in_force(&reading),
+        bypassed_by: bypassed_by(&reading),
         told,
     };
     for link in &reading.history {
@@ -251,5 +271,127 @@ fn payment_notice(saying: &mut Saying<'_>, link: &Link<'_, PaymentDecision>, per
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cell_core::cell::{Ask, Cell, Command, Reply, Step, View};
+    use cell_core::id::{ActorId, NodeId, OrderId, RegionId};
+    use cell_core::order::{Line, OrderContent, OrderRecord};
+    use cell_core::placement::Placement;
+    use cell_core::rules::Rules;
+    use cell_store::Engine;
+
+    use super::*;
+    use crate::working::Working;
+
+    struct Region {
+        cell: Cell,
+        working: Working,
+    }
+
+    impl Region {
+        fn new(name: &str) -> Region {
+            let of = |name: &str| RegionId::new(name).unwrap();
+            let members = vec![of("north"), of("east"), of("south")];
+            let placement = Placement::initial(members, |_| of("north"));
+            let node = NodeId { region: of(name), index: 0 };
+            let cell = Cell::new(ActorId { node, start: 1, nonce: 1 }, placement, Rules::default());
+            let folder = std::path::Path::new("");
+            Region { cell, working: Working::new(cell_store::open(Engine::Memory, folder).unwrap()) }
+        }
+        fn keep(&self, step: Step) -> Step {
+            self.working.put(0, step.entities.iter());
+            step
+        }
+        fn ask(&mut self, user: &UserId, key: &str, ask: Ask) -> (Step, Reply) {
+            let (user, key, body, trace) = (user.clone(), key.to_owned(), Vec::new(), String::new());
+            let command = Command { user, key, body, trace, ask };
+            let (step, reply) = self.cell.command(&self.working, &command, 1_000).unwrap();
+            (self.keep(step), reply.unwrap())
+        }
+        fn take(&mut self, steps: &[&Step]) {
+            for entry in steps.iter().flat_map(|step| &step.entries) {
+                let step = self.cell.replicate(&self.working, entry, 1_000).unwrap().unwrap();
+                self.keep(step);
+            }
+        }
+        fn decree(&mut self, order: OrderId, term: u64) -> Step {
+            let step = self.cell.decree(&self.working, vec![order.slot()], term, 0, 1_000).unwrap();
+            self.keep(step)
+        }
+        fn entity(&self, order: OrderId) -> Arc<Entity> {
+            self.working.entity(order.into()).unwrap().unwrap()
+        }
+    }
+
+    fn record(user: &UserId) -> OrderRecord {
+        let line = Line { sku: "tea".into(), title: String::new(), quantity: 1, unit_minor: 100 };
+        let content = OrderContent {
+            currency: "CNY".into(),
+            lines: vec![line],
+            promotions_minor: 0,
+            coupon_minor: 0,
+            points_minor: 0,
+            foreign_shipping_minor: 0,
+            forwarding_fee_minor: 0,
+            service_fee_minor: 0,
+            duty_minor: 0,
+        };
+        OrderRecord {
+            user: user.clone(),
+            key: "o".into(),
+            content,
+            pay_window_ms: 1_000_000,
+            external_ref: String::new(),
+            sealed: bytes::Bytes::new(),
+            sealed_key: String::new(),
+            attributes: String::new(),
+            time_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_decision_that_one_epoch_bypassed_and_a_later_one_took_up_is_owed_again() {
+        let user = UserId::new("a").unwrap();
+        let [mut north, mut east, mut south] = ["north", "east", "south"].map(Region::new);
+        let (placed, reply) = north.ask(&user, "o", Ask::Place { record: Box::new(record(&user)) });
+        let order = reply.order;
+        south.take(&[&placed]);
+        east.take(&[&placed]);
+        // An episode that ends with a notice: somebody is asked, and declines.
+        let payer = UserId::new("b").unwrap();
+        let ask = Ask::AskPayer { order, payer: payer.clone(), until_ms: None, window_ms: None };
+        let (asked, reply) = north.ask(&user, "q", ask);
+        let payment = reply.payment.unwrap();
+        let (declined, _) = north.ask(&payer, "d", Ask::Decline { payment });
+        // East takes over without having heard of it, and amends; south later, without having heard of east.
+        let amend = |duty_minor| {
+            let content = Box::new(OrderContent { duty_minor, ..record(&user).content });
+            Ask::Amend { order, content }
+        };
+        let taken = east.decree(order, 2);
+        let (amended, _) = east.ask(&user, "m", amend(5));
+        north.take(&[&taken, &amended]);
+        let again = |told: &Told| told.notice.kind == "order.payable-again";
+        assert!(!notices(&north.entity(order)).iter().any(again), "bypassed");
+        let seen: Vec<Dot> = [&placed, &asked, &declined, &taken, &amended]
+            .iter()
+            .flat_map(|step| step.entries.iter().map(|entry| entry.dot))
+            .collect();
+        south.take(&[&asked, &declined]);
+        let retaken = south.decree(order, 3);
+        let (amended, _) = south.ask(&user, "n", amend(6));
+        north.take(&[&retaken, &amended]);
+        let told = notices(&north.entity(order));
+        let again = told.into_iter().find(again).expect("in force again");
+        assert!(
+            again.dots.iter().any(|dot| !seen.contains(dot)),
+            "a reader who saw all of it before has not seen it in force: {:?}",
+            again.dots
+        );
     }
 }

@@ -18,7 +18,7 @@ use cell_core::version::Dot;
 use cell_store::{Batch, LogReader, Position, Scan, Store, StoreError};
 
 use crate::keys;
-use crate::notice::notices;
+use crate::notice::{Kept, notices};
 use crate::record::Record;
 use crate::working::Working;
 use crate::writer::{Group, Sheet};
@@ -33,7 +33,7 @@ pub(crate) fn apply(working: &Working, group: &Group) -> Result<BTreeSet<UserId>
     for entity in group.entities.values() {
         put_entity(entity, &mut batch)?;
         put_indexes(working, entity, &mut orders_of, &mut batch)?;
-        put_notices(entity, &mut users, &mut batch);
+        put_notices(working.store(), entity, group.end, &mut users, &mut batch)?;
     }
     for (key, orders) in orders_of {
         let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
@@ -123,12 +123,30 @@ fn put_indexes(
     Ok(())
 }
 
-fn put_notices(entity: &Entity, users: &mut BTreeSet<UserId>, batch: &mut Batch) {
+/// Adds the notices that are new or say something else now; what stands already keeps its place.
+fn put_notices(
+    store: &Arc<dyn Store>,
+    entity: &Entity,
+    end: Position,
+    users: &mut BTreeSet<UserId>,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
     for told in notices(entity) {
-        let key = keys::notification(&told.user, told.notice.at_ms, told.notice.counter, &told.id);
-        batch.put(key, told.to_kept());
+        let (kept, known) = (told.to_kept(), keys::place_of_notice(&told.user, &told.id));
+        if let Some(place) = store.get(&known)? {
+            let stands = keys::notice(&told.user, &place);
+            let before = store.get(&stands)?;
+            if before.is_some_and(|before| Kept::says_the_same(&before, &kept)) {
+                continue;
+            }
+            batch.delete(stands);
+        }
+        let place = keys::notice_place(end.0, told.notice.at_ms, told.notice.counter, &told.id);
+        batch.put(keys::notice(&told.user, &place), kept);
+        batch.put(known, Bytes::copy_from_slice(&place));
         users.insert(told.user);
     }
+    Ok(())
 }
 
 /// When an entity next needs something done; 0 at once.
@@ -205,8 +223,29 @@ pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<Vec<(ActorId, u64)>, St
     Ok(frontier.iter().filter_map(|(_, value)| dot(value)).map(|dot| (dot.actor, dot.seq)).collect())
 }
 
-/// Restores what the view says of frontier and epochs, then replays the log behind it.
-pub(crate) fn restore(cell: &mut Cell, working: &Working, log: &LogReader) -> Result<u64, StartError> {
+/// Which view this is: places in it mean nothing in another, nor after some of it was written a second time.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn identity(store: &Arc<dyn Store>) -> Result<u64, StoreError> {
+    let identity = store.get(keys::IDENTITY)?;
+    Ok(identity.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0))
+}
+
+fn identify(store: &Arc<dyn Store>, identity: u64) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    batch.put(keys::IDENTITY, Bytes::copy_from_slice(&identity.to_be_bytes()));
+    store.write(batch)
+}
+
+/// Restores what the view says of frontier and epochs, then replays the log behind it. A new view, and one that takes a
+/// part of the log (again, for all it knows), becomes `fresh`.
+pub(crate) fn restore(
+    cell: &mut Cell,
+    working: &Working,
+    log: &LogReader,
+    fresh: u64,
+) -> Result<u64, StartError> {
     let store = working.store();
     let frontier = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
     let frontier = frontier.iter().filter_map(|(_, value)| {
@@ -227,11 +266,16 @@ pub(crate) fn restore(cell: &mut Cell, working: &Working, log: &LogReader) -> Re
     cell.restore(frontier.collect::<Vec<_>>(), epochs.collect::<Vec<_>>(), closed.collect::<Vec<_>>());
     let position = store.get(keys::POSITION)?;
     let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
-    replay(cell, working, log, position.unwrap_or(0))
+    let position = position.unwrap_or(0);
+    let from = Position(position.max(log.first().0));
+    if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
+        identify(store, fresh)?;
+    }
+    replay(cell, working, log, from)
 }
 
-fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: u64) -> Result<u64, StartError> {
-    let (mut at, mut replayed) = (Position(from.max(log.first().0)), 0);
+fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -> Result<u64, StartError> {
+    let (mut at, mut replayed) = (from, 0);
     loop {
         let records = match log.read(at, REPLAY_BYTES) {
             Ok(records) => records,

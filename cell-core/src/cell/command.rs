@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::{Cell, Step, Unavailable, View};
-use crate::entity::{Blocked, DECISIONS_MAX, REQUEST_DECISIONS_MAX, Reading};
+use crate::entity::{Blocked, DECISIONS_MAX, Entity, REQUEST_DECISIONS_MAX, Reading};
 use crate::event::{Body, CommandRef, Event, Op, Record};
 use crate::graph::{Verdict, order_admits, order_status, payment_admits, payment_status};
 use crate::id::{EntityId, OrderId, PaymentId, UserId};
@@ -75,7 +75,9 @@ impl Ask {
             Ask::Decline { .. } => Op::Decline,
         }
     }
-    fn entity(&self) -> Option<EntityId> {
+    /// What the command is about; nothing yet where it creates it.
+    #[must_use]
+    pub fn entity(&self) -> Option<EntityId> {
         match self {
             Ask::Place { .. } => None,
             Ask::Amend { order, .. }
@@ -101,6 +103,9 @@ pub struct Command {
     pub ask: Ask,
 }
 
+/// What must be true, at the moment of the command, of what it is about: settled, and as every repeat would find it.
+pub type Precondition<'a> = &'a dyn Fn(&Entity) -> bool;
+
 /// What a command was answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -123,6 +128,8 @@ pub enum Problem {
     Superseded,
     /// 422: the same key came with another body.
     KeyReused,
+    /// 412: the precondition does not hold.
+    Changed,
     /// 409: the status graph forbids it.
     Forbidden,
     /// 400.
@@ -180,30 +187,47 @@ impl Cell {
         command: &Command,
         now_ms: u64,
     ) -> Result<(Step, Result<Reply, Refusal>), Unavailable> {
+        self.command_if(view, command, None, now_ms)
+    }
+
+    /// The same, only if the precondition holds. A repeat is answered as what it repeats, whatever has changed since; and
+    /// somebody else's thing, or one of another home, is that first.
+    ///
+    /// # Errors
+    /// As [`Cell::command`].
+    pub fn command_if(
+        &mut self,
+        view: &dyn View,
+        command: &Command,
+        precondition: Option<Precondition<'_>>,
+        now_ms: u64,
+    ) -> Result<(Step, Result<Reply, Refusal>), Unavailable> {
         let mut draft = Draft::new(self, view, now_ms, &command.trace);
-        let reply = draft.carry_out(command)?;
+        let reply = draft.carry_out(command, precondition)?;
         draft.settle_touched()?;
         Ok((draft.finish(Vec::new())?, reply))
     }
 }
 
 impl Draft<'_> {
-    fn carry_out(&mut self, command: &Command) -> Outcome {
+    fn carry_out(&mut self, command: &Command, precondition: Option<Precondition<'_>>) -> Outcome {
         if command.key.is_empty() || command.key.len() > KEY_BYTES_MAX {
             return Ok(Err(Refusal::new(Problem::Invalid, "an idempotency key has 1 to 255 bytes")));
         }
         match &command.ask {
             Ask::Place { record } => self.place_order(command, record),
             Ask::Withdraw { payment } => match self.order_of(*payment)? {
-                Some(order) => self.on_order(command, order),
+                Some(order) => self.on_order(command, precondition, order),
                 None => Ok(Err(Refusal::not_found())),
             },
             Ask::Amend { order, .. }
             | Ask::Pay { order, .. }
             | Ask::AskPayer { order, .. }
             | Ask::Cancel { order }
-            | Ask::Refund { order, .. } => self.on_order(command, *order),
-            Ask::Accept { payment, .. } | Ask::Decline { payment } => self.on_payment(command, *payment),
+            | Ask::Refund { order, .. } => self.on_order(command, precondition, *order),
+            Ask::Accept { payment, .. } | Ask::Decline { payment } => {
+                self.on_payment(command, precondition, *payment)
+            }
         }
     }
 
@@ -219,6 +243,17 @@ impl Draft<'_> {
             let detail = format!("{slot:?} has its home in {}", home.node.region);
             Refusal { home: Some(Box::new(home)), ..Refusal::new(Problem::Misdirected, detail) }
         })
+    }
+
+    fn changed(
+        &self,
+        command: &Command,
+        precondition: Option<Precondition<'_>>,
+    ) -> Result<Option<Refusal>, Unavailable> {
+        let (Some(holds), Some(about)) = (precondition, command.ask.entity()) else { return Ok(None) };
+        let holds = self.entity(about)?.is_some_and(|entity| holds(&entity));
+        Ok((!holds)
+            .then(|| Refusal::new(Problem::Changed, "it is not as the precondition says; read it again")))
     }
 
     fn place_order(&mut self, command: &Command, record: &OrderRecord) -> Outcome {
@@ -241,7 +276,12 @@ impl Draft<'_> {
 
     // === on orders ===
 
-    fn on_order(&mut self, command: &Command, order: OrderId) -> Outcome {
+    fn on_order(
+        &mut self,
+        command: &Command,
+        precondition: Option<Precondition<'_>>,
+        order: OrderId,
+    ) -> Outcome {
         let Some(entity) = self.entity(order.into())? else {
             // Unknown here: the home may know it.
             return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
@@ -271,6 +311,9 @@ impl Draft<'_> {
                 pending: state.open_permit().is_some_and(|(_, permit)| permit.closing.is_some()),
                 repeated: true,
             }));
+        }
+        if let Some(refusal) = self.changed(command, precondition)? {
+            return Ok(Err(refusal));
         }
         if state.decisions >= REQUEST_DECISIONS_MAX {
             return Ok(Err(Refusal::new(Problem::TooMany, "the order has too many decisions")));
@@ -453,7 +496,12 @@ impl Draft<'_> {
 
     // === on payments ===
 
-    fn on_payment(&mut self, command: &Command, payment: PaymentId) -> Outcome {
+    fn on_payment(
+        &mut self,
+        command: &Command,
+        precondition: Option<Precondition<'_>>,
+        payment: PaymentId,
+    ) -> Outcome {
         let Some(entity) = self.entity(payment.into())? else {
             return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
         };
@@ -482,6 +530,9 @@ impl Draft<'_> {
         let reference = reference(command);
         if let Some(answer) = repeated(&reference, &state.commands, &state.superseded) {
             return Ok(answer.map(|()| Reply { repeated: true, ..reply }));
+        }
+        if let Some(refusal) = self.changed(command, precondition)? {
+            return Ok(Err(refusal));
         }
         self.admit_payment(command, reference, payment, state).map(|admitted| admitted.map(|()| reply))
     }

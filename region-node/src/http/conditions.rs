@@ -5,13 +5,14 @@
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cell_core::cell::{Ask, Unavailable, View};
-use cell_core::id::{EntityId, Hash, UserId};
+use cell_core::cell::Ask;
+use cell_core::id::{Hash, UserId};
 use serde::Serialize;
 
 use super::problem::Problem;
 use super::shapes::{order_shape, payment_shape};
 use crate::node::Condition;
+use crate::writer::now_ms;
 
 pub(super) fn etag(shape: &impl Serialize) -> HeaderValue {
     let body = serde_json::to_vec(shape).unwrap_or_default();
@@ -42,31 +43,15 @@ pub(super) fn of(headers: &HeaderMap, user: &UserId, ask: &Ask) -> Result<Option
     if given.is_empty() {
         return Ok(None);
     }
-    let Some(entity) = about(ask) else {
+    if ask.entity().is_none() {
         return Err(Problem::invalid("", "If-Match is for what exists already"));
-    };
-    let user = user.clone();
-    let condition = move |view: &dyn View, now_ms: u64| -> Result<bool, Unavailable> {
-        let Some(entity) = view.entity(entity)? else { return Ok(false) };
-        let tag = match order_shape(&entity, &user, now_ms) {
-            Some(order) => Some(etag(&order)),
-            None => payment_shape(&entity, &user).map(|payment| etag(&payment)),
-        };
-        Ok(tag.is_some_and(|tag| given.iter().any(|given| names(given, &tag))))
-    };
-    Ok(Some(Box::new(condition)))
-}
-
-fn about(ask: &Ask) -> Option<EntityId> {
-    match ask {
-        Ask::Place { .. } => None,
-        Ask::Amend { order, .. }
-        | Ask::Pay { order, .. }
-        | Ask::AskPayer { order, .. }
-        | Ask::Cancel { order }
-        | Ask::Refund { order, .. } => Some((*order).into()),
-        Ask::Withdraw { payment } | Ask::Accept { payment, .. } | Ask::Decline { payment } => {
-            Some((*payment).into())
-        }
     }
+    let user = user.clone();
+    Ok(Some(Box::new(move |entity| {
+        let tag = match order_shape(entity, &user, now_ms()) {
+            Some(order) => Some(etag(&order)),
+            None => payment_shape(entity, &user).map(|payment| etag(&payment)),
+        };
+        tag.is_some_and(|tag| given.iter().any(|given| names(given, &tag)))
+    })))
 }

@@ -1,8 +1,9 @@
-//! Where a reader of notices is: an opaque frontier, good in any region.
+//! Where a reader of notices is: opaque, and good in any region.
 //!
 //! Notices are derived from decisions, and a decision of another region may arrive here long after its time. A cursor by
-//! time would pass over it; a frontier says of every actor how far the reader has seen its changes, so whatever was not
-//! covered is still owed. What it forgets (it is bounded) is told once more, and told apart by its id.
+//! time would pass over it. In the view where it was read last, a cursor is a place in the order of arrival: exact. For
+//! any other view it holds a frontier, how far the reader has seen each actor's changes; whatever that does not cover is
+//! owed there. What the frontier forgets (it is bounded) is told once more, and told apart by its id.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +13,12 @@ use cell_core::id::ActorId;
 use cell_core::version::Dot;
 
 use super::problem::Problem;
+use crate::keys::NOTICE_BYTES;
 
 /// Actors in one frontier; beyond it the oldest starts are left out.
 const ACTORS_MAX: usize = 48;
 const TEXT_BYTES_MAX: usize = 12 * 1024;
 const VERSION: &str = "1";
-/// Stamp and hash of a notice, as its key has them.
-pub(super) const AT_BYTES: usize = 32;
 
 /// How far each actor's changes were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,11 +41,20 @@ impl Seen {
     }
 }
 
-/// A reader's place. Between two pages it is on its way from one frontier to a later one, and past the notice `at`.
+/// A reader's place: what it has seen of every region, and where it is in the view that it read last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) seen: Seen,
-    pub(super) on_the_way: Option<(Seen, [u8; AT_BYTES])>,
+    pub(super) here: Option<Here>,
+}
+
+/// Behind which notice of which view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Here {
+    pub(super) view: u64,
+    pub(super) place: [u8; NOTICE_BYTES],
+    /// The reader came from another view, and passes over what it has seen there until it is through.
+    pub(super) newcomer: bool,
 }
 
 impl fmt::Display for Seen {
@@ -57,11 +66,9 @@ impl fmt::Display for Seen {
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{VERSION}{}", self.seen)?;
-        if let Some((target, at)) = &self.on_the_way {
-            write!(f, "_{target}_")?;
-            at.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        }
-        Ok(())
+        let Some(Here { view, place, newcomer }) = &self.here else { return Ok(()) };
+        write!(f, "_{}{view:016x}", if *newcomer { 'n' } else { 'v' })?;
+        place.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -86,23 +93,23 @@ impl Cursor {
             return Err(bad());
         }
         let rest = text.strip_prefix(VERSION).ok_or_else(bad)?;
-        let mut parts = rest.split('_');
-        let (Some(seen), target, at, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-            return Err(bad());
+        let (seen, here) = match rest.split_once('_') {
+            Some((seen, here)) => (seen, Some(Here::read(here).ok_or_else(bad)?)),
+            None => (rest, None),
         };
         if !(seen.is_empty() || seen.starts_with('~')) {
             return Err(bad());
         }
-        let seen = seen.parse().map_err(|()| bad())?;
-        let on_the_way = match (target, at) {
-            (None, None) => None,
-            (Some(target), Some(at)) => {
-                let at = super::from_hex(at).and_then(|at| at.try_into().ok()).ok_or_else(bad)?;
-                Some((target.parse().map_err(|()| bad())?, at))
-            }
-            _ => return Err(bad()),
-        };
-        Ok(Cursor { seen, on_the_way })
+        Ok(Cursor { seen: seen.parse().map_err(|()| bad())?, here })
+    }
+}
+
+impl Here {
+    fn read(text: &str) -> Option<Here> {
+        let newcomer = text.starts_with('n');
+        let bytes = super::from_hex(text.strip_prefix(if newcomer { 'n' } else { 'v' })?)?;
+        let (view, place) = bytes.split_first_chunk()?;
+        Some(Here { view: u64::from_be_bytes(*view), place: place.try_into().ok()?, newcomer })
     }
 }
 
@@ -120,11 +127,13 @@ mod tests {
             (actor("north-0.3.9f2c0000deadbeef"), 17),
             (actor("south-east-1.1.0000000000000001"), 4),
         ]);
-        let later = Seen::of([(actor("north-0.3.9f2c0000deadbeef"), 20)]);
+        let here = |newcomer| Here { view: 77, place: [7; NOTICE_BYTES], newcomer };
         for cursor in [
             Cursor::default(),
-            Cursor { seen: seen.clone(), on_the_way: None },
-            Cursor { seen, on_the_way: Some((later, [7; AT_BYTES])) },
+            Cursor { seen: seen.clone(), here: None },
+            Cursor { seen: seen.clone(), here: Some(here(true)) },
+            Cursor { seen, here: Some(here(false)) },
+            Cursor { seen: Seen::default(), here: Some(here(false)) },
         ] {
             let text = cursor.to_string();
             assert!(
@@ -137,7 +146,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "2", "x", "1x", "1~north", "1~north-0.1.01.x", "1_", "1__zz", "1__00", "1___"] {
+        for text in
+            ["", "2", "x", "1x", "1~north", "1~north-0.1.01.x", "1_", "1_v", "1_v00", "1_n0", "1_é", "1__"]
+        {
             assert!(Cursor::read(text).is_err(), "{text}");
         }
         assert!(Cursor::read(&format!("1{}", "~".repeat(20_000))).is_err());
@@ -156,6 +167,6 @@ mod tests {
         let bounded = Seen::of(many);
         assert!(bounded.covers(&[dot(ActorId { start: 100, ..old }, 9)]));
         assert!(!bounded.covers(&[dot(ActorId { start: 1, ..old }, 9)]));
-        assert!(Cursor { seen: bounded, on_the_way: None }.to_string().len() < TEXT_BYTES_MAX / 2);
+        assert!(Cursor { seen: bounded, here: None }.to_string().len() < TEXT_BYTES_MAX / 2);
     }
 }

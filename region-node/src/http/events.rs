@@ -10,19 +10,21 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use cell_core::id::{EntityId, UserId};
-use cell_store::Scan;
+use cell_store::{Scan, StoreError};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::cursor::{AT_BYTES, Cursor, Seen};
+use super::cursor::{Cursor, Here, Seen};
 use super::lists::{Listed, PAGE_MAX};
 use super::problem::Problem;
 use super::{Api, Shared, User};
+use crate::keys::NOTICE_BYTES;
+use crate::node::Node;
 use crate::notice::{Kept, Notice};
 use crate::{keys, view};
 
-/// Notices read from the view at once.
+/// Notices read from the view at once for a reader who may have seen most of them.
 const SCAN_MAX: usize = 1_000;
 /// Events waiting for a slow reader; then it is read no further for.
 const EVENTS_MAX: usize = 64;
@@ -31,11 +33,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// What both take.
 pub(super) const AFTER: &[(&str, &str, &str)] = &[
-    (
-        "after",
-        "string",
-        "`next` or the id of an event: an opaque frontier, good in any region. `1`: from the beginning.",
-    ),
+    ("after", "string", "`next` or the id of an event: opaque, good in any region. `1`: from the beginning."),
     ("limit", "integer", "Items of one page, 1 to 100; 100 if it is left out."),
 ];
 
@@ -56,71 +54,82 @@ struct Owed {
     behind: Cursor,
 }
 
+/// What a reader is given at once, and the cursor behind all of it.
+struct Page {
+    owed: Vec<Owed>,
+    end: Cursor,
+    /// Nothing more is owed now.
+    whole: bool,
+}
+
 impl Api {
-    /// Up to `limit` notices that the reader at `cursor` has not seen, in the order of their time, and the cursor behind
-    /// them. Those of changes that arrive late come when they arrive.
-    async fn owed(
-        &self,
-        user: &UserId,
-        cursor: Cursor,
-        limit: usize,
-    ) -> Result<(Vec<Owed>, Cursor), Problem> {
-        let (store, user, node) = (self.node.store().clone(), user.clone(), self.node.clone());
-        let read = move || -> Result<(Vec<Owed>, Cursor), cell_store::StoreError> {
-            // Read before the notices, which a batch brings together with it: what it covers is among them.
-            let (target, mut after) = match &cursor.on_the_way {
-                Some((target, at)) => (target.clone(), Some(*at)),
-                None => (Seen::of(view::frontier(&store)?), None),
-            };
-            let head = keys::of_user(b'n', &user);
-            let mut owed: Vec<Owed> = Vec::new();
-            loop {
-                let mut scan = Scan::prefix(head.clone(), SCAN_MAX);
-                if let Some(at) = after {
-                    scan = scan.after([&head[..], &at].concat());
-                }
-                let found = store.scan(&scan)?;
-                let whole = found.len() < SCAN_MAX;
-                for (key, value) in found {
-                    let Some(at) = key.get(head.len()..).and_then(|at| <[u8; AT_BYTES]>::try_from(at).ok())
-                    else {
-                        continue;
-                    };
-                    after = Some(at);
-                    let Some(kept) = Kept::decode(&value).filter(|kept| !cursor.seen.covers(&kept.dots))
-                    else {
-                        continue;
-                    };
-                    let Some(mut notice) = kept.notice() else { continue };
-                    notice.trace = trace_of(&node, &notice);
-                    let behind = Cursor { seen: cursor.seen.clone(), on_the_way: Some((target.clone(), at)) };
-                    if owed.len() == limit {
-                        let end = owed.last().map_or(behind, |last: &Owed| last.behind.clone());
-                        return Ok((owed, end));
-                    }
-                    owed.push(Owed { notice, behind });
-                }
-                if whole {
-                    let end = Cursor { seen: target, on_the_way: None };
-                    if let Some(last) = owed.last_mut() {
-                        last.behind = end.clone();
-                    }
-                    return Ok((owed, end));
-                }
-            }
+    /// Up to `limit` notices that the reader at `cursor` has not seen, in the order in which they came here.
+    async fn owed(&self, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page, Problem> {
+        let (node, user) = (self.node.clone(), user.clone());
+        let read = tokio::task::spawn_blocking(move || owed(&node, &user, cursor, limit)).await;
+        let unavailable = |error: String| Problem::new("unavailable", error);
+        read.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// The cursor of a reader who wants only what comes.
+    async fn newest(&self, user: &UserId) -> Result<Cursor, Problem> {
+        let (node, head) = (self.node.clone(), keys::of_user(b'n', user));
+        let read = move || -> Result<Cursor, StoreError> {
+            let seen = Seen::of(view::frontier(node.store())?);
+            let newest = node.store().scan(&Scan::prefix(head.clone(), 1).reversed())?;
+            let place = newest.first().and_then(|(key, _)| key.get(head.len()..)?.try_into().ok());
+            let place = place.unwrap_or([0; NOTICE_BYTES]);
+            Ok(Cursor { seen, here: Some(Here { view: node.view_id(), place, newcomer: false }) })
         };
         let unavailable = |error: String| Problem::new("unavailable", error);
-        let read = tokio::task::spawn_blocking(read).await;
-        read.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))
+        let read = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(error.to_string()))?;
+        read.map_err(|error| unavailable(error.to_string()))
     }
 }
 
-fn trace_of(node: &crate::node::Node, notice: &Notice) -> String {
+fn owed(node: &Node, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page, StoreError> {
+    // Read before the notices, which a batch brings together with it: what it covers is among them.
+    let target = Seen::of(view::frontier(node.store())?);
+    let at_the_door = Here { view: node.view_id(), place: [0; NOTICE_BYTES], newcomer: true };
+    let mut here = cursor.here.filter(|here| here.view == node.view_id()).unwrap_or(at_the_door);
+    let head = keys::of_user(b'n', user);
+    // A newcomer passes over much; whoever was here is given what is found.
+    let at_once = if here.newcomer { SCAN_MAX } else { limit + 1 };
+    let mut owed: Vec<Owed> = Vec::new();
+    loop {
+        let behind = [&head[..], &here.place].concat();
+        let found = node.store().scan(&Scan::prefix(head.clone(), at_once).after(behind))?;
+        let whole = found.len() < at_once;
+        for (key, value) in found {
+            let Some(place) = key.get(head.len()..).and_then(|place| place.try_into().ok()) else { continue };
+            let kept = Kept::decode(&value).filter(|kept| !here.newcomer || !cursor.seen.covers(&kept.dots));
+            if let Some(mut notice) = kept.and_then(|kept| kept.notice()) {
+                if owed.len() == limit {
+                    let end = Cursor { seen: cursor.seen, here: Some(here) };
+                    return Ok(Page { owed, end, whole: false });
+                }
+                notice.trace = trace_of(node, &notice);
+                let behind = Cursor { seen: cursor.seen.clone(), here: Some(Here { place, ..here }) };
+                owed.push(Owed { notice, behind });
+            }
+            here.place = place;
+        }
+        if whole {
+            let end = Cursor { seen: target, here: Some(Here { newcomer: false, ..here }) };
+            if let Some(last) = owed.last_mut() {
+                last.behind = end.clone();
+            }
+            return Ok(Page { owed, end, whole: true });
+        }
+    }
+}
+
+fn trace_of(node: &Node, notice: &Notice) -> String {
     let about = notice.payment.as_ref().unwrap_or(&notice.order);
     about.parse::<EntityId>().map(|id| node.trace_of(&id)).unwrap_or_default()
 }
 
-/// A user's notices that the cursor does not cover; at least once, told apart by id.
+/// A user's notices, in the order in which they came here, that the cursor does not cover; at least once, told apart by id.
 pub(super) async fn notifications(
     State(api): Shared,
     User(user): User,
@@ -129,7 +138,7 @@ pub(super) async fn notifications(
     let Query(After { after, limit }) = after.map_err(|error| Problem::invalid("", error.body_text()))?;
     let limit = limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let cursor = after.map_or_else(|| Ok(Cursor::default()), |after| Cursor::read(&after))?;
-    let (owed, end) = api.owed(&user, cursor, limit).await?;
+    let Page { owed, end, .. } = api.owed(&user, cursor, limit).await?;
     let items: Vec<Notice> = owed.into_iter().map(|owed| owed.notice).collect();
     Ok(Json(Listed { items, next: Some(end.to_string()) }).into_response())
 }
@@ -155,11 +164,7 @@ pub(super) async fn events(
     let shown = api.node.shown();
     let cursor = match last.map(str::to_owned).or(after) {
         Some(text) => Cursor::read(&text)?,
-        None => {
-            let frontier = view::frontier(api.node.store());
-            let frontier = frontier.map_err(|error| Problem::new("unavailable", error.to_string()))?;
-            Cursor { seen: Seen::of(frontier), on_the_way: None }
-        }
+        None => api.newest(&user).await?,
     };
     let (events, streamed) = mpsc::channel(EVENTS_MAX);
     let (shutdown, stop) = (api.shutdown.clone(), api.shutdown.clone());
@@ -188,14 +193,11 @@ async fn feed(
     }
     loop {
         loop {
-            let owed = match api.owed(user, cursor.clone(), EVENTS_MAX).await {
-                Ok((owed, end)) => {
-                    cursor = end;
-                    owed
-                }
-                // The reader comes back and goes on from its last event.
-                Err(_) => return,
+            // Without an answer the stream ends: the reader comes back and goes on from its last event.
+            let Ok(Page { owed, end, whole }) = api.owed(user, cursor.clone(), EVENTS_MAX).await else {
+                return;
             };
+            cursor = end;
             for Owed { notice, behind } in owed {
                 let event = Event::default().id(behind.to_string()).event(&notice.kind).json_data(&notice);
                 let Ok(event) = event else { continue };
@@ -203,7 +205,7 @@ async fn feed(
                     return;
                 }
             }
-            if cursor.on_the_way.is_none() {
+            if whole {
                 break;
             }
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{EntityId, OrderId, PaymentId, PublicId, UserId};
 use cell_core::order::Order;
-use cell_store::Scan;
+use cell_store::{Scan, Store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::shapes::{order_shape, payment_shape};
 use super::{Api, Shared, User};
 use crate::keys;
-use crate::writer::now_ms;
+use crate::writer::{NodeError, now_ms};
 
 pub(super) const PAGE_MAX: usize = 100;
 const PAGE_USUAL: usize = 20;
@@ -127,35 +127,41 @@ impl Index {
 }
 
 impl Api {
-    /// Reads the index and gives each id to `item`, until the page is full or enough was looked at.
-    async fn page<T>(
+    /// Reads the index and gives each id to `item`, until the page is full or enough was looked at. All of it may read
+    /// the disk, so it is done off the runtime.
+    async fn page<T: Serialize + Send + 'static>(
         &self,
         index: Index,
-        mut item: impl FnMut(PublicId) -> Result<Option<T>, Problem>,
-    ) -> Result<Response, Problem>
-    where
-        T: Serialize,
-    {
+        item: impl FnMut(PublicId) -> Result<Option<T>, NodeError> + Send + 'static,
+    ) -> Result<Response, Problem> {
         let scan = index.scan()?;
         let store = self.node.store().clone();
-        let found = tokio::task::spawn_blocking(move || store.scan(&scan)).await;
-        let unavailable = |error: String| Problem::new("unavailable", error);
-        let found = found.map_err(|error| unavailable(error.to_string()))?;
-        let found = found.map_err(|error| unavailable(error.to_string()))?;
-        let more = found.len() == LOOKED_AT_MAX;
-        let (mut items, mut next) = (Vec::new(), None);
-        let last = found.len().saturating_sub(1);
-        for (i, (key, _)) in found.into_iter().enumerate() {
-            let Some(id) = keys::id_of_user_entry(&key) else { continue };
-            items.extend(item(PublicId(id))?);
-            let full = items.len() == index.limit;
-            if (full && i < last) || ((full || i == last) && more) {
-                next = Some(super::to_hex(&key[index.head.len()..]));
-                break;
-            }
-        }
-        Ok(Json(Listed { items, next }).into_response())
+        let page = tokio::task::spawn_blocking(move || page_of(store.as_ref(), &scan, &index, item)).await;
+        let page = page.map_err(|error| Problem::new("unavailable", error.to_string()))??;
+        Ok(Json(page).into_response())
     }
+}
+
+fn page_of<T>(
+    store: &dyn Store,
+    scan: &Scan,
+    index: &Index,
+    mut item: impl FnMut(PublicId) -> Result<Option<T>, NodeError>,
+) -> Result<Listed<T>, NodeError> {
+    let found = store.scan(scan).map_err(|error| NodeError::Unavailable(error.to_string()))?;
+    let more = found.len() == LOOKED_AT_MAX;
+    let (mut items, mut next) = (Vec::new(), None);
+    let last = found.len().saturating_sub(1);
+    for (i, (key, _)) in found.into_iter().enumerate() {
+        let Some(id) = keys::id_of_user_entry(&key) else { continue };
+        items.extend(item(PublicId(id))?);
+        let full = items.len() == index.limit;
+        if (full && i < last) || ((full || i == last) && more) {
+            next = Some(super::to_hex(&key[index.head.len()..]));
+            break;
+        }
+    }
+    Ok(Listed { items, next })
 }
 
 fn limit_of(limit: Option<usize>) -> usize {
@@ -185,7 +191,7 @@ pub(super) async fn list_orders(
     };
     let index = Index { head, limit: limit_of(query.limit), cursor: query.cursor.take() };
     let node = api.node.clone();
-    let order = |id: PublicId| {
+    let order = move |id: PublicId| {
         let entity = node.entity(EntityId::from(OrderId(id)))?;
         let entity = entity.filter(|entity| query.fits(entity));
         Ok(entity.and_then(|entity| order_shape(&entity, &user, now_ms())))
@@ -207,7 +213,7 @@ pub(super) async fn list_pay_requests(
     let index =
         Index { head: keys::of_user(prefix, &user), limit: limit_of(query.limit), cursor: query.cursor };
     let node = api.node.clone();
-    let payment = |id: PublicId| {
+    let payment = move |id: PublicId| {
         let entity = node.entity(EntityId::from(PaymentId(id)))?;
         Ok(entity.and_then(|entity| payment_shape(&entity, &user)))
     };

@@ -64,9 +64,6 @@ impl Problem {
     pub(crate) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Problem {
         Problem { pointer: Some(pointer.into()), ..Problem::new("invalid-request", detail) }
     }
-    pub(crate) fn changed() -> Problem {
-        Problem::new("changed", "it is not as `If-Match` says")
-    }
     pub(crate) fn not_found() -> Problem {
         Problem::new("not-found", "there is no such thing of yours")
     }
@@ -79,6 +76,7 @@ impl From<Refusal> for Problem {
             Kind::Misdirected => "misdirected",
             Kind::Superseded => "superseded",
             Kind::KeyReused => "key-reused",
+            Kind::Changed => "changed",
             Kind::Forbidden => "state-forbids",
             Kind::Invalid => "invalid-request",
             Kind::TooMany => "too-many-decisions",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cell_core::id::{Hash, OrderId, PublicId, UserId};
 use region_node::EngineName;
 use serde_json::{Value, json};
 
@@ -85,6 +86,41 @@ async fn a_tag_saves_a_second_reading_and_guards_a_command() {
     assert_eq!(node.post_if(&cancel, &a, "c2", &tag).await.0, 201);
     assert_eq!(node.get_if(&path, &a, &tag).await.0, 200, "another state, another tag");
     assert_eq!(node.post_if(&cancel, &a, "c3", &tag).await.0, 412);
+    // A repeat is answered as what it repeats, whatever the tag; what is not there or not here is that first.
+    assert_eq!(node.post_if(&cancel, &a, "c2", &tag).await.0, 200);
+    let other = user_of("north", 1);
+    assert_eq!(node.post_if(&cancel, &other, "c4", "\"0123456789ab\"").await.0, 404);
+    let east = user_of("east", 0);
+    let elsewhere = PublicId::new(1, UserId::new(&east).unwrap().slot(), &Hash::of(b"of nobody"));
+    let elsewhere = OrderId(elsewhere);
+    let (status, problem) =
+        node.post_if(&format!("/v1/orders/{elsewhere}/cancel"), &east, "c5", "\"0123456789ab\"").await;
+    assert_eq!((status, type_of(&problem)), (421, "misdirected"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_names_its_trace_and_keeps_the_one_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), EngineName::Memory).await;
+    let a = user_of("north", 0);
+    let order = node.place(&a, "o").await;
+    let cases = [
+        ("GET", format!("/v1/orders/{order}"), 200),
+        ("GET", "/v1/orders".to_owned(), 200),
+        ("GET", "/nowhere".to_owned(), 404),
+        ("POST", format!("/v1/orders/{order}/withdraw"), 404),
+        ("POST", "/v1/payments/callback".to_owned(), 400),
+    ];
+    for (method, path, expected) in cases {
+        let (status, _, trace) = node.call_traced(method, &path, &a, "k", Value::Null).await;
+        assert_eq!((status, trace.len()), (expected, 55), "{method} {path}: {trace}");
+    }
+    let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = hyper::Request::get(format!("http://{}/v1/orders/{order}", node.address))
+        .header("x-user-id", &a)
+        .header("traceparent", given);
+    assert_eq!(node.trace_of_answer(request).await.split('-').nth(1), given.split('-').nth(1));
     node.stop().await;
 }
 

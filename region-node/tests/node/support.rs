@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use cell_core::id::EntityId;
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
 use http_body_util::{BodyExt, Full};
@@ -111,6 +112,13 @@ impl Service {
         let tag = response.headers().get("etag").map(|tag| tag.to_str().unwrap().to_owned());
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null), tag.unwrap_or_default())
+    }
+
+    pub(crate) async fn trace_of_answer(&self, request: hyper::http::request::Builder) -> String {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        let trace = response.headers().get("traceparent").and_then(|trace| trace.to_str().ok());
+        trace.unwrap_or_default().to_owned()
     }
 
     /// Status, body and tag of a `GET` with `If-None-Match`, if one is given.
@@ -370,6 +378,17 @@ impl Regions {
 
     pub(crate) async fn until(&self, region: &str, path: &str, user: &str, status: &str) -> Value {
         self.nodes[region].until(path, user, status).await
+    }
+
+    /// Merges what one region knows of an entity into another, past all changes.
+    pub(crate) async fn merge(&self, from: &str, into: &str, id: EntityId) {
+        let client = |region| NodeClient::connect(format!("http://{}", self.nodes[region].grpc));
+        let (mut from, mut into) = (client(from).await.unwrap(), client(into).await.unwrap());
+        let wanted = v1::EntitiesRequest { entities: vec![Bytes::copy_from_slice(&id.to_bytes())] };
+        let entities = from.read_entities(wanted).await.unwrap().into_inner().entities;
+        assert_eq!(entities.len(), 1);
+        let request = v1::MergeRequest { entities, from_region: "test".to_owned() };
+        into.merge_entities(request).await.unwrap();
     }
 
     /// What the gateway reports of a payment, given to a region by its own callback, signed now.
