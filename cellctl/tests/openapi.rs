@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use router::{ROUTES, Verb};
+use router::{PROBLEMS, ROUTES, Verb};
 
 #[test]
 fn the_router_has_an_entry_for_every_operation_of_the_document_and_for_no_other() {
@@ -20,4 +20,12 @@ fn the_router_has_an_entry_for_every_operation_of_the_document_and_for_no_other(
     let routed: BTreeSet<(String, String)> =
         ROUTES.iter().map(|route| (method(route.method).to_owned(), route.path.to_owned())).collect();
     assert_eq!(documented, routed);
+}
+
+#[test]
+fn the_document_names_every_problem_of_the_edge_with_its_status() {
+    let document = region_node::openapi().to_string();
+    for (name, status, _) in PROBLEMS {
+        assert!(document.contains(&format!("- `{name}` ({status}): ")), "{name} {status}");
+    }
 }

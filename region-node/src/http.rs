@@ -25,9 +25,10 @@ use document::{Body, Operation, Route};
 use problem::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 use service_kit::{Shutdown, TraceParent};
 use shapes::{
-    AskShape, CardShape, ContentShape, EmptyShape, OrderShape, PaymentShape, PlaceShape, RefundShape,
+    AskShape, CardShape, ContentShape, EmptyShape, Object, OrderShape, PaymentShape, PlaceShape, RefundShape,
     event_shapes, order_shape, payment_shape,
 };
 
@@ -214,9 +215,12 @@ async fn around(mut request: Request, next: Next) -> Response {
     request.headers_mut().remove(TRACEPARENT);
     request.headers_mut().extend(trace.clone().map(|trace| (TRACEPARENT, trace)));
     let mut response = next.run(request).await;
+    let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
     if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
         response = Problem::new("too-large", detail).into_response();
+    } else if response.status().is_client_error() && !ours {
+        response = Problem::new("bad-body", "the body ended early or was not well-formed").into_response();
     }
     response.headers_mut().extend(trace.map(|trace| (TRACEPARENT, trace)));
     response
@@ -248,20 +252,30 @@ struct User(UserId);
 impl<S: Sync> FromRequestParts<S> for User {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<User, Problem> {
-        let header = parts.headers.get("x-user-id").and_then(|value| value.to_str().ok());
-        let Some(header) = header else {
-            return Err(Problem::new("unidentified", "the request names no user (X-User-Id)"));
-        };
-        let user = UserId::new(header).map_err(|error| Problem::new("unidentified", error.to_string()))?;
+        let unidentified = |detail: String| Problem::new("unidentified", detail);
+        let header = only(&parts.headers, "x-user-id")
+            .map_err(unidentified)?
+            .ok_or_else(|| unidentified("the request names no user (X-User-Id)".to_owned()))?;
+        let user = UserId::new(header).map_err(|error| unidentified(error.to_string()))?;
         Ok(User(user))
     }
 }
 
+/// A header that may be given once, as text.
+fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, String> {
+    let mut given = headers.get_all(name).iter();
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return if headers.contains_key(name) { Err(format!("{name} is given twice")) } else { Ok(None) };
+    };
+    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| format!("{name} is no UTF-8"))
+}
+
 fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
-    let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
+    let missing = |detail: String| Problem::new("idempotency-key-missing", detail);
+    let key = only(headers, "idempotency-key").map_err(missing)?;
     let Some(key) = key.filter(|key| !key.is_empty() && key.len() <= 255) else {
-        let detail = "every POST needs an Idempotency-Key of 1 to 255 characters; a UUIDv7 is best";
-        return Err(Problem::new("idempotency-key-missing", detail));
+        let detail = "every POST needs an Idempotency-Key of 1 to 255 bytes; a UUIDv7 is best";
+        return Err(missing(detail.to_owned()));
     };
     Ok(key.to_owned())
 }
@@ -271,12 +285,27 @@ fn trace_of(headers: &HeaderMap) -> String {
     headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
+/// The body's object; an empty body is an empty one.
 fn body_of<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        let pointer = if error.is_data() { "" } else { "/" };
-        Problem::invalid(pointer, error.to_string())
-    })
+    match serde_json::from_slice(body) {
+        Ok(Object(shape)) => Ok(shape),
+        Err(error) => Err(Problem::invalid(pointer_of::<T>(body), error.to_string())),
+    }
+}
+
+/// Where in a refused body the fault is: read once more, with the way taken. Empty for the whole.
+fn pointer_of<T: DeserializeOwned>(body: &[u8]) -> String {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let Err(error) = serde_path_to_error::deserialize::<_, Object<T>>(&mut json) else {
+        return String::new();
+    };
+    let pointer = error.path().iter().map(|segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { .. } | Segment::Unknown => String::new(),
+    });
+    pointer.collect()
 }
 
 fn order_id(text: &str) -> Result<OrderId, Problem> {
@@ -300,7 +329,12 @@ impl Api {
         let op = ask.op();
         let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.clone(), ask };
         let condition = conditions::of(headers, &user, &command.ask)?;
-        let reply = self.node.command_if(command, condition).await??;
+        let reply = self.node.command_if(command, condition).await?;
+        let reply = reply.map_err(|refusal| match op {
+            // What an order is made of is a member of the body there, and elsewhere the body.
+            Op::Place => Problem::from(refusal).inside("/content"),
+            _ => Problem::from(refusal),
+        })?;
         // Placing is the everyday; what involves others is worth a line that the trace begins with.
         if op != Op::Place
             && let Ok(trace) = trace.parse::<TraceParent>()

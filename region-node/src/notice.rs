@@ -275,7 +275,7 @@ fn payment_notice(saying: &mut Saying<'_>, link: &Link<'_, PaymentDecision>, per
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use cell_core::cell::{Ask, Cell, Command, Reply, Step, View};
@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    fn record(user: &UserId) -> OrderRecord {
+    pub(crate) fn record(user: &UserId) -> OrderRecord {
         let line = Line { sku: "tea".into(), title: String::new(), quantity: 1, unit_minor: 100 };
         let content = OrderContent {
             currency: "CNY".into(),

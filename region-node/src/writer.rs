@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::record::Record;
 use crate::traces::Traces;
-use crate::working::Working;
+use crate::working::{Stacked, Working};
 
 /// Pieces of work in one group at most.
 const GROUP_MAX: usize = 128;
@@ -265,12 +265,14 @@ impl<T: Told> Loop<T> {
         let mut made = Made::default();
         let mut finishes = Vec::with_capacity(work.len());
         let mut refused = Vec::new();
+        // What a group makes is seen by the rest of the group at once, and by nobody else before it is durable.
+        let over = Stacked::new(&self.working);
         for RunBox(run) in work {
-            match run(&mut self.cell, &self.working, now_ms()) {
+            match run(&mut self.cell, &over, now_ms()) {
                 Ok((steps, finish)) => {
                     for step in steps {
                         self.traces.note(&step.trace, step.entities.keys());
-                        made.keys.extend(self.working.put(self.number, step.entities.iter()));
+                        over.put(&step);
                         made.take(step);
                     }
                     finishes.push(finish);
@@ -278,7 +280,11 @@ impl<T: Told> Loop<T> {
                 Err((_, finish)) => refused.push(finish),
             }
         }
+        drop(over);
         let durable = self.append(&made.records);
+        if durable.is_ok() {
+            made.keys = self.working.put(self.number, made.entities.iter());
+        }
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
         finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
         let end = durable?;
@@ -385,4 +391,130 @@ impl Made {
 /// The canonical bytes of an epoch, as they are kept.
 pub(crate) fn epoch_bytes(epoch: &Epoch) -> Vec<u8> {
     epoch.to_canon()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Condvar, Mutex};
+
+    use cell_core::cell::{Ask, Command};
+    use cell_core::id::{NodeId, RegionId, UserId};
+    use cell_core::placement::Placement;
+    use cell_core::rules::Rules;
+    use cell_store::{Engine, FaultMedium, LogConfig, Medium};
+
+    use super::*;
+    use crate::notice::tests::record;
+
+    /// A disk whose syncs wait until they are let through.
+    #[derive(Debug)]
+    struct SlowDisk {
+        disk: FaultMedium,
+        held: Mutex<bool>,
+        changed: Condvar,
+        waiting: watch::Sender<bool>,
+    }
+
+    impl SlowDisk {
+        fn hold(&self, held: bool) {
+            *self.held.lock().unwrap() = held;
+            self.changed.notify_all();
+        }
+    }
+
+    impl Medium for SlowDisk {
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.disk.list()
+        }
+        fn len(&self, file: &str) -> io::Result<u64> {
+            self.disk.len(file)
+        }
+        fn create(&self, file: &str) -> io::Result<()> {
+            self.disk.create(file)
+        }
+        fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
+            self.disk.append(file, bytes)
+        }
+        fn read_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.disk.read_at(file, offset, buf)
+        }
+        fn read_fresh_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.disk.read_fresh_at(file, offset, buf)
+        }
+        fn truncate(&self, file: &str, len: u64) -> io::Result<()> {
+            self.disk.truncate(file, len)
+        }
+        fn delete(&self, file: &str) -> io::Result<()> {
+            self.disk.delete(file)
+        }
+        fn sync(&self, file: &str) -> io::Result<()> {
+            let mut held = self.held.lock().unwrap();
+            while *held {
+                self.waiting.send_replace(true);
+                held = self.changed.wait(held).unwrap();
+            }
+            drop(held);
+            self.disk.sync(file)
+        }
+        fn sync_dir(&self) -> io::Result<()> {
+            self.disk.sync_dir()
+        }
+        fn entropy(&self) -> u64 {
+            self.disk.entropy()
+        }
+    }
+
+    struct Nobody;
+    impl Told for Nobody {
+        fn sheets(&self, _: &[Sheet]) {}
+        fn alarms(&self, _: &[Alarm]) {}
+        fn changed(&self, _: &BTreeMap<EntityId, Arc<Entity>>) {}
+        fn failed(&self, _: &NodeError) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_not_durable_is_seen_by_nobody_outside_the_group() {
+        let (waiting, mut waits) = watch::channel(false);
+        let (disk, held, changed) = (FaultMedium::new(1), Mutex::new(false), Condvar::new());
+        let disk = Arc::new(SlowDisk { disk, held, changed, waiting });
+        let (log, _) = Log::open(disk.clone(), LogConfig::default()).unwrap();
+        let working = Working::new(cell_store::open(Engine::Memory, std::path::Path::new("")).unwrap());
+        let north = RegionId::new("north").unwrap();
+        let me = ActorId { node: NodeId { region: north, index: 0 }, start: 1, nonce: 1 };
+        let cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
+        let apply = |_| Ok(());
+        let writer = Writer::start(cell, log, working.clone(), Traces::default(), Nobody, apply).unwrap();
+        let user = UserId::new("a").unwrap();
+        let order = EntityId::from(record(&user).order_id());
+        let place = |key: &str| Command {
+            user: user.clone(),
+            key: key.to_owned(),
+            body: Vec::new(),
+            trace: String::new(),
+            ask: Ask::Place { record: Box::new(record(&user)) },
+        };
+        disk.hold(true);
+        // A repeat in the same group, or in the one that forms meanwhile, is known as one.
+        let submit = |command: Command| {
+            let submit = writer.submit.clone();
+            tokio::spawn(async move {
+                let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+                    let (step, reply) = cell.command(view, &command, now_ms)?;
+                    Ok((vec![step], reply))
+                };
+                submit.run(work).await
+            })
+        };
+        let (first, second) = (submit(place("o")), submit(place("o")));
+        waits.wait_for(|waits| *waits).await.unwrap();
+        assert!(working.entity(order).unwrap().is_none(), "the disk does not have it");
+        assert!(working.orders_of_key(&user, "o").unwrap().is_empty());
+        assert!(!first.is_finished() && !second.is_finished());
+        disk.hold(false);
+        let replies = [first.await.unwrap().unwrap().unwrap(), second.await.unwrap().unwrap().unwrap()];
+        assert_eq!(replies.iter().filter(|reply| reply.repeated).count(), 1);
+        assert!(working.entity(order).unwrap().is_some());
+        writer.join();
+    }
 }

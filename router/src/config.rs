@@ -62,6 +62,8 @@ pub struct Timeouts {
     pub connect_ms: u64,
     /// From the last byte of the request to the head of the response (504), and between two pieces of the request (408).
     pub response_ms: u64,
+    /// From the first to the last byte of a request's body (408), however steadily it drips.
+    pub upload_ms: u64,
     /// Between two pieces of a response body. Event streams have no such limit.
     pub body_idle_ms: u64,
     /// A kept connection to a region is closed after this silence; keep it below the region's own.
@@ -138,6 +140,7 @@ impl Validate for Timeouts {
             ("head_ms", self.head_ms),
             ("connect_ms", self.connect_ms),
             ("response_ms", self.response_ms),
+            ("upload_ms", self.upload_ms),
             ("body_idle_ms", self.body_idle_ms),
             ("upstream_idle_ms", self.upstream_idle_ms),
             ("drain_ms", self.drain_ms),
@@ -168,6 +171,7 @@ impl Default for Timeouts {
             head_ms: 15_000,
             connect_ms: 1_000,
             response_ms: 15_000,
+            upload_ms: 60_000,
             body_idle_ms: 30_000,
             upstream_idle_ms: 10_000,
             drain_ms: 10_000,

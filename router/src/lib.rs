@@ -24,7 +24,7 @@ mod upload;
 pub use config::{AdminConfig, Config, Identity, Limits, Timeouts};
 pub use decide::{Health, Refusal, TooManyUpstreams, Upstream, Upstreams, decide};
 pub use identify::{IdentifyError, Key};
-pub use problem::Problem;
+pub use problem::{PROBLEMS, Problem};
 pub use process::process;
 pub use routes::{KeyKind, ROUTES, Route, Verb};
 pub use run::{BuildError, Router, RunError};

@@ -14,6 +14,24 @@ use crate::identify::IdentifyError;
 /// What every problem type starts with; the stable name follows.
 const TYPE_PREFIX: &str = "https://homecell.dev/problems/";
 
+/// Every problem of the router's own: name, status, title. The end of `type`, stable for ever; where a node has the same
+/// problem, it has the same name.
+pub const PROBLEMS: &[(&str, u16, &str)] = &[
+    ("bad-body", 400, "Body cannot be read"),
+    ("bad-id", 400, "Malformed id"),
+    ("unidentified", 401, "Who is asking?"),
+    ("unknown-route", 404, "Not found"),
+    ("method-not-allowed", 405, "Method not allowed"),
+    ("body-too-slow", 408, "Body too slow"),
+    ("too-large", 413, "Body too large"),
+    ("upstream-unreachable", 502, "Region unreachable"),
+    ("upstream-reset", 502, "Region hung up"),
+    ("overloaded", 503, "Overloaded"),
+    ("moving", 503, "Moving"),
+    ("no-upstream", 503, "No way to the home region"),
+    ("upstream-timeout", 504, "Region too slow"),
+];
+
 /// An answer of the router's own. `retryable` means: the same request, with the same `Idempotency-Key`, may succeed later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -27,21 +45,13 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn refused(
-        name: &'static str,
-        status: StatusCode,
-        title: &'static str,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self {
-            name,
-            title,
-            status,
-            detail: detail.into(),
-            retry_after_s: None,
-            retryable: false,
-            allow: None,
-        }
+    /// `name` is one of [`PROBLEMS`].
+    fn refused(name: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        let known = PROBLEMS.iter().find(|(known, ..)| *known == name);
+        let (status, title) = known.map_or((500, name), |(_, status, title)| (*status, *title));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = detail.into();
+        Self { name, title, status, detail, retry_after_s: None, retryable: false, allow: None }
     }
 
     fn passing(self, retry_after_s: u32) -> Self {
@@ -50,57 +60,48 @@ impl Problem {
 
     pub(crate) fn unknown_route() -> Self {
         let detail = "There is nothing at this path.";
-        Self::refused("not-found", StatusCode::NOT_FOUND, "Not found", detail)
+        Self::refused("unknown-route", detail)
     }
 
     pub(crate) fn wrong_method(allow: String) -> Self {
         let detail = format!("This path answers {allow}.");
-        let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self {
-            allow: Some(allow),
-            ..Self::refused("method-not-allowed", status, "Method not allowed", detail)
-        }
+        Self { allow: Some(allow), ..Self::refused("method-not-allowed", detail) }
     }
 
     pub(crate) fn body_too_large(limit_bytes: u64) -> Self {
         let detail = format!("A request body may have {limit_bytes} bytes.");
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
-        Self::refused("body-too-large", status, "Body too large", detail)
+        Self::refused("too-large", detail)
     }
 
     pub(crate) fn body_broken() -> Self {
         let detail = "The request body ended early or was not well-formed.";
-        Self::refused("bad-body", StatusCode::BAD_REQUEST, "Body cannot be read", detail)
+        Self::refused("bad-body", detail)
     }
 
     pub(crate) fn body_too_slow() -> Self {
         let detail = "The rest of the request body did not arrive in time.";
-        Self::refused("body-too-slow", StatusCode::REQUEST_TIMEOUT, "Body too slow", detail).passing(1)
+        Self::refused("body-too-slow", detail).passing(1)
     }
 
     pub(crate) fn too_many_connections() -> Self {
         let detail = "The router has as many connections as it may.";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::refused("overloaded", status, "Overloaded", detail).passing(1)
+        Self::refused("overloaded", detail).passing(1)
     }
 
     /// A slot whose new home does not know about it yet, or a home that disowns it: it settles by itself.
     pub(crate) fn moving() -> Self {
         let detail = "The home of this request is being moved.";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::refused("moving", status, "Moving", detail).passing(1)
+        Self::refused("moving", detail).passing(1)
     }
 
     pub(crate) fn unreachable(region: &str) -> Self {
         let detail = format!("Region {region} does not take connections. The request was not sent.");
-        let status = StatusCode::BAD_GATEWAY;
-        Self::refused("upstream-unreachable", status, "Region unreachable", detail).passing(1)
+        Self::refused("upstream-unreachable", detail).passing(1)
     }
 
     pub(crate) fn connect_timeout(region: &str) -> Self {
         let detail = format!("Region {region} did not take a connection in time. The request was not sent.");
-        let status = StatusCode::GATEWAY_TIMEOUT;
-        Self::refused("upstream-timeout", status, "Region too slow", detail).passing(1)
+        Self::refused("upstream-timeout", detail).passing(1)
     }
 
     pub(crate) fn reset(region: &str) -> Self {
@@ -108,8 +109,7 @@ impl Problem {
             "Region {region} closed the connection before it answered. Whether the request took effect is not known; \
              repeat it with the same Idempotency-Key."
         );
-        let status = StatusCode::BAD_GATEWAY;
-        Self::refused("upstream-reset", status, "Region hung up", detail).passing(1)
+        Self::refused("upstream-reset", detail).passing(1)
     }
 
     pub(crate) fn response_timeout(region: &str) -> Self {
@@ -117,8 +117,7 @@ impl Problem {
             "Region {region} did not answer in time. Whether the request took effect is not known; repeat it with the \
              same Idempotency-Key."
         );
-        let status = StatusCode::GATEWAY_TIMEOUT;
-        Self::refused("upstream-timeout", status, "Region too slow", detail).passing(1)
+        Self::refused("upstream-timeout", detail).passing(1)
     }
 
     /// The stable name at the end of `type`, also the `reason` in metrics.
@@ -161,21 +160,15 @@ impl From<IdentifyError> for Problem {
     fn from(error: IdentifyError) -> Self {
         let detail = error.to_string();
         match error {
-            IdentifyError::NoUser | IdentifyError::BadUser => {
-                let status = StatusCode::UNAUTHORIZED;
-                Self::refused("unauthenticated", status, "Who is asking?", detail)
-            }
-            IdentifyError::BadOrder | IdentifyError::BadPayment => {
-                Self::refused("bad-id", StatusCode::BAD_REQUEST, "Malformed id", detail)
-            }
+            IdentifyError::NoUser | IdentifyError::BadUser => Self::refused("unidentified", detail),
+            IdentifyError::BadOrder | IdentifyError::BadPayment => Self::refused("bad-id", detail),
         }
     }
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
         // An operator has to add an address: no use in coming back every second.
-        Self::refused("no-upstream", status, "No way to the home region", refusal.to_string()).passing(30)
+        Self::refused("no-upstream", refusal.to_string()).passing(30)
     }
 }

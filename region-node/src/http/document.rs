@@ -192,7 +192,7 @@ fn schemas() -> Value {
     };
     let problem = json!({ "type": "object", "required": ["type", "title", "status", "detail", "retryable"],
         "properties": {
-            "type": { "type": "string", "enum": problem::NAMES.iter()
+            "type": { "type": "string", "enum": problem::NAMES.iter().chain(problem::AT_THE_EDGE)
                 .map(|(name, _, _)| format!("{}{name}", problem::TYPES)).collect::<Vec<_>>() },
             "title": { "type": "string" },
             "status": { "type": "integer" },
@@ -235,7 +235,10 @@ fn schemas() -> Value {
 }
 
 fn problem_response() -> Value {
-    let about = problem::NAMES.iter().map(|(name, status, about)| format!("- `{name}` ({status}): {about}"));
+    let about = problem::NAMES
+        .iter()
+        .chain(problem::AT_THE_EDGE)
+        .map(|(name, status, about)| format!("- `{name}` ({status}): {about}"));
     let about = about.collect::<Vec<_>>().join("\n");
     json!({ "description": format!("A problem (RFC 9457) with a stable `type`:\n\n{about}"),
         "content": { "application/problem+json": { "schema": schema("Problem") } } })

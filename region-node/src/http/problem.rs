@@ -7,12 +7,14 @@ use serde_json::json;
 
 use crate::writer::NodeError;
 
+pub(super) const CONTENT_TYPE: &str = "application/problem+json";
 /// Base of every `type`.
 pub(crate) const TYPES: &str = "https://homecell.dev/problems/";
 
 /// Every problem there is: name, status, and when. The end of `type`, stable for ever.
 pub(crate) const NAMES: &[(&str, u16, &str)] = &[
     ("invalid-request", 400, "the body or a parameter is not what this takes; `pointer` says where"),
+    ("bad-body", 400, "the body ended early or was not well-formed"),
     ("idempotency-key-missing", 400, "a POST without an `Idempotency-Key` of 1 to 255 characters"),
     ("bad-id", 400, "not an order's or a payment's id"),
     ("bad-cursor", 400, "a cursor of another list, or none at all"),
@@ -36,6 +38,21 @@ pub(crate) const NAMES: &[(&str, u16, &str)] = &[
     ("low-disk", 503, "no new orders: the disk is nearly full; payments go on"),
     ("too-many-streams", 503, "as many event streams as this node gives are open"),
     ("unavailable", 503, "the store does not answer"),
+];
+
+/// What else a client can be told, by the router in front.
+pub(crate) const AT_THE_EDGE: &[(&str, u16, &str)] = &[
+    ("body-too-slow", 408, "the rest of the body did not arrive in time"),
+    ("upstream-unreachable", 502, "the home region takes no connections; the request was not sent"),
+    (
+        "upstream-reset",
+        502,
+        "the home region hung up; whether it took effect is not known: repeat it with its key",
+    ),
+    ("overloaded", 503, "the router has as many connections as it may"),
+    ("moving", 503, "the home of this request is being moved"),
+    ("no-upstream", 503, "the router knows no way to the home region"),
+    ("upstream-timeout", 504, "the home region did not answer in time: repeat it with its key"),
 ];
 
 /// The status of a problem of [`NAMES`].
@@ -63,6 +80,10 @@ impl Problem {
     }
     pub(crate) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Problem {
         Problem { pointer: Some(pointer.into()), ..Problem::new("invalid-request", detail) }
+    }
+    /// The same of a member of the body.
+    pub(crate) fn inside(self, member: &str) -> Problem {
+        Problem { pointer: self.pointer.map(|pointer| format!("{member}{pointer}")), ..self }
     }
     pub(crate) fn not_found() -> Problem {
         Problem::new("not-found", "there is no such thing of yours")
@@ -119,7 +140,7 @@ impl IntoResponse for Problem {
             body["epoch"] = json!(epoch);
         }
         metrics::counter!("cell_problems_total", "type" => self.name).increment(1);
-        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        let kind = [(header::CONTENT_TYPE, CONTENT_TYPE)];
         let mut response = (self.status, kind, body.to_string()).into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -1,11 +1,16 @@
 //! The JSON of requests and answers. Clients must expect new fields in answers; unknown fields in requests are refused.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::UserId;
 use cell_core::order::{Line, Order, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::payment::Payment;
 use cell_core::settle::expires_at_ms;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -18,6 +23,35 @@ const SEALED_BYTES_MAX: usize = 8 * 1024;
 const TEXT_BYTES_MAX: usize = 256;
 /// Longest time to pay.
 const PAY_WINDOW_S_MAX: u64 = 7 * 24 * 3_600;
+
+/// A JSON object and nothing else: the plain reader of a shape would take an array of its members, too.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData)).map(Object)
+    }
+}
+
+fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(shape)| shape)
+}
+
+fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(shape)| shape).collect())
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +68,7 @@ pub(crate) struct LineShape {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContentShape {
     pub(crate) currency: String,
+    #[serde(deserialize_with = "objects")]
     pub(crate) lines: Vec<LineShape>,
     #[serde(default)]
     pub(crate) promotions_minor: u64,
@@ -97,6 +132,7 @@ impl ContentShape {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlaceShape {
+    #[serde(deserialize_with = "object")]
     pub(crate) content: ContentShape,
     #[serde(default)]
     pub(crate) pay_window_s: Option<u64>,

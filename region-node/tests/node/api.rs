@@ -1,5 +1,6 @@
 //! The JSON API, and the internal port behind it.
 
+use cell_core::id::Slot;
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
 use http_body_util::Full;
@@ -9,6 +10,7 @@ use hyper_util::rt::TokioExecutor;
 use region_node::{EngineName, now_ms};
 use serde_json::{Value, json};
 use service_kit::{Origins, Shutdown};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::support::{SECRET, Service, carry, config, order_body, start, start_gateway, start_in, user_of};
@@ -165,6 +167,38 @@ async fn bad_input_is_a_clear_problem_and_touches_nothing() {
         );
         assert!(!problem["detail"].as_str().unwrap().is_empty(), "{what}");
     }
+    // Where it is, also deep inside; an array of the members is not the object.
+    let mut positional = order_body();
+    positional["content"]["lines"][0] = json!(["tea", "", 1, 100]);
+    let pointers = [
+        (with("/content/lines/0/quantity", json!("two")), "/content/lines/0/quantity"),
+        (with("/content/currency", json!("XYZ")), "/content/currency"),
+        (with("/content/lines", json!([])), "/content/lines"),
+        (positional, "/content/lines/0"),
+        (json!([order_body()["content"]]), ""),
+    ];
+    for (body, pointer) in pointers {
+        let (status, problem) = node.call("POST", "/v1/orders", &a, "k", body).await;
+        assert_eq!((status, problem["pointer"].as_str()), (400, Some(pointer)), "{problem}");
+    }
+    // Said twice, or in another alphabet.
+    let request = || hyper::Request::post(format!("http://{}/v1/orders", node.address));
+    let twice = request().header("x-user-id", &a).header("x-user-id", &a).header("idempotency-key", "k");
+    assert_eq!(node.send(twice, order_body().to_string()).await.0, 401);
+    let twice =
+        request().header("x-user-id", &a).header("idempotency-key", "k").header("idempotency-key", "l");
+    assert_eq!(node.send(twice, order_body().to_string()).await.0, 400);
+    let chinese = (0..).map(|i| format!("用户{i}")).find(|user| Slot::of_user(user).number() < 512).unwrap();
+    let theirs = request().header("x-user-id", chinese.as_bytes()).header("idempotency-key", "k");
+    assert_eq!(node.send(theirs, order_body().to_string()).await.0, 201);
+    // Less than was announced.
+    let mut short = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    let head = format!("POST /v1/orders HTTP/1.1\r\nhost: n\r\nx-user-id: {a}\r\nidempotency-key: k\r\n");
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\nnonsense\r\n");
+    short.write_all(chunked.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    short.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("problem+json") && answer.contains("bad-body"), "{answer}");
     let (_, misdirected) = node.call("POST", "/v1/orders", &east, "k", order_body()).await;
     assert_eq!(misdirected["home"], "east");
     let huge = with("/content/lines/0/sku", json!("x".repeat(70_000)));

@@ -105,7 +105,11 @@ impl Service {
         Service { address, grpc, gateway, shutdown, running }
     }
 
-    async fn send(&self, request: hyper::http::request::Builder, body: String) -> (u16, Value, String) {
+    pub(crate) async fn send(
+        &self,
+        request: hyper::http::request::Builder,
+        body: String,
+    ) -> (u16, Value, String) {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
         let status = response.status().as_u16();

@@ -85,6 +85,8 @@ impl Proxy {
         let limit = Duration::from_millis(self.timeouts.response_ms);
         let mut response = pin!(self.client.request(to_upstream(request, attempt, upstream)));
         let mut silence = pin!(tokio::time::sleep(limit));
+        let mut upload = pin!(tokio::time::sleep(Duration::from_millis(self.timeouts.upload_ms)));
+        let mut uploading = true;
         loop {
             tokio::select! {
                 biased;
@@ -92,6 +94,12 @@ impl Proxy {
                     let region = Arc::clone(&self.names[upstream.index()]);
                     metrics::histogram!("cell_router_upstream_seconds", "region" => region).record(begun.elapsed());
                     return answered.map_err(|error| Kind::of(&error, request));
+                }
+                () = &mut upload, if uploading => {
+                    if request.upload.waits_for_client() {
+                        return Err(Kind::BodyTooSlow);
+                    }
+                    uploading = false;
                 }
                 () = &mut silence => {
                     // A long upload is not silence: the clock starts with its last piece.

@@ -143,3 +143,19 @@ async fn a_client_that_stops_sending_is_408_and_a_long_upload_is_not() {
     let (answer, ()) = tokio::join!(edge.send(edge.request("POST", "alice", "/v1/orders", body)), slowly);
     assert_eq!(answer.json()["body"], "xxxxxxxx");
 }
+
+#[tokio::test]
+async fn a_body_that_drips_for_ever_is_408_although_it_never_stops() {
+    let edge = Edge::start_with(&[("north", echo("north").await)], |config| {
+        (config.timeouts.response_ms, config.timeouts.upload_ms) = (60_000, 300);
+    })
+    .await;
+    let (sender, body) = written();
+    tokio::spawn(async move {
+        while sender.send("x".into()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let answer = edge.send(edge.request("POST", "alice", "/v1/orders", body)).await;
+    assert_eq!(answer.problem(), problem(408, "body-too-slow"));
+}

@@ -17,7 +17,7 @@ async fn a_body_over_the_limit_is_413_whether_its_length_was_told_or_not() {
     assert_eq!(fits.json()["body"], "0123456789");
 
     let told = edge.send(edge.post("alice", "/v1/orders", "0123456789a")).await;
-    assert_eq!(told.problem(), (413, "body-too-large".to_owned(), false));
+    assert_eq!(told.problem(), (413, "too-large".to_owned(), false));
 
     let (sender, body) = written();
     for piece in ["012345", "6789a"] {
@@ -25,7 +25,7 @@ async fn a_body_over_the_limit_is_413_whether_its_length_was_told_or_not() {
     }
     drop(sender);
     let untold = edge.send(edge.request("POST", "alice", "/v1/orders", body)).await;
-    assert_eq!(untold.problem(), (413, "body-too-large".to_owned(), false));
+    assert_eq!(untold.problem(), (413, "too-large".to_owned(), false));
 }
 
 #[tokio::test]

@@ -12,11 +12,11 @@ async fn a_request_that_cannot_be_routed_is_refused_with_a_problem_and_reaches_n
     let north = region(async move || counted.fetch_add(1, Ordering::SeqCst).to_string()).await;
     let edge = Edge::start(&[("north", north)]).await;
     for (method, user, path, status, name) in [
-        ("GET", Some("alice"), "/v2/orders", 404, "not-found"),
-        ("GET", Some("alice"), "/v1/orders/", 404, "not-found"),
+        ("GET", Some("alice"), "/v2/orders", 404, "unknown-route"),
+        ("GET", Some("alice"), "/v1/orders/", 404, "unknown-route"),
         ("DELETE", Some("alice"), "/v1/orders", 405, "method-not-allowed"),
-        ("GET", None, "/v1/orders", 401, "unauthenticated"),
-        ("GET", Some(""), "/v1/orders", 401, "unauthenticated"),
+        ("GET", None, "/v1/orders", 401, "unidentified"),
+        ("GET", Some(""), "/v1/orders", 401, "unidentified"),
         ("GET", Some("alice"), "/v1/orders/7", 400, "bad-id"),
         ("GET", Some("alice"), "/v1/orders/ord_0000000000000000000000000%30", 400, "bad-id"),
         ("POST", Some("alice"), "/v1/pay-requests/ord_00000000000000000000000000/accept", 400, "bad-id"),

@@ -61,7 +61,7 @@ async fn the_admin_port_says_ready_and_counts_requests_and_refusals() {
     let page = admin(&edge, "/metrics").await;
     for line in [
         "cell_router_requests_total{route=\"/v1/notifications\",region=\"north\",status=\"2xx\"} ",
-        "cell_router_refused_total{reason=\"not-found\"} ",
+        "cell_router_refused_total{reason=\"unknown-route\"} ",
         "cell_router_upstream_seconds_bucket{region=\"north\",",
     ] {
         assert!(page.contains(line), "{line} is not in\n{page}");
