@@ -9,7 +9,7 @@ mod absorb;
 mod command;
 mod draft;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use absorb::{Answer, Delivery, Refused};
@@ -20,7 +20,8 @@ use crate::clock::HlcClock;
 use crate::duty::{Duty, OrderGlance, Speaker, order_duties, payment_duties};
 use crate::entity::{Entity, Reading};
 use crate::event::{Audit, Beat, Body, Closed, Entry, Event, Fact, Placed, Succeeds};
-use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, RegionId, Slot, UserId};
+use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, Slot, UserId};
+use crate::lives::{ActorLife, Lives};
 use crate::order::Order;
 use crate::payment::{AttemptEnd, AttemptEnded, Ended, Payment, PaymentDecision};
 use crate::placement::{Epoch, Placement};
@@ -81,6 +82,20 @@ pub struct Front {
     pub hash: Hash,
 }
 
+/// What a node keeps of [`Cell`] beside its entities.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// How far each actor is known without a gap.
+    pub frontier: Vec<(ActorId, Front)>,
+    /// How far there is something of an actor behind a hole.
+    pub beyond: Vec<(ActorId, u64)>,
+    /// Epochs learned.
+    pub epochs: Vec<(Slot, Epoch)>,
+    /// Ended actors and their last changes.
+    pub closed: Vec<(ActorId, u64)>,
+    pub lives: Vec<ActorLife>,
+}
+
 /// The state of a cell's node beside its entities.
 #[derive(Clone, Debug)]
 pub struct Cell {
@@ -90,7 +105,11 @@ pub struct Cell {
     clock: HlcClock,
     frontier: BTreeMap<ActorId, Front>,
     closed: BTreeMap<ActorId, u64>,
-    beats: BTreeMap<RegionId, u64>,
+    lives: Lives,
+    /// Replayed beyond a hole in the log: up to here there is something of the actor, and not all of it.
+    beyond: BTreeMap<ActorId, u64>,
+    /// Nothing is decided yet: see [`Cell::hold_back`].
+    held_back: bool,
 }
 
 impl Cell {
@@ -104,7 +123,9 @@ impl Cell {
             clock: HlcClock::default(),
             frontier: BTreeMap::new(),
             closed: BTreeMap::new(),
-            beats: BTreeMap::new(),
+            lives: Lives::default(),
+            beyond: BTreeMap::new(),
+            held_back: false,
         }
     }
 
@@ -125,8 +146,19 @@ impl Cell {
         self.frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect()
     }
     #[must_use]
-    pub fn beats(&self) -> &BTreeMap<RegionId, u64> {
-        &self.beats
+    pub fn lives(&self) -> &Lives {
+        &self.lives
+    }
+    pub fn lives_mut(&mut self) -> &mut Lives {
+        &mut self.lives
+    }
+    /// Actors of whose changes some are missing here although later ones are not: how far it is known without a gap, and
+    /// how far there is something. Only a damaged log makes holes; they close as the missing changes come again.
+    pub fn holes(&self) -> impl Iterator<Item = (ActorId, u64, u64)> + '_ {
+        self.beyond.iter().filter_map(|(actor, beyond)| {
+            let known = self.frontier.get(actor).map_or(0, |front| front.seq);
+            (known < *beyond).then_some((*actor, known, *beyond))
+        })
     }
     /// Ended actors and their last sequence numbers.
     #[must_use]
@@ -136,7 +168,61 @@ impl Cell {
     /// The epoch under which this node may decide for `slot`.
     #[must_use]
     pub fn owned(&self, slot: Slot) -> Option<Epoch> {
-        self.placement.owned(slot, &self.me)
+        if self.held_back { None } else { self.placement.owned(slot, &self.me) }
+    }
+
+    /// Whether commands about `slot` come to the right place, also where nothing is decided yet.
+    fn is_home(&self, slot: Slot) -> bool {
+        if self.held_back {
+            self.placement.home(slot).node == self.me.node
+        } else {
+            self.owned(slot).is_some()
+        }
+    }
+
+    /// A node that starts decides nothing before it has heard what its peers hold of its predecessor: its disk may be an
+    /// older one, or lack a part. It takes changes, facts and new orders meanwhile.
+    pub fn hold_back(&mut self) {
+        self.held_back = true;
+    }
+
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
+    }
+
+    /// What peers hold of the predecessors is here, or nobody answers: from now on this node decides. It says whom it
+    /// follows. If one of them outranks it, since its disk did not know of that one, it becomes `fresh(start)`, with a
+    /// start number above all of them; that must never have been used before.
+    ///
+    /// # Errors
+    /// As [`Cell::start`].
+    pub fn recovered(
+        &mut self,
+        view: &dyn View,
+        fresh: impl FnOnce(u64) -> ActorId,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        self.held_back = false;
+        let of_node = |actor: &&ActorId| actor.node == self.me.node;
+        let known = self.frontier.keys().filter(of_node).chain(self.lives.iter().map(|life| &life.actor));
+        let known = known.filter(of_node).copied().collect::<BTreeSet<_>>();
+        let newest = known.last().copied().unwrap_or(self.me);
+        if newest > self.me {
+            self.me = fresh(newest.start + 1);
+        }
+        let said: BTreeMap<ActorId, u64> =
+            self.lives.iter().filter_map(|life| Some((life.actor, life.last?))).collect();
+        let mut draft = Draft::new(self, view, now_ms, "");
+        let me = draft.cell.me;
+        for old in known.into_iter().filter(|actor| *actor != me) {
+            let front = draft.cell.frontier.get(&old).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
+            if said.get(&old).is_none_or(|last| *last < front.seq) {
+                let succeeds = Succeeds { old, last: front.seq, hash: front.hash };
+                draft.push(Event::new(Vec::new(), Body::Succeeds(succeeds)))?;
+            }
+        }
+        draft.finish(Vec::new())
     }
 
     /// The same knowledge under a new actor: what a restart is. `me` must never have been used before.
@@ -146,18 +232,15 @@ impl Cell {
         self
     }
 
-    /// What was on disk: how far each actor is known, and epochs learned. Only for a restart, before any input.
-    pub fn restore(
-        &mut self,
-        frontier: impl IntoIterator<Item = (ActorId, Front)>,
-        epochs: impl IntoIterator<Item = (Slot, Epoch)>,
-        closed: impl IntoIterator<Item = (ActorId, u64)>,
-    ) {
-        self.frontier.extend(frontier);
-        self.closed.extend(closed);
-        epochs.into_iter().for_each(|(slot, epoch)| {
+    /// What was on disk. Only for a restart, before any input.
+    pub fn restore(&mut self, kept: Kept) {
+        self.frontier.extend(kept.frontier);
+        self.beyond.extend(kept.beyond);
+        self.closed.extend(kept.closed);
+        kept.lives.into_iter().for_each(|life| self.lives.restore(life));
+        for (slot, epoch) in kept.epochs {
             self.placement.join(slot, &epoch);
-        });
+        }
     }
 
     /// The first change of an actor: whom it follows.
@@ -181,8 +264,6 @@ impl Cell {
     /// # Errors
     /// As [`Cell::start`].
     pub fn beat(&mut self, view: &dyn View, now_ms: u64) -> Result<Step, Unavailable> {
-        let region = self.me.region();
-        self.beats.insert(region, now_ms);
         let mut draft = Draft::new(self, view, now_ms, "");
         draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
         draft.finish(Vec::new())

@@ -13,6 +13,7 @@ pub mod event;
 pub mod gate;
 pub mod graph;
 pub mod id;
+pub mod lives;
 pub mod money;
 pub mod museum;
 pub mod order;

@@ -286,3 +286,73 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
     }
     regions.cluster.stop().await.unwrap();
 }
+
+/// The node's log and view on disk.
+fn node_folder(regions: &Regions, region: &str) -> PathBuf {
+    regions.cluster.data_folder().join(region).join("node")
+}
+
+/// Flips one bit in the middle of the log's records.
+fn damage_log(node: &std::path::Path) {
+    let mut segments: Vec<_> =
+        std::fs::read_dir(node.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.metadata().unwrap().len() > 4_096);
+    segments.sort();
+    let segment = segments.first().expect("a segment with records");
+    let mut bytes = std::fs::read(segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(segment, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers() {
+    let mut regions = Regions::start().await;
+    let mut orders = Vec::new();
+    for i in 0..30 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    for region in ["east", "south"] {
+        until("peers have all of them", async || regions.sees(region, orders.last().unwrap()).await).await;
+    }
+    let before = regions.frontier("east").await;
+    regions.cluster.kill(Role::Agent, "north").await.unwrap();
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    let folder = node_folder(&regions, "north");
+    damage_log(&folder);
+    std::fs::remove_dir_all(folder.join("view")).unwrap();
+    regions.cluster.data_into("north", LinkState::Cut);
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    let status_of = async |order: &str| {
+        let at = regions.cluster.node_http("north").unwrap();
+        regions.api.get(at, &format!("/v1/orders/{order}"), &regions.buyer).await.unwrap().status
+    };
+    let mut lost = 0;
+    for order in &orders {
+        let status = status_of(order).await;
+        assert!(status == 200 || status == 503, "{order}: {status}");
+        lost += usize::from(status == 503);
+    }
+    assert!(lost > 0, "the damage hit no order");
+    // Nothing is decided on what may be half known.
+    let cancel = format!("/v1/orders/{}/cancel", orders[0]);
+    let at = regions.cluster.node_http("north").unwrap();
+    let refused = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    regions.cluster.data_into("north", LinkState::Open);
+    for order in &orders {
+        until("what was lost is back", async || status_of(order).await == 200).await;
+    }
+    until("it decides again", async || {
+        let answer = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+        answer.status == 201 || answer.status == 200
+    })
+    .await;
+    let of_north = |frontier: &[(String, u64, u64)]| {
+        let first = frontier.iter().find(|(region, start, _)| region == "north" && *start == 1).unwrap();
+        first.2
+    };
+    assert!(of_north(&regions.frontier("north").await) >= of_north(&before), "without a gap");
+    regions.cluster.stop().await.unwrap();
+}

@@ -78,6 +78,9 @@ pub struct GatewayConfig {
 fn default_low_water_mib() -> u64 {
     512
 }
+fn default_recovery_wait_ms() -> u64 {
+    5_000
+}
 fn default_timeout_ms() -> u64 {
     3_000
 }
@@ -101,6 +104,10 @@ pub struct Config {
     /// With less free disk than this many MiB new orders are refused; payments, replication and reads go on.
     #[serde(default = "default_low_water_mib")]
     pub low_water_mib: u64,
+    /// After a start it waits at most this long to hear from its agent what peers hold of it, before it decides anything;
+    /// with a damaged log until one of them was heard. 0: not at all.
+    #[serde(default = "default_recovery_wait_ms")]
+    pub recovery_wait_ms: u64,
     /// Which slot has which home.
     pub placement_file: PathBuf,
     pub gateway: GatewayConfig,

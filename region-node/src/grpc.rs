@@ -56,18 +56,6 @@ fn entity_id(bytes: &[u8]) -> Result<EntityId, Status> {
     Ok(EntityId::from_bytes(bytes))
 }
 
-impl Grpc {
-    async fn frontier(&self) -> Result<(Vec<v1::ActorFrontier>, Vec<v1::RegionBeat>), Status> {
-        let (frontier, beats) = self.node.known().await.map_err(status)?;
-        let frontier = frontier.into_iter().map(|(actor, front)| {
-            v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
-        });
-        let beats =
-            beats.into_iter().map(|(region, wall_ms)| v1::RegionBeat { region: region.to_string(), wall_ms });
-        Ok((frontier.collect(), beats.collect()))
-    }
-}
-
 fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
     let (entry, present) = match Record::from_bytes(record) {
         Ok(Record::Entry(entry)) => (Some(entry.into()), Vec::new()),
@@ -87,15 +75,23 @@ fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
 #[tonic::async_trait]
 impl NodeService for Grpc {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        let (frontier, beats) = self.frontier().await?;
+        let known = self.node.known().await.map_err(status)?;
+        let frontier = known.frontier.into_iter().map(|(actor, front)| {
+            v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
+        });
+        let beats = known.heard.into_iter();
         Ok(Response::new(v1::StatusReply {
             region: self.node.actor().region().to_string(),
             actor: Some(self.node.actor().into()),
             durable_position: self.node.durable_position(),
-            frontier,
+            frontier: frontier.collect(),
             members: self.node.members().iter().map(ToString::to_string).collect(),
-            beats,
+            beats: beats
+                .map(|(region, wall_ms)| v1::RegionBeat { region: region.to_string(), wall_ms })
+                .collect(),
+            lives: known.lives.into_iter().map(v1::ActorLife::from).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            recovering: self.node.is_recovering(),
         }))
     }
 
@@ -327,6 +323,16 @@ impl NodeService for Grpc {
         let audit = cell_core::event::Audit { identity, action, subject, reason };
         self.node.audit(audit).await.map_err(status)?;
         Ok(Response::new(v1::AuditReply {}))
+    }
+
+    async fn recovered(
+        &self,
+        request: Request<v1::RecoveredRequest>,
+    ) -> Result<Response<v1::RecoveredReply>, Status> {
+        let confirmed_by = request.into_inner().confirmed_by;
+        tracing::info!(?confirmed_by, "peers hold nothing more of this node");
+        self.node.recovered().await.map_err(status)?;
+        Ok(Response::new(v1::RecoveredReply {}))
     }
 
     async fn explain(

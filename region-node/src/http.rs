@@ -89,6 +89,7 @@ fn routes() -> Vec<Route<Arc<Api>>> {
         "too-many-decisions",
         "changed",
         "too-large",
+        "recovering",
         "blocked",
     ];
     const PLACE: &[&str] = &["invalid-request", "too-large", "low-disk"];

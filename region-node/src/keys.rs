@@ -24,6 +24,8 @@ pub(crate) const IDENTITY: &[u8] = b"midentity";
 pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
 pub(crate) const EPOCHS: &[u8] = b"mepochs";
 pub(crate) const CLOSED: &[u8] = b"mclosed/";
+pub(crate) const LIVES: &[u8] = b"mlives/";
+pub(crate) const BEYOND: &[u8] = b"mbeyond/";
 
 fn join(parts: &[&[u8]]) -> Bytes {
     Bytes::from(parts.concat())

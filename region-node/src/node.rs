@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
 use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, UserId};
+use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
 use cell_core::placement::Placement;
@@ -48,6 +50,8 @@ pub struct Identity {
     pub index: u64,
     pub placement: Placement,
     pub rules: Rules,
+    /// How long it waits for what its peers hold of it; zero: it decides at once. It never waits where it has no peer.
+    pub recovery_wait: Duration,
 }
 
 /// Why a node cannot start; nothing was served.
@@ -77,8 +81,20 @@ pub struct Node {
     tray: Tray,
     log: LogReader,
     members: Members,
-    me: ActorId,
+    me: Arc<Mutex<ActorId>>,
     view_id: u64,
+    /// Whether it decides nothing yet.
+    recovering: Arc<watch::Sender<bool>>,
+    recovery_wait: Duration,
+}
+
+/// How far a node is.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) frontier: BTreeMap<ActorId, Front>,
+    pub(crate) lives: Vec<ActorLife>,
+    /// Up to when everything of each region is here, wall milliseconds at its origin.
+    pub(crate) heard: Vec<(RegionId, u64)>,
 }
 
 /// The part of a running node that has to be ended.
@@ -189,7 +205,12 @@ impl Node {
         let view_id = view::identity(working.store()).map_err(damaged)?;
         let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
-        let cell = restored.succeeded_by(me);
+        let mut cell = restored.succeeded_by(me);
+        let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
+        if recovering {
+            cell.hold_back();
+        }
+        working.set_recovering(recovering);
         tracing::info!(actor = %me, replayed, records = recovery.records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let (tray, traces) = (Tray::default(), Traces::default());
@@ -228,8 +249,10 @@ impl Node {
             tray,
             log: reader,
             members,
-            me,
+            me: Arc::new(Mutex::new(me)),
             view_id,
+            recovering: Arc::new(watch::Sender::new(recovering)),
+            recovery_wait: identity.recovery_wait,
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -260,7 +283,52 @@ impl Node {
 
     #[must_use]
     pub fn actor(&self) -> ActorId {
-        self.me
+        *self.me.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has just started and decides nothing yet.
+    #[must_use]
+    pub fn is_recovering(&self) -> bool {
+        *self.recovering.borrow()
+    }
+
+    /// From now on it decides: what its peers hold of its predecessors is here, or was waited for long enough.
+    pub(crate) async fn recovered(&self) -> Result<(), NodeError> {
+        if !self.is_recovering() {
+            return Ok(());
+        }
+        let node = self.actor().node;
+        let me = self
+            .run(move |cell, view, now_ms| {
+                let fresh = |start| ActorId { node, start, nonce: random64() };
+                let step = cell.recovered(view, fresh, now_ms)?;
+                Ok((step, cell.me()))
+            })
+            .await?;
+        *self.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
+        self.working.set_recovering(false);
+        self.recovering.send_replace(false);
+        tracing::info!(actor = %me, "decides from now on");
+        Ok(())
+    }
+
+    /// Waits until it decides; at most as long as it was told, unless a part of its log is missing.
+    async fn wait_for_peers(&self) {
+        let mut recovering = self.recovering.subscribe();
+        let heard = tokio::time::timeout(self.recovery_wait, recovering.wait_for(|recovering| !recovering));
+        if heard.await.is_ok() {
+            return;
+        }
+        if self.working.has_holes() {
+            tracing::error!(
+                "a part of the log is missing and no peer was heard: nothing is decided before one is"
+            );
+            let _ = recovering.wait_for(|recovering| !recovering).await;
+        } else if let Err(error) = self.recovered().await {
+            tracing::error!(%error, "nothing is decided");
+        } else {
+            tracing::warn!("no peer was heard of in time");
+        }
     }
 
     /// In which view places are meant.
@@ -352,16 +420,25 @@ impl Node {
     /// # Errors
     /// [`NodeError::Unavailable`] if the view cannot be read: never "not found" for what was lost.
     pub fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, NodeError> {
-        Ok(self.working.entity(id)?)
+        Ok(self.working.entity_or_lost(id)?)
     }
 
     // === for the sync-agent and operators ===
 
-    /// How far each actor is known, and the newest heartbeat of each region.
-    pub(crate) async fn known(
-        &self,
-    ) -> Result<(BTreeMap<ActorId, Front>, BTreeMap<RegionId, u64>), NodeError> {
-        self.run(|cell, _, _| Ok((Step::default(), (cell.frontier().clone(), cell.beats().clone())))).await
+    /// How far the node is: what a status says.
+    pub(crate) async fn known(&self) -> Result<Known, NodeError> {
+        let members = self.members.clone();
+        self.run(move |cell, _, _| {
+            let is = |actor: &ActorId| cell.frontier().get(actor).map_or(0, |front| front.seq);
+            let heard = |region: &RegionId| Some((*region, cell.lives().heard_of(*region, is)?));
+            let known = Known {
+                frontier: cell.frontier().clone(),
+                lives: cell.lives().iter().copied().collect(),
+                heard: members.iter().filter_map(heard).collect(),
+            };
+            Ok((Step::default(), known))
+        })
+        .await
     }
 
     pub(crate) fn members(&self) -> &[RegionId] {
@@ -484,20 +561,25 @@ impl Node {
 
     /// Timers: beats, and whatever becomes due; until the shutdown begins.
     pub async fn keep_time(self, shutdown: Shutdown) {
-        self.look_at_everything_open().await;
         let (mut due, mut beat) = (tokio::time::interval(DUE_EVERY), tokio::time::interval(BEAT_EVERY));
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut deciding = pin!(async {
+            self.wait_for_peers().await;
+            self.look_at_everything_open().await;
+        });
+        let mut decides = false;
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
+                () = &mut deciding, if !decides => decides = true,
                 _ = beat.tick() => {
                     let beaten = self.run(|cell, view, now_ms| Ok((cell.beat(view, now_ms)?, ()))).await;
                     if let Err(error) = beaten {
                         tracing::warn!(%error, "no heartbeat");
                     }
                 }
-                _ = due.tick() => self.wake_due().await,
+                _ = due.tick(), if decides => self.wake_due().await,
             }
         }
     }

@@ -75,7 +75,8 @@ pub async fn build(
     let ask_every_ms = config.gateway.ask_every_ms;
     let rules = config.rules.rules();
     let pay_window_ms = rules.pay_window_ms;
-    let identity = Identity { region, index: config.node_index, placement, rules };
+    let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
+    let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
     let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
         .map_err(|error| at("data_dir", &error))?;
     let readiness = Readiness::new(&["storage"]);

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Cell, Front};
+use cell_core::cell::{Cell, Front, Kept as KeptCell};
 use cell_core::duty::Act;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Closed;
 use cell_core::id::{ActorId, EntityId, Hash, OrderId, Slot, UserId};
+use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
@@ -53,6 +54,12 @@ pub(crate) fn apply(working: &Working, group: &Group) -> Result<BTreeSet<UserId>
     for (actor, last) in &group.closed {
         let closed = Closed { actor: *actor, last: *last };
         batch.put([keys::CLOSED, actor.to_string().as_bytes()].concat(), closed.to_canon());
+    }
+    for life in &group.lives {
+        batch.put([keys::LIVES, life.actor.to_string().as_bytes()].concat(), life.to_canon());
+    }
+    for beyond in &group.beyond {
+        batch.put([keys::BEYOND, beyond.actor.to_string().as_bytes()].concat(), beyond.to_canon());
     }
     batch.put(keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
     working.store().write(batch)?;
@@ -247,23 +254,7 @@ pub(crate) fn restore(
     fresh: u64,
 ) -> Result<u64, StartError> {
     let store = working.store();
-    let frontier = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
-    let frontier = frontier.iter().filter_map(|(_, value)| {
-        let (hash, dot) = value.split_at_checked(32)?;
-        let dot = Dot::decode(dot).ok()?;
-        Some((dot.actor, Front { seq: dot.seq, hash: Hash(hash.try_into().ok()?) }))
-    });
-    let epochs = store.scan(&Scan::prefix(keys::EPOCHS, usize::MAX))?;
-    let epochs = epochs.iter().filter_map(|(key, value)| {
-        let number = u16::from_be_bytes(key.get(keys::EPOCHS.len()..)?.try_into().ok()?);
-        Some((Slot::new(number).ok()?, Epoch::decode(value).ok()?))
-    });
-    let closed = store.scan(&Scan::prefix(keys::CLOSED, usize::MAX))?;
-    let closed = closed.iter().filter_map(|(_, value)| {
-        let closed = Closed::decode(value).ok()?;
-        Some((closed.actor, closed.last))
-    });
-    cell.restore(frontier.collect::<Vec<_>>(), epochs.collect::<Vec<_>>(), closed.collect::<Vec<_>>());
+    cell.restore(kept(store)?);
     let position = store.get(keys::POSITION)?;
     let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
     let position = position.unwrap_or(0);
@@ -272,6 +263,33 @@ pub(crate) fn restore(
         identify(store, fresh)?;
     }
     replay(cell, working, log, from)
+}
+
+/// What the view keeps of the cell; entries that cannot be read are none.
+fn kept(store: &Arc<dyn Store>) -> Result<KeptCell, StoreError> {
+    let frontier = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
+    let frontier = frontier.iter().filter_map(|(_, value)| {
+        let (hash, dot) = value.split_at_checked(32)?;
+        let dot = Dot::decode(dot).ok()?;
+        Some((dot.actor, Front { seq: dot.seq, hash: Hash(hash.try_into().ok()?) }))
+    });
+    let beyond = store.scan(&Scan::prefix(keys::BEYOND, usize::MAX))?;
+    let beyond = beyond.iter().filter_map(|(_, value)| Dot::decode(value).ok());
+    let epochs = store.scan(&Scan::prefix(keys::EPOCHS, usize::MAX))?;
+    let epochs = epochs.iter().filter_map(|(key, value)| {
+        let number = u16::from_be_bytes(key.get(keys::EPOCHS.len()..)?.try_into().ok()?);
+        Some((Slot::new(number).ok()?, Epoch::decode(value).ok()?))
+    });
+    let closed = store.scan(&Scan::prefix(keys::CLOSED, usize::MAX))?;
+    let closed = closed.iter().filter_map(|(_, value)| Closed::decode(value).ok());
+    let lives = store.scan(&Scan::prefix(keys::LIVES, usize::MAX))?;
+    Ok(KeptCell {
+        frontier: frontier.collect(),
+        beyond: beyond.map(|dot| (dot.actor, dot.seq)).collect(),
+        epochs: epochs.collect(),
+        closed: closed.map(|closed| (closed.actor, closed.last)).collect(),
+        lives: lives.iter().filter_map(|(_, value)| ActorLife::decode(value).ok()).collect(),
+    })
 }
 
 fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -> Result<u64, StartError> {
@@ -296,6 +314,8 @@ fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -
             frontier: std::collections::BTreeMap::new(),
             epochs: std::collections::BTreeMap::new(),
             closed: std::collections::BTreeMap::new(),
+            lives: Vec::new(),
+            beyond: Vec::new(),
             sheets: Vec::new(),
         };
         for (_, bytes) in &records {
@@ -316,6 +336,8 @@ fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -
         }
         group.epochs = cell.placement().learned().collect();
         group.closed = cell.closed().clone();
+        group.lives = cell.lives_mut().take_changed();
+        group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();
         replayed += records.len() as u64;
         // Everything replayed is looked at once more when the node runs: it may be due.
         let soon = |entity: &EntityId| Sheet {

@@ -4,6 +4,7 @@
 //! stay here for a while after they were applied: what was just written is what is read next.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -24,6 +25,10 @@ const KEPT_MAX: usize = 50_000;
 pub(crate) struct Working {
     store: Arc<dyn Store>,
     over: Arc<RwLock<Over>>,
+    /// Actors of whose changes some are missing, by damage: what is not found then may be what was lost.
+    holes: Arc<AtomicUsize>,
+    /// So it may be before the peers were heard.
+    recovering: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -47,11 +52,45 @@ fn unavailable(error: StoreError) -> Unavailable {
 
 impl Working {
     pub(crate) fn new(store: Arc<dyn Store>) -> Working {
-        Working { store, over: Arc::default() }
+        Working { store, over: Arc::default(), holes: Arc::default(), recovering: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// How many actors have holes now.
+    pub(crate) fn set_holes(&self, count: usize) {
+        let before = self.holes.swap(count, Ordering::Relaxed);
+        if before != count {
+            metrics::gauge!("cell_log_holes").set(count as f64);
+            tracing::warn!(before, now = count, "actors of whose changes some are missing here");
+        }
+    }
+
+    pub(crate) fn has_holes(&self) -> bool {
+        self.holes.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn set_recovering(&self, recovering: bool) {
+        self.recovering.store(recovering, Ordering::Relaxed);
+    }
+
+    /// An entity for a reader: never "not found" for what was lost.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub(crate) fn entity_or_lost(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        let entity = self.entity(id)?;
+        if entity.is_none() && self.has_holes() {
+            return Err(Unavailable("a part of the log is damaged here and not back yet".to_owned()));
+        }
+        if entity.is_none() && self.recovering.load(Ordering::Relaxed) {
+            return Err(Unavailable(
+                "it has just started and asks its peers what they hold of it".to_owned(),
+            ));
+        }
+        Ok(entity)
     }
 
     fn over(&self) -> RwLockReadGuard<'_, Over> {

@@ -16,9 +16,11 @@ use cell_core::cell::{Alarm, Cell, Front, Step, Unavailable, View};
 use cell_core::duty::{Act, Duty, every_permit};
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{ActorId, EntityId, Slot};
+use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
+use cell_core::version::Dot;
 use cell_store::{Log, Position};
 use tokio::sync::{oneshot, watch};
 
@@ -85,6 +87,9 @@ pub(crate) struct Group {
     pub(crate) frontier: BTreeMap<ActorId, Front>,
     pub(crate) epochs: BTreeMap<Slot, Epoch>,
     pub(crate) closed: BTreeMap<ActorId, u64>,
+    pub(crate) lives: Vec<ActorLife>,
+    /// The last changes of actors behind a hole; only a replay meets them.
+    pub(crate) beyond: Vec<Dot>,
     pub(crate) sheets: Vec<Sheet>,
 }
 
@@ -103,6 +108,8 @@ impl Group {
         self.frontier.extend(next.frontier);
         self.epochs.extend(next.epochs);
         self.closed.extend(next.closed);
+        self.lives.extend(next.lives);
+        self.beyond.extend(next.beyond);
         // In order, so that the last sheet of an entity is the one that stays.
         self.sheets.extend(next.sheets);
     }
@@ -186,6 +193,7 @@ impl Writer {
         let (work, waiting) = sync_channel(WAITING_MAX);
         let (behind, groups) = sync_channel(BEHIND_MAX);
         let (published, durable) = watch::channel(log.durable().0);
+        working.set_holes(cell.holes().count());
         let run = Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0 };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
         let applier = std::thread::Builder::new()
@@ -288,6 +296,7 @@ impl<T: Told> Loop<T> {
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
         finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
         let end = durable?;
+        self.working.set_holes(self.cell.holes().count());
         self.published.send_replace(end.0);
         self.hand_on(made, end)
     }
@@ -333,6 +342,8 @@ impl<T: Told> Loop<T> {
             frontier,
             epochs,
             closed: self.cell.closed().clone(),
+            lives: self.cell.lives_mut().take_changed(),
+            beyond: Vec::new(),
             sheets,
         };
         self.behind.send(group).map_err(|_| NodeError::Unavailable("the view stopped".to_owned()))

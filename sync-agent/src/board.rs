@@ -14,6 +14,8 @@ use service_kit::Shutdown;
 /// can be here, a lag is what the last one took.
 const CHANGE_BEAT_MS: u64 = 1_000;
 pub(crate) const MESSAGE_BEAT_MS: u64 = 500;
+/// Something is to be had, or a heartbeat is overdue, for this long.
+pub(crate) const STALLED_AFTER_MS: u64 = 3_000;
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// Wall milliseconds since the Unix epoch.
@@ -39,6 +41,14 @@ pub(crate) enum Flow {
 }
 
 impl Flow {
+    /// A link on which not even heartbeats come is stalled, whatever is known to be missing.
+    fn by_lag(self, lag_ms: u64) -> Flow {
+        match self {
+            Flow::Idle | Flow::Flowing if lag_ms > STALLED_AFTER_MS => Flow::Stalled,
+            flow => flow,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Flow::Unreachable => "unreachable",
@@ -49,7 +59,7 @@ impl Flow {
     }
 }
 
-/// The newest sign of life of a region: its own clock, and how long it was on its way by ours.
+/// Up to when everything of a region is here, by its own clock, and how long the last of it was on its way by ours.
 #[derive(Clone, Copy, Debug)]
 struct Beat {
     wall_ms: u64,
@@ -61,16 +71,26 @@ impl Beat {
     fn lag_ms(&self, now_ms: u64, every_ms: u64) -> u64 {
         self.transit_ms.max(now_ms.saturating_sub(self.wall_ms).saturating_sub(every_ms))
     }
+
+    /// Everything up to `wall_ms` is here now. A clock that runs ahead makes nobody fresher than now; less than was known
+    /// means that something older turned out to be missing.
+    fn heard(self, wall_ms: u64, now_ms: u64) -> Beat {
+        let wall_ms = wall_ms.min(now_ms);
+        if wall_ms <= self.wall_ms {
+            return Beat { wall_ms, ..self };
+        }
+        Beat { wall_ms, transit_ms: now_ms - wall_ms }
+    }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PeerLine {
     changes: Flow,
     messages: Flow,
     change_detail: String,
     message_detail: String,
-    change_beat: Option<Beat>,
-    message_beat: Option<Beat>,
+    change_beat: Beat,
+    message_beat: Beat,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +110,17 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(region: RegionId, peers: impl IntoIterator<Item = RegionId>) -> Board {
-        let peers = peers.into_iter().map(|peer| (peer, PeerLine::default())).collect();
+        // Before anything was heard, a lag is at least the time that was listened.
+        let beat = Beat { wall_ms: now_ms(), transit_ms: 0 };
+        let line = || PeerLine {
+            changes: Flow::default(),
+            messages: Flow::default(),
+            change_detail: String::new(),
+            message_detail: String::new(),
+            change_beat: beat,
+            message_beat: beat,
+        };
+        let peers = peers.into_iter().map(|peer| (peer, line())).collect();
         Board { region, lines: Arc::new(Mutex::new(Lines { peers, ..Lines::default() })) }
     }
 
@@ -120,25 +150,17 @@ impl Board {
         detail.clone_into(detail_now);
     }
 
-    /// A heartbeat was applied, or a peer said its time on the message channel.
-    pub(crate) fn beat(&self, peer: RegionId, channel: Channel, wall_ms: u64) {
-        let transit_ms = now_ms().saturating_sub(wall_ms);
+    /// Up to when everything of each peer is here, as far as that is known.
+    pub(crate) fn heard(&self, channel: Channel, up_to: impl Fn(RegionId) -> Option<u64>) {
+        let now_ms = now_ms();
         let mut lines = self.lines();
-        let Some(line) = lines.peers.get_mut(&peer) else { return };
-        let beat = match channel {
-            Channel::Changes => &mut line.change_beat,
-            Channel::Messages => &mut line.message_beat,
-        };
-        if beat.is_none_or(|known| known.wall_ms < wall_ms) {
-            *beat = Some(Beat { wall_ms, transit_ms });
-        }
-    }
-
-    /// The newest heartbeat of a region that the node had applied before this agent began.
-    pub(crate) fn remember(&self, peer: RegionId, wall_ms: u64) {
-        let mut lines = self.lines();
-        if let Some(line) = lines.peers.get_mut(&peer) {
-            line.change_beat.get_or_insert(Beat { wall_ms, transit_ms: 0 });
+        for (peer, line) in &mut lines.peers {
+            let Some(wall_ms) = up_to(*peer) else { continue };
+            let beat = match channel {
+                Channel::Changes => &mut line.change_beat,
+                Channel::Messages => &mut line.message_beat,
+            };
+            *beat = beat.heard(wall_ms, now_ms);
         }
     }
 
@@ -146,14 +168,20 @@ impl Board {
         let now_ms = now_ms();
         let lines = self.lines();
         let peers = lines.peers.iter().map(|(region, line)| {
-            let details = [line.change_detail.as_str(), line.message_detail.as_str()];
+            let lag_ms = line.change_beat.lag_ms(now_ms, CHANGE_BEAT_MS);
+            let changes = line.changes.by_lag(lag_ms);
+            let silent = match changes == Flow::Stalled && line.changes != Flow::Stalled {
+                true => format!("no sign of life for {} s", lag_ms / 1_000),
+                false => String::new(),
+            };
+            let details = [line.change_detail.as_str(), line.message_detail.as_str(), silent.as_str()];
             let details: Vec<&str> = details.into_iter().filter(|detail| !detail.is_empty()).collect();
             v1::PeerStatus {
                 region: region.to_string(),
-                changes: line.changes.as_str().to_owned(),
+                changes: changes.as_str().to_owned(),
                 messages: line.messages.as_str().to_owned(),
-                change_lag_ms: line.change_beat.map(|beat| beat.lag_ms(now_ms, CHANGE_BEAT_MS)),
-                message_lag_ms: line.message_beat.map(|beat| beat.lag_ms(now_ms, MESSAGE_BEAT_MS)),
+                change_lag_ms: Some(lag_ms),
+                message_lag_ms: Some(line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS)),
                 detail: details.join("; "),
             }
         });
@@ -194,14 +222,10 @@ impl Board {
             gauge!("cell_peer_up", "peer" => peer.clone(), "channel" => "changes").set(up(line.changes));
             gauge!("cell_peer_up", "peer" => peer.clone(), "channel" => "messages").set(up(line.messages));
             let seconds = |ms: u64| ms as f64 / 1_000.0;
-            if let Some(beat) = line.change_beat {
-                let lag_ms = beat.lag_ms(now_ms, CHANGE_BEAT_MS);
-                gauge!("cell_change_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
-            }
-            if let Some(beat) = line.message_beat {
-                let lag_ms = beat.lag_ms(now_ms, MESSAGE_BEAT_MS);
-                gauge!("cell_message_lag_seconds", "from" => peer).set(seconds(lag_ms));
-            }
+            let lag_ms = line.change_beat.lag_ms(now_ms, CHANGE_BEAT_MS);
+            gauge!("cell_change_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
+            let lag_ms = line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS);
+            gauge!("cell_message_lag_seconds", "from" => peer).set(seconds(lag_ms));
         }
     }
 }
@@ -216,5 +240,22 @@ mod tests {
         assert_eq!(beat.lag_ms(10_900, 1_000), 40);
         assert_eq!(beat.lag_ms(14_000, 1_000), 3_000);
         assert_eq!(Beat { wall_ms: 20_000, transit_ms: 0 }.lag_ms(10_000, 1_000), 0);
+    }
+
+    #[test]
+    fn a_clock_ahead_hides_no_silence_and_what_turns_out_to_be_missing_counts() {
+        let beat = Beat { wall_ms: 9_000, transit_ms: 3 };
+        let ahead = beat.heard(130_000, 10_000);
+        assert_eq!((ahead.lag_ms(10_100, 1_000), ahead.lag_ms(20_000, 1_000)), (0, 9_000));
+        let missing = ahead.heard(4_000, 10_200);
+        assert_eq!(missing.lag_ms(10_200, 1_000), 5_200);
+        assert_eq!(missing.heard(10_500, 10_504).lag_ms(10_504, 1_000), 4);
+    }
+
+    #[test]
+    fn a_link_without_heartbeats_is_stalled_and_not_idle() {
+        assert_eq!(Flow::Idle.by_lag(2_000), Flow::Idle);
+        assert_eq!(Flow::Idle.by_lag(15_000), Flow::Stalled);
+        assert_eq!(Flow::Unreachable.by_lag(15_000), Flow::Unreachable);
     }
 }

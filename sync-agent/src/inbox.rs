@@ -67,7 +67,8 @@ impl Messages for Inbox {
 impl Inbox {
     async fn take(&self, batch: v1::MessageBatch, back: &Back) -> Result<(), Status> {
         let from = self.sender(&batch.from_region)?;
-        self.board.beat(from, Channel::Messages, batch.sent_wall_ms);
+        let sent_ms = batch.sent_wall_ms;
+        self.board.heard(Channel::Messages, |peer| (peer == from).then_some(sent_ms));
         for bytes in batch.envelopes {
             match Envelope::decode(&bytes) {
                 Ok(envelope) if envelope.from == from => self.gate.arrived(envelope, back.clone()).await,

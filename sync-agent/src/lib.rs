@@ -20,6 +20,7 @@ mod outbox;
 mod placement;
 mod positions;
 mod process;
+mod recovery;
 mod replication;
 mod service;
 mod subscriber;

@@ -12,6 +12,7 @@ use cell_core::cell::Front;
 use cell_core::event::{Body, Change, Entry};
 use cell_core::gate::Input;
 use cell_core::id::{ActorId, RegionId};
+use cell_core::lives::{ActorLife, Lives};
 use cell_proto::v1::node_client::NodeClient;
 use cell_proto::{Frontier as WireFrontier, v1};
 use service_kit::Shutdown;
@@ -20,7 +21,7 @@ use tonic::transport::Channel as GrpcChannel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::board::{Board, Channel};
+use crate::board::{Board, Channel, now_ms};
 use crate::gate::GateHandle;
 use crate::positions::{Frontier, Positions};
 use crate::transport::{MESSAGE_BYTES_MAX, cause};
@@ -30,8 +31,8 @@ const TAILER: &str = "sync-agent";
 /// Tail batches a subscriber's stream may be behind before it reads the log by itself.
 const NEWS_MAX: usize = 32;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// A heartbeat is a small change; larger ones need not be looked into.
-const BEAT_BYTES_MAX: usize = 256;
+/// Signs of life are small changes; larger ones need not be looked into.
+const LIFE_BYTES_MAX: usize = 320;
 
 /// What is known of the node.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,8 @@ pub(crate) struct Known {
     pub(crate) frontier: Arc<Frontier>,
     /// Everything before it was tailed.
     pub(crate) position: u64,
+    /// It has just started and decides nothing yet.
+    pub(crate) recovering: bool,
 }
 
 /// Consecutive records of the node's log that hold changes.
@@ -62,6 +65,7 @@ pub(crate) struct NodeLink {
     known: Arc<watch::Sender<Known>>,
     news: broadcast::Sender<Arc<News>>,
     positions: Arc<Mutex<Positions>>,
+    lives: Arc<Mutex<Lives>>,
     board: Board,
 }
 
@@ -90,6 +94,7 @@ impl NodeLink {
             known,
             news: broadcast::Sender::new(NEWS_MAX),
             positions: Arc::default(),
+            lives: Arc::default(),
             board,
         }
     }
@@ -184,13 +189,13 @@ impl NodeLink {
         let mut tail = self.tail_from(from).await?;
         // Asked after the position was taken, so that it covers everything before it.
         let status = self.status().await?;
-        for beat in status.beats {
-            if let Ok(region) = beat.region.parse() {
-                self.board.remember(region, beat.wall_ms);
-            }
-        }
+        let lives = status.lives.into_iter().filter_map(|life| ActorLife::try_from(life).ok());
+        *self.lives() = lives.fold(Lives::default(), |mut lives, life| {
+            lives.restore(life);
+            lives
+        });
         let frontier = Arc::new(read_frontier(status.frontier));
-        self.connect(from, &frontier);
+        self.connect(from, &frontier, status.recovering);
         backoff.reset();
         tracing::info!(position = from, actors = frontier.len(), "tailing the node");
         gate.tell(Input::Reconnected).await;
@@ -209,7 +214,12 @@ impl NodeLink {
         if reply.region == self.region.as_str() { Ok(reply) } else { Err(TailError::Foreign(reply.region)) }
     }
 
-    fn connect(&self, from: u64, frontier: &Arc<Frontier>) {
+    /// It decides, in this life.
+    pub(crate) fn has_recovered(&self, life: u64) {
+        self.known.send_modify(|known| known.recovering &= known.life != life);
+    }
+
+    fn connect(&self, from: u64, frontier: &Arc<Frontier>, recovering: bool) {
         self.known.send_modify(|known| {
             if from < known.position {
                 tracing::warn!(
@@ -221,12 +231,26 @@ impl NodeLink {
                 self.positions().clear();
             }
             known.connected = true;
+            known.recovering = recovering;
             known.life += 1;
             known.frontier = Arc::clone(frontier);
             known.position = from;
         });
         self.positions().note(from, frontier);
         self.board.node(true, from);
+        self.hear(frontier);
+    }
+
+    fn lives(&self) -> MutexGuard<'_, Lives> {
+        // Only assignments run under the lock.
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the board up to when everything of each region is here.
+    fn hear(&self, frontier: &Frontier) {
+        let lives = self.lives();
+        let known = |actor: &ActorId| frontier.get(actor).map_or(0, |front| front.seq);
+        self.board.heard(Channel::Changes, |region| lives.heard_of(region, known));
     }
 
     async fn take(&self, batch: v1::TailBatch, gate: &GateHandle) {
@@ -241,13 +265,10 @@ impl NodeLink {
                 *known = front;
             }
             upto.insert(entry.dot.actor, entry.dot.seq);
-            if entry.dot.actor.region() != self.region
-                && let Some(wall_ms) = beat_of(entry)
-            {
-                self.board.beat(entry.dot.actor.region(), Channel::Changes, wall_ms);
-            }
+            note_life(entry, &mut self.lives());
         }
         let frontier = Arc::new(frontier);
+        self.hear(&frontier);
         self.known.send_modify(|known| {
             known.frontier = Arc::clone(&frontier);
             known.position = news.next;
@@ -298,13 +319,18 @@ pub(crate) fn read_batch(from: u64, batch: v1::TailBatch) -> News {
     News { from, next, entries: batch.items.into_iter().filter_map(read).collect() }
 }
 
-fn beat_of(entry: &Entry) -> Option<u64> {
-    if entry.bytes.len() > BEAT_BYTES_MAX {
-        return None;
+/// What a small change says of its actor's life.
+fn note_life(entry: &Entry, lives: &mut Lives) {
+    if entry.bytes.len() > LIFE_BYTES_MAX {
+        return;
     }
-    let change = Change::decode(&entry.bytes).ok()?;
-    change.events.iter().find_map(|event| match &event.body {
-        Some(Body::Beat(beat)) => Some(beat.wall_ms),
-        _ => None,
-    })
+    let Ok(change) = Change::decode(&entry.bytes) else { return };
+    for event in &change.events {
+        match &event.body {
+            Some(Body::Beat(beat)) => lives.beat(entry.dot.actor, beat.wall_ms, now_ms()),
+            Some(Body::Succeeds(succeeds)) => lives.ended(succeeds.old, succeeds.last),
+            Some(Body::Closed(closed)) => lives.ended(closed.actor, closed.last),
+            _ => {}
+        }
+    }
 }

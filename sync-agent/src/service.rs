@@ -26,6 +26,7 @@ use crate::inbox::Inbox;
 use crate::node::NodeLink;
 use crate::outbox::{Post, Queue};
 use crate::placement::{self, Homes};
+use crate::recovery::Recovery;
 use crate::replication::Publisher;
 use crate::subscriber::{Peers, Subscriber};
 use crate::transport::{self, MESSAGE_BYTES_MAX};
@@ -167,6 +168,8 @@ impl SyncAgent {
             for (queue, channel) in self.queues {
                 shutdown.spawn("messages", queue.send(self.own, channel, self.board.clone(), begun.clone()));
             }
+            let recovery = Recovery::new(self.peers.regions());
+            shutdown.spawn("recovery", recovery.clone().watch(self.node.clone(), begun.clone()));
             for peer in self.peers.regions() {
                 let subscriber = Subscriber {
                     own: self.own,
@@ -175,6 +178,7 @@ impl SyncAgent {
                     peers: self.peers.clone(),
                     node: self.node.clone(),
                     board: self.board.clone(),
+                    recovery: recovery.clone(),
                 };
                 shutdown.spawn("subscriber", subscriber.follow(begun.clone()));
             }

@@ -17,9 +17,10 @@ use tonic::transport::Channel as GrpcChannel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::board::{Board, Channel, Flow, now_ms};
+use crate::board::{Board, Channel, Flow, STALLED_AFTER_MS, now_ms};
 use crate::node::{NodeLink, read_frontier};
 use crate::positions::Frontier;
+use crate::recovery::{Recovery, Standing};
 use crate::replication::PROTOCOL;
 use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
@@ -29,8 +30,6 @@ const APPLYING_MAX: usize = 4;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
-/// The peer has more, and nothing of it came for this long.
-const STALLED_AFTER_MS: u64 = 3_000;
 
 /// The data channels of all peers; clones share them.
 #[derive(Clone, Debug)]
@@ -74,6 +73,7 @@ pub(crate) struct Subscriber {
     pub(crate) peers: Peers,
     pub(crate) node: NodeLink,
     pub(crate) board: Board,
+    pub(crate) recovery: Recovery,
 }
 
 /// Why a stream ended. Nothing was lost; it begins anew from the node's frontier.
@@ -93,6 +93,8 @@ enum Broken {
 
 /// How one stream does.
 struct Progress {
+    /// Of the node.
+    life: u64,
     /// Actors of which nothing more is taken on this stream, and why; everything else flows.
     stopped: BTreeMap<ActorId, String>,
     /// How far the peer says it is.
@@ -112,6 +114,7 @@ impl Subscriber {
             if let Err(broken) = ended {
                 tracing::debug!(peer = %self.peer, %broken, "subscription ended");
                 self.board.flow(self.peer, Channel::Changes, Flow::Unreachable, &broken.to_string());
+                self.recovery.stands(self.peer, Standing::Away);
             }
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -142,7 +145,13 @@ impl Subscriber {
         backoff.reset();
         let mut report = tokio::time::interval(REPORT_EVERY);
         let (mut open, mut moved) = (0usize, true);
-        let mut progress = Progress { stopped: BTreeMap::new(), theirs: Frontier::new(), moved_ms: now_ms() };
+        let mut progress = Progress {
+            life: at_start.life,
+            stopped: BTreeMap::new(),
+            theirs: Frontier::new(),
+            moved_ms: now_ms(),
+        };
+        self.recovery.stands(self.peer, Standing::Ahead);
         loop {
             tokio::select! {
                 batch = next(&mut changes), if open < APPLYING_MAX => {
@@ -208,10 +217,14 @@ impl Subscriber {
 
     fn tell(&self, progress: &Progress) {
         let ours = self.node.frontier();
-        let more = progress.theirs.iter().any(|(actor, front)| {
-            actor.region() == self.peer && ours.get(actor).is_none_or(|has| has.seq < front.seq)
-        });
-        let flow = match more {
+        let behind = |of: RegionId| {
+            let mut of_region = progress.theirs.iter().filter(|(actor, _)| actor.region() == of);
+            of_region.any(|(actor, front)| ours.get(actor).is_none_or(|has| has.seq < front.seq))
+        };
+        if !progress.theirs.is_empty() && !behind(self.own) {
+            self.recovery.stands(self.peer, Standing::Confirmed { life: progress.life });
+        }
+        let flow = match behind(self.peer) {
             false => Flow::Idle,
             true if now_ms().saturating_sub(progress.moved_ms) > STALLED_AFTER_MS => Flow::Stalled,
             true => Flow::Flowing,

@@ -117,7 +117,8 @@ impl Cell {
         Ok(step)
     }
 
-    /// Applies what the log holds, without deciding anything: replay after a restart.
+    /// Applies what the log holds, without deciding anything: replay after a restart. What stands behind a hole of the
+    /// log counts, but the frontier stays in front of it: the missing changes are asked for again.
     ///
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.
@@ -136,8 +137,14 @@ impl Cell {
         for (place, event) in change.events.iter().enumerate() {
             draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
         }
-        let front = Front { seq: entry.dot.seq, hash: entry.hash };
-        draft.cell.frontier.insert(entry.dot.actor, front);
+        let known = draft.cell.frontier.get(&entry.dot.actor).map_or(0, |front| front.seq);
+        if entry.dot.seq == known + 1 {
+            let front = Front { seq: entry.dot.seq, hash: entry.hash };
+            draft.cell.frontier.insert(entry.dot.actor, front);
+        } else if entry.dot.seq > known {
+            let beyond = draft.cell.beyond.entry(entry.dot.actor).or_insert(0);
+            *beyond = entry.dot.seq.max(*beyond);
+        }
         draft.finish(Vec::new()).map(Ok)
     }
 
@@ -170,6 +177,9 @@ impl Cell {
         now_ms: u64,
     ) -> Result<(Step, Answer), Unavailable> {
         let slot = envelope.to_slot;
+        if self.held_back && self.is_home(slot) {
+            return Ok((Step::default(), Answer::Busy));
+        }
         if self.owned(slot).is_none() {
             return Ok((Step::default(), Answer::Moved));
         }

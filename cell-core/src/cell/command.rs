@@ -136,6 +136,8 @@ pub enum Problem {
     Invalid,
     /// 409: too many decisions on one entity.
     TooMany,
+    /// 503: the node has just started; come back at once.
+    Recovering,
     /// 503: damaged, or written by a newer version.
     Blocked,
 }
@@ -205,7 +207,15 @@ impl Cell {
         let mut draft = Draft::new(self, view, now_ms, &command.trace);
         let reply = draft.carry_out(command, precondition)?;
         draft.settle_touched()?;
-        Ok((draft.finish(Vec::new())?, reply))
+        let step = draft.finish(Vec::new())?;
+        let reply = match reply {
+            // What is not found may be what was lost.
+            Err(refusal) if refusal.problem == Problem::NotFound && self.holes().next().is_some() => {
+                Err(Refusal::new(Problem::Blocked, "a part of the log is damaged here and not back yet"))
+            }
+            reply => reply,
+        };
+        Ok((step, reply))
     }
 }
 
@@ -213,6 +223,10 @@ impl Draft<'_> {
     fn carry_out(&mut self, command: &Command, precondition: Option<Precondition<'_>>) -> Outcome {
         if command.key.is_empty() || command.key.len() > KEY_BYTES_MAX {
             return Ok(Err(Refusal::new(Problem::Invalid, "an idempotency key has 1 to 255 bytes")));
+        }
+        if self.cell.is_held_back() && command.ask.entity().is_some() {
+            let detail = "the node has just started and asks its peers what they hold of it";
+            return Ok(Err(Refusal::new(Problem::Recovering, detail)));
         }
         match &command.ask {
             Ask::Place { record } => self.place_order(command, record),
@@ -238,7 +252,7 @@ impl Draft<'_> {
 
     fn misdirected(&self, id: EntityId) -> Option<Refusal> {
         let slot = id.slot();
-        self.cell.owned(slot).is_none().then(|| {
+        (!self.cell.is_home(slot)).then(|| {
             let home = *self.cell.placement().home(slot);
             let detail = format!("{slot:?} has its home in {}", home.node.region);
             Refusal { home: Some(Box::new(home)), ..Refusal::new(Problem::Misdirected, detail) }

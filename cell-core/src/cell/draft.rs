@@ -159,10 +159,11 @@ impl<'a> Draft<'a> {
             Some(Body::Closed(closed)) => {
                 let last = self.cell.closed.entry(closed.actor).or_insert(0);
                 *last = closed.last.max(*last);
+                self.cell.lives.ended(closed.actor, closed.last);
             }
+            Some(Body::Succeeds(succeeds)) => self.cell.lives.ended(succeeds.old, succeeds.last),
             Some(Body::Beat(beat)) => {
-                let seen = self.cell.beats.entry(origin.dot.actor.region()).or_insert(0);
-                *seen = beat.wall_ms.max(*seen);
+                self.cell.lives.beat(origin.dot.actor, beat.wall_ms, self.now_ms);
             }
             _ => {}
         }

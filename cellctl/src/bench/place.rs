@@ -292,6 +292,7 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
         index: 0,
         placement: Placement::initial(vec![region], |_| region),
         rules: Rules::default(),
+        recovery_wait: Duration::ZERO,
     };
     let engine = match args.engine {
         EngineArg::Sled => EngineName::Sled,

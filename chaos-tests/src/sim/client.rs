@@ -217,6 +217,9 @@ impl World {
             self.coverage.fault("reply-lost");
             return;
         }
+        if reply.as_ref().is_err_and(|refusal| refusal.problem == Problem::Recovering) {
+            return self.after(100, Event::Request { node: i, nth });
+        }
         let home =
             reply.as_ref().err().and_then(|refusal| refusal.home.as_ref()).map(|home| home.node.region);
         if let Some(place) = home.and_then(|region| self.place_of(region))

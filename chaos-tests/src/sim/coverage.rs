@@ -32,6 +32,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "decree",
     "decree-with-old-home-alive",
     "decrees-at-once",
+    "outranked-by-a-predecessor",
     "actor-closed",
     "reply-lost",
     "retried-elsewhere",

@@ -82,6 +82,7 @@ impl World {
             place,
             up: false,
             life: 0,
+            started_as: None,
             offset_ms: 0,
             slow_until_ms: 0,
             cell: Cell::new(me, placement(), self.rules.clone()),
@@ -136,13 +137,10 @@ impl World {
         self.after(for_ms, Event::NodeUp { node: i });
     }
 
-    /// Starts as a new actor, from what the log holds and what reachable peers hold beyond it.
+    /// Starts as a new actor, from what the log holds; it decides once it heard its peers, or heard of none in time.
     pub(crate) fn start(&mut self, i: usize) {
         let me = self.nodes[i].cell.me();
-        let reachable = self.reachable(i);
-        let mut known: Vec<ActorId> = self.nodes[i].durable.keys().copied().collect();
-        known.extend(reachable.iter().flat_map(|peer| self.nodes[*peer].durable.keys().copied()));
-        let old = known.into_iter().filter(|actor| actor.node == me.node).max();
+        let old = self.nodes[i].durable.keys().filter(|actor| actor.node == me.node).max().copied();
         let fresh =
             ActorId { node: me.node, start: old.map_or(0, |old| old.start) + 1, nonce: self.rng.next() };
         let actor = if self.planted(Exhibit::SequenceReused) && me.start > 0 { me } else { fresh };
@@ -150,22 +148,47 @@ impl World {
         self.journal.started.insert(actor);
         let node = &mut self.nodes[i];
         node.cell = Cell::new(actor, placement(), self.rules.clone());
+        node.cell.hold_back();
+        node.started_as = Some(actor);
         node.shelf = Shelf::default();
         node.up = true;
         for logged in node.log.clone() {
             node.replay(&logged, now_ms);
         }
-        self.pool(i, &reachable, now_ms);
-        let node = &mut self.nodes[i];
         let old = old.filter(|old| *old != actor);
         if let Ok(step) = node.cell.start(&node.shelf, old, now_ms) {
+            self.commit(i, step, None);
+        }
+        self.subscribe_all(i);
+        self.after(20, Event::Link { node: i });
+        if self.nodes[i].life == 0 {
+            // The cluster's first start: nobody has been here before.
+            return self.recovered(i);
+        }
+        let (life, wait_ms) = (self.nodes[i].life, 1 + self.rng.below(400));
+        self.after(wait_ms, Event::Recovered { node: i, life });
+    }
+
+    /// What reachable peers hold of its predecessors is here: from now on it decides.
+    pub(crate) fn recovered(&mut self, i: usize) {
+        let now_ms = self.nodes[i].local(self.now_ms);
+        let reachable = self.reachable(i);
+        self.pool(i, &reachable, now_ms);
+        let nonce = self.rng.next();
+        let before = self.nodes[i].cell.me();
+        let node = &mut self.nodes[i];
+        let fresh = |start| ActorId { node: before.node, start, nonce };
+        if let Ok(step) = node.cell.recovered(&node.shelf, fresh, now_ms) {
+            let me = node.cell.me();
+            if me != before {
+                self.coverage.fault("outranked-by-a-predecessor");
+                self.journal.started.insert(me);
+            }
             self.commit(i, step, None);
         }
         self.wake_all(i);
         let slots = self.slots.clone();
         self.list_for_a_while(i, slots);
-        self.subscribe_all(i);
-        self.after(20, Event::Link { node: i });
     }
 
     fn reachable(&self, i: usize) -> Vec<usize> {

@@ -70,7 +70,7 @@ impl World {
     pub(crate) fn synced(&mut self, i: usize, upto: usize) {
         let node = &mut self.nodes[i];
         node.syncing = false;
-        let me = node.cell.me();
+        let (me, started_as) = (node.cell.me(), node.started_as);
         let mut actors = BTreeSet::new();
         for logged in &node.log[node.synced..upto] {
             if let Logged::Entry(entry) = logged {
@@ -81,7 +81,8 @@ impl World {
                 }
                 entries.push(entry.clone());
                 actors.insert(entry.dot.actor);
-                self.journal.synced(entry, entry.dot.actor == me);
+                let own = entry.dot.actor == me || started_as == Some(entry.dot.actor);
+                self.journal.synced(entry, own);
             }
         }
         node.synced = upto;

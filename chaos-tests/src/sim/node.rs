@@ -104,6 +104,8 @@ pub(crate) struct Node {
     pub(crate) up: bool,
     /// Rises at every crash, so that what was under way for an earlier life is ignored.
     pub(crate) life: u64,
+    /// The actor of this life's beginning; a predecessor may have outranked it since.
+    pub(crate) started_as: Option<ActorId>,
     pub(crate) offset_ms: i64,
     pub(crate) slow_until_ms: u64,
     pub(crate) cell: Cell,

@@ -48,6 +48,7 @@ pub(crate) enum Event {
     Request { node: usize, nth: usize },
     Unanswered { nth: usize, tries: u32 },
     NodeUp { node: usize },
+    Recovered { node: usize, life: u64 },
     AgentUp { node: usize },
     Link { node: usize },
     Script { nth: usize, line: Line, tries: u32 },
@@ -70,6 +71,7 @@ impl Event {
             | Event::Callback { node, .. }
             | Event::Request { node, .. }
             | Event::NodeUp { node }
+            | Event::Recovered { node, .. }
             | Event::AgentUp { node }
             | Event::Link { node } => [Some(*node), None],
             Event::Batch { from, to, .. }
@@ -331,6 +333,7 @@ impl World {
             Event::Request { node, nth } => self.requested(node, nth),
             Event::Unanswered { nth, tries } => self.unanswered(nth, tries),
             Event::NodeUp { node } if !self.nodes[node].up => self.start(node),
+            Event::Recovered { node, life } if alive(self, node, life) => self.recovered(node),
             Event::AgentUp { node } => self.start_agent(node),
             Event::Link { node }
                 if self.nodes[node].up && self.nodes[node].agent.up && !self.nodes[node].linked =>

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cell_core::entity::{EntityShape, ItemShape};
 use cell_core::event::Entry;
 use cell_core::id::{ActorId, Hash};
+use cell_core::lives::ActorLife;
 
 use super::{At, BadWire, each};
 use crate::v1;
@@ -31,6 +32,22 @@ impl From<Frontier> for v1::ActorFrontier {
     fn from(frontier: Frontier) -> Self {
         let hash = Bytes::copy_from_slice(&frontier.hash.0);
         v1::ActorFrontier { actor: Some(frontier.actor.into()), seq: frontier.seq, hash }
+    }
+}
+
+// === ActorLife ===
+
+impl TryFrom<v1::ActorLife> for ActorLife {
+    type Error = BadWire;
+    fn try_from(wire: v1::ActorLife) -> Result<Self, BadWire> {
+        let actor = At("ActorLife", "actor").nested(wire.actor)?;
+        Ok(ActorLife { actor, beat_ms: wire.beat_ms, last: wire.last })
+    }
+}
+
+impl From<ActorLife> for v1::ActorLife {
+    fn from(life: ActorLife) -> Self {
+        v1::ActorLife { actor: Some(life.actor.into()), beat_ms: life.beat_ms, last: life.last }
     }
 }
 

@@ -15,6 +15,7 @@ use cell_core::event as ev;
 use cell_core::gate;
 use cell_core::gate::{Envelope, MessageId, MessageKind, Requirement};
 use cell_core::id::{ActorId, Hash, NodeId, OrderId, PaymentId, PublicId, RegionId, Slot, UserId};
+use cell_core::lives::ActorLife;
 use cell_core::order as or;
 use cell_core::placement::Epoch;
 use cell_core::version::{Dot, EventId};
@@ -225,6 +226,8 @@ impl Samples {
         all.push(Sample::of::<_, v1::ChangeShape>("change".into(), &self.change()));
         all.push(Sample::of::<_, v1::Entry>("entry".into(), &self.entry()));
         all.push(Sample::of::<_, v1::EntityShape>("entity".into(), &self.entity()));
+        let life = ActorLife { actor: self.actor(), beat_ms: self.num(), last: self.maybe(|| self.num()) };
+        all.push(Sample::of::<_, v1::ActorLife>("actor-life".into(), &life));
         for (name, body) in self.message_bodies() {
             all.push(Sample::of::<_, v1::MessageBody>(format!("message-body.{name}"), &body));
             all.push(Sample::of::<_, v1::Envelope>(format!("envelope.{name}"), &self.envelope(&body)));

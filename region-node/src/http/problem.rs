@@ -35,6 +35,11 @@ pub(crate) const NAMES: &[(&str, u16, &str)] = &[
     ("key-reused", 422, "the key was used with another body"),
     ("busy", 503, "too much waits; come back"),
     ("blocked", 503, "this needs a newer version, or is damaged here"),
+    (
+        "recovering",
+        503,
+        "the node has just started and asks its peers what they hold of it; new orders are taken",
+    ),
     ("low-disk", 503, "no new orders: the disk is nearly full; payments go on"),
     ("too-many-streams", 503, "as many event streams as this node gives are open"),
     ("unavailable", 503, "the store does not answer"),
@@ -101,6 +106,7 @@ impl From<Refusal> for Problem {
             Kind::Forbidden => "state-forbids",
             Kind::Invalid => "invalid-request",
             Kind::TooMany => "too-many-decisions",
+            Kind::Recovering => "recovering",
             Kind::Blocked => "blocked",
         };
         let home = refusal.home.map(|home| {

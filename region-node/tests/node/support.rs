@@ -66,6 +66,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         data_dir: folder.join(region),
         engine,
         low_water_mib: 0,
+        recovery_wait_ms: 0,
         placement_file: folder.join("placement.toml"),
         gateway: GatewayConfig {
             url: format!("http://{gateway}"),

@@ -1,0 +1,117 @@
+//! After the node's start: what peers hold of its predecessors is there before it decides anything.
+//!
+//! Its disk may be an older one, or lack a part; what it wrote then exists in the peers alone. A subscription brings it
+//! back like any change. Here is found out when nothing more is to be had: every peer that can be reached has no more of
+//! this region's actors than the node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_core::id::RegionId;
+use cell_proto::v1;
+use service_kit::Shutdown;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::node::NodeLink;
+
+/// With some peers confirming and the others not reached yet, these are waited for this long.
+const GRACE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How a peer stands to a node that has just started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Away,
+    /// It holds more of the node's predecessors than the node does, or has not said.
+    Ahead,
+    /// It holds nothing more, as of this life of the node.
+    Confirmed {
+        life: u64,
+    },
+}
+
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Recovery {
+    peers: Arc<watch::Sender<BTreeMap<RegionId, Standing>>>,
+}
+
+impl Recovery {
+    pub(crate) fn new(peers: impl IntoIterator<Item = RegionId>) -> Recovery {
+        let peers = peers.into_iter().map(|peer| (peer, Standing::Away)).collect();
+        Recovery { peers: Arc::new(watch::Sender::new(peers)) }
+    }
+
+    pub(crate) fn stands(&self, peer: RegionId, standing: Standing) {
+        self.peers.send_if_modified(|peers| peers.insert(peer, standing) != Some(standing));
+    }
+
+    /// Tells the node when it may decide, after each of its starts; until the shutdown begins.
+    pub(crate) async fn watch(self, node: NodeLink, shutdown: Shutdown) {
+        let mut known = node.known();
+        loop {
+            let life = tokio::select! {
+                () = shutdown.begun() => return,
+                waiting = known.wait_for(|known| known.connected && known.recovering) => match waiting {
+                    Ok(known) => known.life,
+                    Err(_) => return,
+                },
+            };
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = self.recover(&node, life) => {}
+            }
+        }
+    }
+
+    /// Until the node decides, or is away.
+    async fn recover(&self, node: &NodeLink, life: u64) {
+        let (mut peers, since) = (self.peers.subscribe(), Instant::now());
+        while node.is_connected() && node.life() == life {
+            let confirmed = confirmed(&peers.borrow_and_update(), life, since.elapsed());
+            if let Some(confirmed_by) = confirmed {
+                let request = v1::RecoveredRequest { confirmed_by };
+                match node.client().recovered(request).await {
+                    Ok(_) => return node.has_recovered(life),
+                    Err(error) => tracing::warn!(%error, "the node does not hear that it may decide"),
+                }
+            }
+            // Looked at again also where nothing changes: the grace ends.
+            let _ = tokio::time::timeout(LOOK_EVERY, peers.changed()).await;
+        }
+    }
+}
+
+/// Who confirmed, once that is enough.
+fn confirmed(peers: &BTreeMap<RegionId, Standing>, life: u64, waited: Duration) -> Option<Vec<String>> {
+    let of_life = |standing: &Standing| *standing == Standing::Confirmed { life };
+    let by: Vec<String> =
+        peers.iter().filter(|(_, it)| of_life(it)).map(|(region, _)| region.to_string()).collect();
+    let away = peers.values().filter(|standing| **standing == Standing::Away).count();
+    let all = by.len() == peers.len();
+    let enough = !by.is_empty() && by.len() + away == peers.len() && waited >= GRACE;
+    (all || enough).then_some(by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_confirms_at_once_or_whoever_is_there_after_a_grace() {
+        let region = |name: &str| name.parse::<RegionId>().unwrap();
+        let (east, south) = (region("east"), region("south"));
+        let (now, later) = (Duration::ZERO, GRACE);
+        let yes = Standing::Confirmed { life: 3 };
+        let with = |one, other| BTreeMap::from([(east, one), (south, other)]);
+        let both = vec!["east".to_owned(), "south".to_owned()];
+        assert_eq!(confirmed(&with(yes, yes), 3, now), Some(both));
+        assert_eq!(confirmed(&with(yes, yes), 4, later), None, "of an earlier life");
+        assert_eq!(confirmed(&with(yes, Standing::Away), 3, now), None);
+        assert_eq!(confirmed(&with(yes, Standing::Away), 3, later), Some(vec!["east".to_owned()]));
+        assert_eq!(confirmed(&with(yes, Standing::Ahead), 3, later), None, "there is more to be had");
+        assert_eq!(confirmed(&with(Standing::Away, Standing::Away), 3, later), None);
+    }
+}
