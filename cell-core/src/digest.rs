@@ -8,7 +8,6 @@
 use std::fmt;
 
 use crate::canon::Message;
-use crate::entity::Entity;
 use crate::id::Hash;
 use crate::version::EventId;
 
@@ -37,16 +36,6 @@ impl Digest {
     pub fn minus(mut self, part: Digest) -> Digest {
         self.0.iter_mut().zip(part.0).for_each(|(lane, less)| *lane = lane.wrapping_sub(less));
         self
-    }
-
-    /// Everything in an entity.
-    #[must_use]
-    pub fn of(entity: &Entity) -> Digest {
-        let mut digest = Digest::default();
-        for (_, item) in entity.items() {
-            item.origins.iter().for_each(|origin| digest.add(origin, &item.event.hash));
-        }
-        digest
     }
 }
 

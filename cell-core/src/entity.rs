@@ -11,6 +11,7 @@ use crdts::{CmRDT, CvRDT};
 
 use crate::canon::{Malformed, Message, message};
 use crate::clock::Hlc;
+use crate::digest::Digest;
 use crate::event::{Body, CommandRef, Decided, Decision, Event, Fact, FactKey, Record};
 use crate::id::{EntityId, Hash};
 use crate::placement::Epoch;
@@ -20,6 +21,9 @@ use crate::version::{Dot, EventId};
 pub const REQUEST_DECISIONS_MAX: usize = 800;
 /// Decisions beyond which nothing is admitted on one entity; facts and merges never are refused.
 pub const DECISIONS_MAX: usize = 1_000;
+
+/// Bytes of events beyond which requests are no longer admitted on one entity: a later epoch carries them in one change.
+pub const REQUEST_BYTES_MAX: usize = 512 << 10;
 
 /// Where an event stands in its entity. Two contents at one place of a chain, or under one outside id, are two items.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +64,9 @@ pub struct Placing {
 pub struct Entity {
     pub id: EntityId,
     items: BTreeMap<ItemKey, Item>,
+    digest: Digest,
+    /// Of its events.
+    bytes: usize,
 }
 
 message! {
@@ -74,12 +81,24 @@ message! {
 impl Entity {
     #[must_use]
     pub fn new(id: EntityId) -> Entity {
-        Entity { id, items: BTreeMap::new() }
+        Entity { id, items: BTreeMap::new(), digest: Digest::default(), bytes: 0 }
     }
 
     /// The items in key order.
     pub fn items(&self) -> impl Iterator<Item = (&ItemKey, &Item)> {
         self.items.iter()
+    }
+
+    /// The digest of its set: of every event with every origin.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Bytes of its events; what a later epoch may have to carry.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether an event of the change at `dot` is in it.
@@ -95,6 +114,8 @@ impl Entity {
         };
         match self.items.entry(key) {
             std::collections::btree_map::Entry::Vacant(vacant) => {
+                self.digest.add(&placing.origin, &placing.event.hash);
+                self.bytes += placing.event.bytes.len();
                 vacant.insert(Item {
                     event: placing.event,
                     origins: BTreeSet::from([placing.origin]),
@@ -106,7 +127,11 @@ impl Entity {
                 let item = occupied.get_mut();
                 let earlier = placing.at < item.since;
                 item.since = item.since.min(placing.at);
-                item.origins.insert(placing.origin) || earlier
+                let further = item.origins.insert(placing.origin);
+                if further {
+                    self.digest.add(&placing.origin, &placing.event.hash);
+                }
+                further || earlier
             }
         }
     }

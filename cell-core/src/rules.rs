@@ -1,10 +1,12 @@
 //! The times and bounds that rules are made of; handed in, so that a simulation can shrink them.
 
+/// How long an order can be paid if its client does not say. In no configuration: it is part of what an order's id is made
+/// of, and the same request makes the same order in every region.
+pub const PAY_WINDOW_MS: u64 = 30 * 60_000;
+
 /// Every deadline states its margin for clock skew here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// How long an order can be paid if its client does not say.
-    pub pay_window_ms: u64,
     /// How long a permit stays open if its client does not say.
     pub permit_window_ms: u64,
     /// No attempt starts, and no stray permit is adopted, later than this before `until`.
@@ -23,7 +25,6 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Rules {
-            pay_window_ms: 30 * 60_000,
             permit_window_ms: 15 * 60_000,
             attempt_margin_ms: 5_000,
             close_margin_ms: 60_000,

@@ -29,6 +29,8 @@ use crate::medium::Medium;
 use reader::Shared;
 use segment::Segment;
 
+/// Payload of one frame, about; a larger record has a frame of its own.
+const FRAME_BYTES: usize = 4 << 20;
 /// More unsynced bytes than this are synced before the next append, so that whatever a power cut can tear is bounded,
 /// and a longer stretch of nonsense at the end of the log is known to be damage.
 pub(crate) const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
@@ -114,6 +116,26 @@ impl Log {
         let log =
             Self { shared, config, frame: Vec::new(), active, next, unsynced_bytes: 0, poisoned: false };
         Ok((log, recovery))
+    }
+
+    /// Writes the records as frames of bounded size, in order; [`Log::sync`] makes all of them durable together. A power
+    /// cut before that may leave the first of them.
+    ///
+    /// # Errors
+    /// As [`Log::append_group`]. After [`LogError::Full`] the first of them may be written: [`Log::next`] says how many.
+    pub fn append<R: AsRef<[u8]>>(&mut self, mut records: &[R]) -> Result<(), LogError> {
+        while !records.is_empty() {
+            let mut bytes = 0;
+            let fits = |record: &&R| {
+                bytes += record.as_ref().len();
+                bytes <= FRAME_BYTES
+            };
+            let count = records.iter().take_while(fits).count().max(1);
+            let (group, rest) = records.split_at(count);
+            self.append_group(group)?;
+            records = rest;
+        }
+        Ok(())
     }
 
     /// Writes the records as one checksummed frame with one write. They are neither durable nor readable before

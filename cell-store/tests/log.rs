@@ -272,3 +272,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_sync_reaches_the_device_behind_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let medium = DiskMedium::open(folder.path().join("log")).unwrap();
+    // A device that takes every write and cannot sync says so only to somebody who asks it.
+    std::os::unix::fs::symlink("/dev/null", folder.path().join("log/nowhere")).unwrap();
+    medium.append("nowhere", b"bytes").unwrap();
+    assert!(medium.sync("nowhere").is_err(), "it was not asked");
+}
+
+#[test]
+fn records_of_many_bytes_become_frames_that_one_sync_makes_durable() {
+    let medium = FaultMedium::new(1);
+    let (mut log, _) = reopen(&medium, LogConfig::default());
+    let syncs = medium.sync_count();
+    log.append(&numbered(0..40, 1 << 20)).unwrap();
+    assert_eq!(log.next(), Position(40));
+    log.sync().unwrap();
+    assert!(medium.sync_count() - syncs <= 3, "not one for each frame");
+    assert_eq!(read_all(&log), (0..40).collect::<Vec<_>>());
+    assert!(matches!(log.append(&[vec![0; FRAME_BODY_BYTES_MAX]]), Err(LogError::TooLarge { .. })));
+}

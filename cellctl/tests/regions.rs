@@ -239,6 +239,64 @@ async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_the
     regions.cluster.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_too_large_to_be_kept_is_refused_and_the_agent_lives() {
+    let regions = Regions::start().await;
+    let config = std::fs::read_to_string(regions.cluster.data_folder().join("east/agent.toml")).unwrap();
+    let port = config.lines().find_map(|line| line.strip_prefix("messages = \"127")).unwrap();
+    let address = format!("http://127{}", port.trim_end_matches('"'));
+    let batch = v1::MessageBatch {
+        from_region: "south".to_owned(),
+        envelopes: vec![Bytes::from(vec![0xff; 20 << 20])],
+        sent_wall_ms: 1,
+    };
+    let messages = MessagesClient::connect(address).await.unwrap();
+    let mut messages = messages.max_encoding_message_size(64 << 20);
+    let sent = messages.send(tokio_stream::iter(vec![batch]).chain_forever()).await;
+    let answer = match sent {
+        Ok(answers) => tokio::time::timeout(WITHIN, answers.into_inner().message()).await.unwrap(),
+        Err(refused) => Err(refused),
+    };
+    assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
+    // A new connection, so that nothing old answers.
+    assert_eq!(regions.peer("east", "south").await.region, "south");
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_the_receiving_gate_lost_with_its_disk_is_sent_again() {
+    let mut regions = Regions::start().await;
+    let payer = regions.cluster.user_of("east", &["alice"]);
+    regions.cluster.data_into("east", LinkState::Held);
+    let order = regions.place("k").await;
+    let path = format!("/v1/orders/{order}/pay-requests");
+    let ask = json!({ "payer": payer });
+    let router = regions.cluster.router();
+    let asked = regions.api.call(router, "POST", &path, &regions.buyer, "q", &ask).await.unwrap();
+    assert_eq!(asked.status, 201, "{}", asked.body);
+    let parked = async |regions: &Regions| {
+        let list = v1::ListHeldRequest { state: "parked".to_owned(), ..v1::ListHeldRequest::default() };
+        regions.agent("east").await.list_held(list).await.unwrap().into_inner().messages.len() == 1
+    };
+    until("the request waits in east", async || parked(&regions).await).await;
+    regions.cluster.kill(Role::Agent, "east").await.unwrap();
+    std::fs::remove_dir_all(regions.cluster.data_folder().join("east/agent")).unwrap();
+    regions.cluster.restart(Role::Agent, "east").await.unwrap();
+    // The sender owes it still, acknowledged or not; a new link from its node begins with all that is owed.
+    regions.cluster.kill(Role::Agent, "north").await.unwrap();
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    until("the request waits in east again", async || parked(&regions).await).await;
+    regions.cluster.data_into("east", LinkState::Open);
+    let payment = asked.body["payment"]["id"].as_str().unwrap().to_owned();
+    until("the payer is asked", async || {
+        let at = regions.cluster.node_http("east").unwrap();
+        let seen = regions.api.get(at, &format!("/v1/payments/{payment}"), &payer).await;
+        seen.is_ok_and(|seen| seen.body["status"] == "received")
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
 /// A stream that stays open behind its items, as an agent's does.
 trait Forever: Sized {
     fn chain_forever(self) -> impl futures::Stream<Item = v1::MessageBatch> + Send + 'static;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use cell_core::id::RegionId;
-use cell_core::rules::Rules;
+use cell_core::rules::{PAY_WINDOW_MS, Rules};
 use serde::Deserialize;
 use service_kit::{Problems, SecretFile, TelemetryConfig, Validate};
 
@@ -35,7 +35,6 @@ pub struct Listen {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RulesConfig {
-    pub pay_window_ms: Option<u64>,
     pub permit_window_ms: Option<u64>,
     pub attempt_margin_ms: Option<u64>,
     pub close_margin_ms: Option<u64>,
@@ -47,7 +46,6 @@ impl RulesConfig {
     pub fn rules(&self) -> Rules {
         let usual = Rules::default();
         Rules {
-            pay_window_ms: self.pay_window_ms.unwrap_or(usual.pay_window_ms),
             permit_window_ms: self.permit_window_ms.unwrap_or(usual.permit_window_ms),
             attempt_margin_ms: self.attempt_margin_ms.unwrap_or(usual.attempt_margin_ms),
             close_margin_ms: self.close_margin_ms.unwrap_or(usual.close_margin_ms),
@@ -143,8 +141,9 @@ impl Validate for Config {
         let rules = self.rules.rules();
         let fits = rules.attempt_margin_ms < rules.permit_window_ms;
         problems.check(fits, "rules.attempt_margin_ms", "must be shorter than rules.permit_window_ms");
-        let fits = rules.permit_window_ms <= rules.pay_window_ms;
-        problems.check(fits, "rules.permit_window_ms", "must not be longer than rules.pay_window_ms");
+        let fits = rules.permit_window_ms <= PAY_WINDOW_MS;
+        let detail = format!("must not be longer than orders can be paid, {PAY_WINDOW_MS}");
+        problems.check(fits, "rules.permit_window_ms", detail);
         let urls = std::iter::once(&self.gateway.url).chain(&self.gateway.callback_urls);
         for url in urls {
             problems.check(url.starts_with("http://"), "gateway", format!("'{url}' is no http:// address"));

@@ -43,7 +43,7 @@ fn common<K: Kind>(reading: &Reading<'_, K>, name: impl Fn(&K::Decision) -> &'st
         "history": lines(&reading.history),
         "strays": lines(&reading.strays),
         "facts": facts,
-        "digest": cell_core::digest::Digest::of(reading.entity).to_string(),
+        "digest": reading.entity.digest().to_string(),
     })
 }
 

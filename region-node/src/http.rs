@@ -49,7 +49,6 @@ pub(crate) const STREAMS_MAX: usize = 10_000;
 pub(crate) struct Api {
     pub(crate) node: Node,
     pub(crate) gateway: Callbacks,
-    pub(crate) pay_window_ms: u64,
     pub(crate) shutdown: Shutdown,
     /// Places for event streams.
     pub(crate) streams: Arc<Semaphore>,
@@ -388,7 +387,7 @@ async fn place(
         return Err(Problem::new("low-disk", detail));
     }
     let shape: PlaceShape = body_of(&body)?;
-    let record = shape.record(&user, &key_of(&headers)?, api.pay_window_ms)?;
+    let record = shape.record(&user, &key_of(&headers)?)?;
     api.carry_out(user, &headers, &body, Ask::Place { record: Box::new(record) }).await
 }
 
@@ -427,7 +426,7 @@ async fn pay(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let ask = Ask::Pay { order: order_id(&order)?, card: body_of::<CardShape>(&body)?.card_token };
+    let ask = Ask::Pay { order: order_id(&order)?, card: body_of::<CardShape>(&body)?.card()? };
     api.carry_out(user, &headers, &body, ask).await
 }
 
@@ -498,7 +497,7 @@ async fn accept(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let card = body_of::<CardShape>(&body)?.card_token;
+    let card = body_of::<CardShape>(&body)?.card()?;
     api.carry_out(user, &headers, &body, Ask::Accept { payment: payment_id(&payment)?, card }).await
 }
 

@@ -146,8 +146,8 @@ impl Told for Announce {
         }
     }
 
-    fn failed(&self, _: &NodeError) {
-        self.shutdown.begin();
+    fn failed(&self, error: &NodeError) {
+        self.shutdown.fail(error.to_string());
     }
 }
 

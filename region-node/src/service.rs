@@ -46,7 +46,6 @@ pub struct RegionNode {
     data_dir: PathBuf,
     low_water_bytes: u64,
     ask_every_ms: u64,
-    pay_window_ms: u64,
 }
 
 /// Opens listeners and data, and starts the storage threads. Must be called inside a runtime.
@@ -74,7 +73,6 @@ pub async fn build(
     let callbacks = Callbacks::new(secret);
     let ask_every_ms = config.gateway.ask_every_ms;
     let rules = config.rules.rules();
-    let pay_window_ms = rules.pay_window_ms;
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
     let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
     let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
@@ -95,7 +93,6 @@ pub async fn build(
         data_dir: config.data_dir,
         low_water_bytes: config.low_water_mib.saturating_mul(1 << 20),
         ask_every_ms,
-        pay_window_ms,
     })
 }
 
@@ -164,7 +161,6 @@ impl RegionNode {
             let api = http::router(http::Api {
                 node: self.node,
                 gateway: self.callbacks,
-                pay_window_ms: self.pay_window_ms,
                 shutdown: shutdown.clone(),
                 streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
             });

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +39,9 @@ const BEHIND_MAX: usize = 256;
 const VIEW_LINGER: Duration = Duration::from_millis(4);
 /// Entities in one batch of the view, about.
 const VIEW_BATCH_MAX: usize = 256;
+
+/// Pause between two tries to write to a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a piece of work was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -165,7 +168,7 @@ impl Submit {
             Err(TrySendError::Full(_)) => return Err(NodeError::Busy),
             Err(TrySendError::Disconnected(_)) => return Err(NodeError::Unavailable("stopped".to_owned())),
         }
-        answered.await.unwrap_or_else(|_| Err(NodeError::Unavailable("stopped".to_owned())))
+        answered.await.unwrap_or_else(|_| Err(NodeError::Unavailable("it was not carried out".to_owned())))
     }
 }
 
@@ -259,7 +262,7 @@ impl<T: Told> Loop<T> {
             {
                 group.push(next);
             }
-            if let Err(error) = self.commit(group) {
+            if let Err(error) = self.commit(group, waiting) {
                 tracing::error!(%error, "the log failed; the node stops");
                 self.told.failed(&error);
                 return;
@@ -268,7 +271,7 @@ impl<T: Told> Loop<T> {
     }
 
     /// One group: run, append, sync, answer, publish, hand on.
-    fn commit(&mut self, work: Vec<RunBox>) -> Result<(), NodeError> {
+    fn commit(&mut self, work: Vec<RunBox>, waiting: &Receiver<RunBox>) -> Result<(), NodeError> {
         self.number += 1;
         let mut made = Made::default();
         let mut finishes = Vec::with_capacity(work.len());
@@ -289,7 +292,7 @@ impl<T: Told> Loop<T> {
             }
         }
         drop(over);
-        let durable = self.append(&made.records);
+        let durable = self.append(&made.records, waiting);
         if durable.is_ok() {
             made.keys = self.working.put(self.number, made.entities.iter());
         }
@@ -301,12 +304,21 @@ impl<T: Told> Loop<T> {
         self.hand_on(made, end)
     }
 
-    fn append(&mut self, records: &[Vec<u8>]) -> Result<Position, NodeError> {
+    fn append(&mut self, records: &[Vec<u8>], waiting: &Receiver<RunBox>) -> Result<Position, NodeError> {
         if records.is_empty() {
             return Ok(self.log.durable());
         }
         let failed = |error: cell_store::LogError| NodeError::Unavailable(error.to_string());
-        self.log.append_group(records).map_err(failed)?;
+        let begin = self.log.next().0;
+        loop {
+            // After a full disk a part of the group may be written.
+            let written = (self.log.next().0 - begin) as usize;
+            match self.log.append(&records[written..]) {
+                Ok(()) => break,
+                Err(cell_store::LogError::Full { source }) => wait_for_room(&source, waiting)?,
+                Err(error) => return Err(failed(error)),
+            }
+        }
         let before = Instant::now();
         let end = self.log.sync().map_err(failed)?;
         metrics::histogram!("cell_log_sync_seconds").record(before.elapsed().as_secs_f64());
@@ -370,6 +382,22 @@ impl<T: Told> Loop<T> {
             Ok(Sheet { entity, duties })
         };
         ids.into_iter().map(sheet).collect::<Result<_, Unavailable>>().map_err(NodeError::from)
+    }
+}
+
+/// The disk is full: what is at hand stays at hand, what waits is answered that it was not carried out, and reads go on.
+fn wait_for_room(error: &std::io::Error, waiting: &Receiver<RunBox>) -> Result<(), NodeError> {
+    tracing::error!(%error, "the log has no room: nothing is written until there is some");
+    metrics::counter!("cell_log_full_total").increment(1);
+    let until = Instant::now() + FULL_PAUSE;
+    loop {
+        match waiting.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(unwritten) => drop(unwritten),
+            Err(RecvTimeoutError::Timeout) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(NodeError::Unavailable("stopped while the disk was full".to_owned()));
+            }
+        }
     }
 }
 
@@ -526,6 +554,33 @@ mod tests {
         let replies = [first.await.unwrap().unwrap().unwrap(), second.await.unwrap().unwrap().unwrap()];
         assert_eq!(replies.iter().filter(|reply| reply.repeated).count(), 1);
         assert!(working.entity(order).unwrap().is_some());
+        writer.join();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_full_disk_holds_up_what_is_at_hand_and_nothing_is_lost_or_decided_twice() {
+        let disk = FaultMedium::new(1);
+        let (log, _) = Log::open(Arc::new(disk.clone()), LogConfig::default()).unwrap();
+        let working = Working::new(cell_store::open(Engine::Memory, std::path::Path::new("")).unwrap());
+        let north = RegionId::new("north").unwrap();
+        let me = ActorId { node: NodeId { region: north, index: 0 }, start: 1, nonce: 1 };
+        let cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
+        let apply = |_| Ok(());
+        let writer = Writer::start(cell, log, working.clone(), Traces::default(), Nobody, apply).unwrap();
+        disk.fail_next_append(io::ErrorKind::StorageFull);
+        let user = UserId::new("a").unwrap();
+        let order = EntityId::from(record(&user).order_id());
+        let place = {
+            let (user, key, record) = (user.clone(), "o".to_owned(), Box::new(record(&user)));
+            Command { user, key, body: Vec::new(), trace: String::new(), ask: Ask::Place { record } }
+        };
+        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+            let (step, reply) = cell.command(view, &place, now_ms)?;
+            Ok((vec![step], reply))
+        };
+        let reply = writer.submit.run(work).await.unwrap().unwrap();
+        assert!(!reply.repeated && working.entity(order).unwrap().is_some());
+        writer.durable.clone().wait_for(|position| *position == 1).await.unwrap();
         writer.join();
     }
 }

@@ -31,6 +31,7 @@ struct Register {
 struct RegisterState {
     running: BTreeMap<u64, &'static str>,
     panicked: Vec<&'static str>,
+    failed: Option<String>,
 }
 
 /// The service did not end well. What was durable is durable; the rest of the listed tasks' work was cut off.
@@ -42,6 +43,9 @@ pub enum DrainError {
     /// These tasks panicked.
     #[error("panicked: {}", tasks.join(", "))]
     Panicked { tasks: Vec<&'static str> },
+    /// It could not go on, and why: the first such word.
+    #[error("{why}")]
+    Failed { why: String },
 }
 
 impl Shutdown {
@@ -53,6 +57,12 @@ impl Shutdown {
     /// Begins the shutdown; repeating it changes nothing.
     pub fn begin(&self) {
         self.token.cancel();
+    }
+
+    /// Begins the shutdown because the service cannot go on; [`Shutdown::drain`] says so, and the process fails.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.register.lock().failed.get_or_insert_with(|| why.into());
+        self.begin();
     }
 
     /// Whether it has begun.
@@ -100,6 +110,9 @@ impl Shutdown {
         let state = self.register.lock();
         if !state.panicked.is_empty() {
             return Err(DrainError::Panicked { tasks: state.panicked.clone() });
+        }
+        if let Some(why) = &state.failed {
+            return Err(DrainError::Failed { why: why.clone() });
         }
         waited.map_err(|_| DrainError::Deadline {
             deadline_ms: deadline.as_millis(),

@@ -135,3 +135,13 @@ fn the_announcement_reads_back() {
     assert_eq!(Announcement::from_line(&line), Some(told));
     assert_eq!(Announcement::from_line("INFO starting"), None);
 }
+
+#[tokio::test]
+async fn a_service_that_cannot_go_on_ends_and_does_not_end_well() {
+    let shutdown = Shutdown::new();
+    shutdown.fail("the disk is gone");
+    shutdown.fail("and then some");
+    assert!(shutdown.is_begun());
+    let drained = shutdown.drain(Duration::from_secs(5)).await;
+    assert_eq!(drained, Err(DrainError::Failed { why: "the disk is gone".to_owned() }));
+}

@@ -142,7 +142,7 @@ impl GateRunner {
             if let Err(error) = self.finish(std::mem::take(&mut group)).await {
                 // Without a log the gate may promise nothing; senders still owe every message.
                 tracing::error!(%error, "the gate's log failed; the agent stops");
-                shutdown.begin();
+                shutdown.fail(format!("the gate's log failed: {error}"));
                 return;
             }
             let sleep = self.sleep();

@@ -31,6 +31,9 @@ use crate::replication::Publisher;
 use crate::subscriber::{Peers, Subscriber};
 use crate::transport::{self, MESSAGE_BYTES_MAX};
 
+/// A batch of messages from another region; one has some hundred bytes. Less than fits into a frame of the gate's log.
+const LETTERS_BYTES_MAX: usize = 8 << 20;
+
 /// How long open streams have when the agent is asked to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -200,7 +203,7 @@ impl SyncAgent {
             };
             let operators = Operators { gate: self.handle, node: self.node, board: self.board };
             let publisher = ReplicationServer::new(publisher).max_encoding_message_size(MESSAGE_BYTES_MAX);
-            let inbox = MessagesServer::new(inbox).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let inbox = MessagesServer::new(inbox).max_decoding_message_size(LETTERS_BYTES_MAX);
             let served = [
                 (
                     "data port",

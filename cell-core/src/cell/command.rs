@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::{Cell, Step, Unavailable, View};
-use crate::entity::{Blocked, DECISIONS_MAX, Entity, REQUEST_DECISIONS_MAX, Reading};
+use crate::entity::{Blocked, DECISIONS_MAX, Entity, REQUEST_BYTES_MAX, REQUEST_DECISIONS_MAX, Reading};
 use crate::event::{Body, CommandRef, Event, Op, Record};
 use crate::graph::{Verdict, order_admits, order_status, payment_admits, payment_status};
 use crate::id::{EntityId, OrderId, PaymentId, UserId};
@@ -331,6 +331,10 @@ impl Draft<'_> {
         }
         if state.decisions >= REQUEST_DECISIONS_MAX {
             return Ok(Err(Refusal::new(Problem::TooMany, "the order has too many decisions")));
+        }
+        if entity.bytes() + command.body.len() > REQUEST_BYTES_MAX {
+            let detail = format!("the order's history would have more than {REQUEST_BYTES_MAX} bytes");
+            return Ok(Err(Refusal::new(Problem::TooMany, detail)));
         }
         let op = command.ask.op();
         let status = order_status(state);

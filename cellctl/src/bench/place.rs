@@ -13,7 +13,7 @@ use cell_core::cell::{Ask, Command};
 use cell_core::id::UserId;
 use cell_core::order::{Line, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::placement::Placement;
-use cell_core::rules::Rules;
+use cell_core::rules::{PAY_WINDOW_MS, Rules};
 use chaos_tests::harness::{Api, Cluster, Latency, Plan, Role};
 use hdrhistogram::Histogram;
 use region_node::{EngineName, Identity, Node};
@@ -273,7 +273,7 @@ fn command(n: u64, keys: &Keys) -> Result<Command> {
             service_fee_minor: 0,
             duty_minor: 420,
         },
-        pay_window_ms: Rules::default().pay_window_ms,
+        pay_window_ms: PAY_WINDOW_MS,
         external_ref: format!("SHOP-2026-{n:010}"),
         sealed: Default::default(),
         sealed_key: String::new(),

@@ -129,7 +129,6 @@ pub(crate) fn region(place: usize) -> RegionId {
 /// Times shrunk so that a few minutes hold many of them.
 pub(crate) fn rules() -> Rules {
     Rules {
-        pay_window_ms: 180_000,
         permit_window_ms: 60_000,
         attempt_margin_ms: 2_000,
         close_margin_ms: 10_000,

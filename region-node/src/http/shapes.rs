@@ -7,6 +7,7 @@ use cell_core::entity::{Entity, Reading};
 use cell_core::id::UserId;
 use cell_core::order::{Line, Order, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::payment::Payment;
+use cell_core::rules::PAY_WINDOW_MS;
 use cell_core::settle::expires_at_ms;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -151,7 +152,7 @@ pub(crate) struct PlaceShape {
 
 impl PlaceShape {
     /// The record that this request makes, the same in every region.
-    pub(crate) fn record(self, user: &UserId, key: &str, pay_window_ms: u64) -> Result<OrderRecord, Problem> {
+    pub(crate) fn record(self, user: &UserId, key: &str) -> Result<OrderRecord, Problem> {
         let attributes = self.attributes.map(|raw| raw.get().to_owned()).unwrap_or_default();
         for (pointer, len, max) in [
             ("/attributes", attributes.len(), ATTRIBUTES_BYTES_MAX),
@@ -177,7 +178,7 @@ impl PlaceShape {
             user: user.clone(),
             key: key.to_owned(),
             content: self.content.content(),
-            pay_window_ms: self.pay_window_s.map_or(pay_window_ms, |window| window * 1_000),
+            pay_window_ms: self.pay_window_s.map_or(PAY_WINDOW_MS, |window| window * 1_000),
             external_ref: self.external_ref,
             sealed: self.sealed.into_bytes().into(),
             sealed_key: self.sealed_key,
@@ -190,7 +191,17 @@ impl PlaceShape {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CardShape {
+    /// The gateway's token of a card, 1 to 256 bytes; never a card's number.
     pub(crate) card_token: String,
+}
+
+impl CardShape {
+    pub(crate) fn card(self) -> Result<String, Problem> {
+        if (1..=TEXT_BYTES_MAX).contains(&self.card_token.len()) {
+            return Ok(self.card_token);
+        }
+        Err(Problem::invalid("/card_token", format!("a card's token has 1 to {TEXT_BYTES_MAX} bytes")))
+    }
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -238,6 +249,10 @@ pub(crate) struct OrderShape {
     open_payment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paid_by: Option<String>,
+    /// Taken for this order.
+    paid_minor: u64,
+    /// Given back of it, done or owed.
+    refunded_minor: u64,
     /// Money is being looked for at the gateway.
     payment_being_checked: bool,
     cases: Vec<String>,
@@ -269,6 +284,8 @@ pub(crate) fn order_shape(entity: &Entity, user: &UserId, now_ms: u64) -> Option
         sealed_key: record.sealed_key.clone(),
         open_payment: open.map(|(payment, _)| payment.to_string()),
         paid_by: state.applied.as_ref().map(|applied| applied.payment.to_string()),
+        paid_minor: state.applied.as_ref().map_or(0, |applied| applied.amount_minor),
+        refunded_minor: state.applied.as_ref().map_or(0, |applied| state.refunded_minor(&applied.intent)),
         payment_being_checked: open.is_some_and(|(_, permit)| now_ms >= permit.permit.until_ms),
         cases: state.cases.iter().map(|case| format!("{}: {}", case.subject, case.reason)).collect(),
         decisions: reading.history.len(),

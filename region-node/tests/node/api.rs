@@ -334,6 +334,9 @@ async fn forged_stale_and_malformed_callbacks_change_nothing_and_a_replay_has_no
     let wrong = json!({ "event_id": "e0", "kind": "capture", "intent": wrong }).to_string();
     assert_eq!(send(sign(now_ms(), &wrong), wrong).await, 400);
     let genuine = json!({ "event_id": "e1", "kind": "capture", "intent": intent }).to_string();
+    for at in [now_ms() - 600_000, now_ms() + 600_000] {
+        assert_eq!(send(sign(at, &genuine), genuine.clone()).await, 400, "genuine, and not of now");
+    }
     for _ in 0..2 {
         assert_eq!(send(sign(now_ms(), &genuine), genuine.clone()).await, 204);
     }
@@ -416,5 +419,57 @@ async fn two_orders_that_met_under_one_key_are_both_known_by_it_also_after_a_res
     assert_eq!((status, &again["id"]), (200, &placed["id"]));
     second["content"]["lines"][0]["quantity"] = json!(4);
     assert_eq!(node.call("POST", "/v1/orders", &a, "k", second).await.0, 422);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_with_a_long_history_is_closed_to_requests_and_never_stops_the_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), EngineName::Sled).await;
+    let a = user_of("north", 0);
+    let order = node.place(&a, "o").await;
+    let line = json!({ "sku": "s".repeat(256), "title": "t".repeat(256), "quantity": 1, "unit_minor": 1 });
+    let amend = format!("/v1/orders/{order}/amend");
+    let mut refused = None;
+    for i in 0..30 {
+        let content = json!({ "currency": "CNY", "lines": vec![line.clone(); 100], "duty_minor": i });
+        let (status, answer) = node.call("POST", &amend, &a, &format!("m{i}"), content).await;
+        if status != 201 {
+            refused = Some((status, answer["type"].as_str().unwrap().to_owned()));
+            break;
+        }
+    }
+    let expected = (409, "https://homecell.dev/problems/too-many-decisions".to_owned());
+    assert_eq!(refused, Some(expected));
+    let gateway = node.gateway;
+    node.stop().await;
+    // The next start is a new actor: its first decision carries all of it.
+    let node = Service::of(config(folder.path(), EngineName::Sled, gateway, "north")).await;
+    let (status, seen) = node.call("GET", &format!("/v1/orders/{order}"), &a, "", Value::Null).await;
+    assert_eq!((status, &seen["status"]), (200, &json!("PendingPayment")));
+    let other = node.place(&a, "other").await;
+    let cancel = format!("/v1/orders/{other}/cancel");
+    assert_eq!(node.call("POST", &cancel, &a, "c", Value::Null).await.0, 201, "everything else goes on");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_under_way_at_a_stop_is_taken_up_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = start(folder.path(), EngineName::Sled).await;
+    let gateway = real.gateway;
+    real.stop().await;
+    // A gateway that takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let of = |gateway| config(folder.path(), EngineName::Sled, gateway, "north");
+    let node = Service::of(of(silent.local_addr().unwrap())).await;
+    let a = user_of("north", 0);
+    let order = node.place(&a, "o").await;
+    let path = format!("/v1/orders/{order}");
+    let card = json!({ "card_token": "visa" });
+    assert_eq!(node.call("POST", &format!("{path}/pay"), &a, "p", card).await.0, 201);
+    node.stop().await;
+    let node = Service::of(of(gateway)).await;
+    node.until(&path, &a, "Paid").await;
     node.stop().await;
 }

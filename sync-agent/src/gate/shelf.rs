@@ -14,8 +14,6 @@ const WASTE_MAX: u64 = 65_536;
 const READ_BYTES: usize = 1 << 20;
 /// Records written in one frame while the log is written anew.
 const CHUNK: usize = 1_024;
-/// Bytes of one frame, about.
-const FRAME_BYTES: usize = 8 << 20;
 const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// The gate's log cannot be used. What was acknowledged before is on disk or owed by its sender.
@@ -130,7 +128,7 @@ impl Shelf {
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
         let written = tokio::task::spawn_blocking(move || {
             let first = log.next().0;
-            let synced = append(&mut log, &bytes).and_then(|()| log.sync());
+            let synced = log.append(&bytes).and_then(|()| log.sync());
             (log, synced.map(|_| first))
         });
         let (log, first) = written.await.map_err(|_| ShelfError::Ended)?;
@@ -208,19 +206,6 @@ impl Shelf {
         tracing::info!(kept, first = deleted?.0, "the gate's log was written anew");
         Ok(())
     }
-}
-
-/// Frames of bounded size; the caller syncs them together.
-fn append(log: &mut Log, records: &[Vec<u8>]) -> Result<(), LogError> {
-    let (mut from, mut bytes) = (0, 0);
-    for (i, record) in records.iter().enumerate() {
-        if bytes > 0 && bytes + record.len() > FRAME_BYTES {
-            log.append_group(&records[from..i])?;
-            (from, bytes) = (i, 0);
-        }
-        bytes += record.len();
-    }
-    log.append_group(&records[from..]).map(drop)
 }
 
 #[cfg(test)]
