@@ -312,6 +312,12 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until it decides.
+    pub(crate) async fn decides(&self) {
+        // It holds the sender: there is an end.
+        let _ = self.recovering.subscribe().wait_for(|recovering| !recovering).await;
+    }
+
     /// Waits until it decides; at most as long as it was told, unless a part of its log is missing.
     async fn wait_for_peers(&self) {
         let mut recovering = self.recovering.subscribe();

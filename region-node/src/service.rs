@@ -77,7 +77,7 @@ pub async fn build(
     let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
     let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
         .map_err(|error| at("data_dir", &error))?;
-    let readiness = Readiness::new(&["storage"]);
+    let readiness = Readiness::new(&["storage", "predecessors"]);
     readiness.set("storage", true);
     Ok(RegionNode {
         node,
@@ -129,6 +129,14 @@ impl RegionNode {
                 formats: [("log", 1), ("wire", 1)].into(),
             };
             let admin = Admin { readiness: self.readiness, metrics: self.metrics, version };
+            let (node, readiness) = (self.node.clone(), admin.readiness.clone());
+            let stop = shutdown.clone();
+            shutdown.spawn("readiness", async move {
+                tokio::select! {
+                    () = stop.begun() => {}
+                    () = node.decides() => readiness.set("predecessors", true),
+                }
+            });
             // It answers until everything else has ended.
             let until = CancellationToken::new();
             let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));

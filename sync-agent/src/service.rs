@@ -108,7 +108,7 @@ pub async fn build(
     let courier =
         Courier::new(own, handle.clone(), node.clone(), peers.clone(), post.clone(), shutdown.clone());
     let runner = GateRunner::new(gate, shelf, courier, board.clone());
-    let readiness = Readiness::new(&["gate"]);
+    let readiness = Readiness::new(&["gate", "node"]);
     readiness.set("gate", true);
     Ok(SyncAgent {
         own,
@@ -158,11 +158,13 @@ impl SyncAgent {
                 version: env!("CARGO_PKG_VERSION"),
                 formats: [("gate-log", 1), ("wire", 1)].into(),
             };
+            let readiness = self.readiness.clone();
             let admin = Admin { readiness: self.readiness, metrics: self.metrics, version };
             let until = CancellationToken::new();
             let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));
 
             let begun = shutdown.clone();
+            shutdown.spawn("readiness", ready_with_node(readiness, self.node.clone(), begun.clone()));
             shutdown.spawn("gate", self.runner.run(self.inbox, self.first, begun.clone()));
             shutdown.spawn("node", self.node.clone().follow(self.handle.clone(), begun.clone()));
             let hints = hints::follow(self.node.clone(), self.homes, self.handle.clone(), begun.clone());
@@ -241,6 +243,19 @@ impl SyncAgent {
             }
             drained.map_err(Exit::from)
         })
+    }
+}
+
+/// It is ready while its node is there.
+async fn ready_with_node(readiness: Readiness, node: NodeLink, shutdown: Shutdown) {
+    let mut known = node.known();
+    loop {
+        let connected = known.borrow_and_update().connected;
+        readiness.set("node", connected);
+        tokio::select! {
+            () = shutdown.begun() => return,
+            changed = known.wait_for(|known| known.connected != connected) => if changed.is_err() { return },
+        }
     }
 }
 

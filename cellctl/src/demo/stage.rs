@@ -69,8 +69,15 @@ impl Stage {
     }
 
     pub(super) async fn post(&mut self, user: &str, path: &str, body: Value) -> Result<Answer> {
-        let key = self.key();
-        Ok(self.api.call(self.cluster.router(), "POST", path, user, &key, &body).await?)
+        let (key, begun) = (self.key(), Instant::now());
+        loop {
+            let answer = self.api.call(self.cluster.router(), "POST", path, user, &key, &body).await?;
+            // As any client does: the same request with the same key, until it is taken or refused for good.
+            if answer.status != 503 || answer.body["retryable"] != true || begun.elapsed() > WITHIN {
+                return Ok(answer);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// A places an order of this total.

@@ -9,15 +9,18 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cell_core::id::UserId;
 
-use super::{Latency, Link, LinkState, Process, ProcessError, Spec};
+use super::{Api, Latency, Link, LinkState, Process, ProcessError, Spec};
 
 /// Below the ports that the system hands out for outgoing connections: nobody takes one while its process restarts.
 const PORTS: Range<u16> = 20_000..32_000;
 /// Ports of one deployment: enough for eight regions.
 const BLOCK: u16 = 60;
+/// From the last process on its ports to a cluster that decides.
+const READY_WITHIN: Duration = Duration::from_secs(30);
 const SLOTS: usize = 1_024;
 const SECRET: &str = "callbacks of the sandbox are signed with this";
 
@@ -79,6 +82,8 @@ pub enum ClusterError {
     NoRegion(String),
     #[error("{0} does not run")]
     NotRunning(String),
+    #[error("not ready within {READY_WITHIN:?}: {0}")]
+    NotReady(String),
 }
 
 fn io<E: std::fmt::Display>(what: E) -> impl FnOnce(std::io::Error) -> ClusterError {
@@ -205,7 +210,30 @@ impl Cluster {
             cluster.start_one(Role::Agent, &region).await?;
         }
         cluster.start_one(Role::Router, "").await?;
+        for region in &cluster.plan.regions {
+            cluster.ready(Role::Node, region).await?;
+            cluster.ready(Role::Agent, region).await?;
+        }
         Ok(cluster)
+    }
+
+    /// Waits until a region's node or agent says that it is ready.
+    ///
+    /// # Errors
+    /// [`ClusterError::NotReady`].
+    pub async fn ready(&self, role: Role, region: &str) -> Result<(), ClusterError> {
+        let admin = if role == Role::Node { self.node_admin(region)? } else { self.agent_admin(region)? };
+        let (api, begun) = (Api::default(), Instant::now());
+        loop {
+            match api.get(admin, "/readyz", "").await {
+                Ok(answer) if answer.status == 200 => return Ok(()),
+                seen if begun.elapsed() > READY_WITHIN => {
+                    let seen = seen.map_or_else(|error| error.to_string(), |answer| answer.body.to_string());
+                    return Err(ClusterError::NotReady(format!("{region} {}: {seen}", role.program())));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
     }
 
     // === configuration ===
