@@ -73,7 +73,6 @@ pub(crate) type Condition = Box<dyn Fn(&Entity) -> bool + Send>;
 pub struct Node {
     submit: Submit,
     working: Working,
-    traces: Traces,
     durable: watch::Receiver<u64>,
     signals: broadcast::Sender<Arc<Vec<EntityId>>>,
     shown: broadcast::Sender<Arc<Vec<UserId>>>,
@@ -194,14 +193,16 @@ impl Node {
         let node = NodeId { region: identity.region, index: identity.index };
         let (reader, members) = (log.reader(), identity.placement.members().to_vec());
         let working = Working::new(store);
+        let traces = Traces::default();
         let placeholder = ActorId { node, start: 0, nonce: 0 };
         let mut restored = Cell::new(placeholder, identity.placement, identity.rules);
-        let replayed = view::restore(&mut restored, &working, &log.reader(), random64()).map_err(
-            |error| match error {
-                StartError::Store(error) => damaged(error),
-                error => OpenError::Damaged(error.to_string()),
-            },
-        )?;
+        let replayed =
+            view::restore(&mut restored, &working, &traces, &log.reader(), random64()).map_err(|error| {
+                match error {
+                    StartError::Store(error) => damaged(error),
+                    error => OpenError::Damaged(error.to_string()),
+                }
+            })?;
         let view_id = view::identity(working.store()).map_err(damaged)?;
         let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
@@ -213,19 +214,19 @@ impl Node {
         working.set_recovering(recovering);
         tracing::info!(actor = %me, replayed, records = recovery.records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
-        let (tray, traces) = (Tray::default(), Traces::default());
+        let tray = Tray::default();
         let told = Announce {
             signals: signals.clone(),
             shutdown: shutdown.clone(),
             alarmed: Mutex::default(),
             tray: tray.clone(),
         };
-        let apply_to = working.clone();
+        let (apply_to, apply_traces) = (working.clone(), traces.clone());
         let (shown, _) = broadcast::channel(SIGNALS_MAX);
         let show = shown.clone();
         let mut groups = 0u64;
         let apply = move |group: Group| {
-            let users = view::apply(&apply_to, &group).map_err(|error| error.to_string())?;
+            let users = view::apply(&apply_to, &apply_traces, &group).map_err(|error| error.to_string())?;
             if !users.is_empty() {
                 // Nobody listens: nobody misses anything.
                 let _ = show.send(Arc::new(users.into_iter().collect()));
@@ -236,12 +237,11 @@ impl Node {
             }
             Ok(())
         };
-        let writer = Writer::start(cell, log, working.clone(), traces.clone(), told, apply)
-            .map_err(|error| folder(&error))?;
+        let writer =
+            Writer::start(cell, log, working.clone(), traces, told, apply).map_err(|error| folder(&error))?;
         let node = Node {
             submit: writer.submit.clone(),
             working,
-            traces,
             durable: writer.durable.clone(),
             signals,
             shown,
@@ -485,11 +485,6 @@ impl Node {
 
     pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<(), NodeError> {
         self.run(move |cell, view, now_ms| Ok((cell.merge(view, entities, now_ms)?, ()))).await
-    }
-
-    /// The trace an entity was last touched under, or empty.
-    pub(crate) fn trace_of(&self, id: &EntityId) -> String {
-        self.traces.of(id)
     }
 
     pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {

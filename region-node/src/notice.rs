@@ -27,7 +27,7 @@ pub struct Notice {
     /// Set where the decision is not in force (any more): receivers must cope with going back.
     #[serde(default)]
     pub superseded: bool,
-    /// W3C `traceparent` of what it was last touched by, if that is known here.
+    /// W3C `traceparent` of what brought it here, if that is known.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub trace: String,
 }
@@ -37,6 +37,7 @@ pub struct Notice {
 #[derive(Debug)]
 pub(crate) struct Kept<'a> {
     pub(crate) dots: Vec<Dot>,
+    trace: &'a str,
     json: &'a [u8],
 }
 
@@ -51,16 +52,19 @@ impl<'a> Kept<'a> {
             dots.push(Dot::decode(dot).ok()?);
             rest = behind;
         }
-        Some(Kept { dots, json: rest })
+        let (length, rest) = rest.split_first()?;
+        let (trace, json) = rest.split_at_checked(usize::from(*length))?;
+        Some(Kept { dots, trace: std::str::from_utf8(trace).ok()?, json })
     }
 
-    /// Whether two kept notices tell the same; what they derive from may differ.
+    /// Whether two kept notices tell the same; what they derive from, and what brought them, may differ.
     pub(crate) fn says_the_same(one: &[u8], other: &[u8]) -> bool {
         matches!((Kept::decode(one), Kept::decode(other)), (Some(one), Some(other)) if one.json == other.json)
     }
 
     pub(crate) fn notice(&self) -> Option<Notice> {
-        serde_json::from_slice(self.json).ok()
+        let notice: Notice = serde_json::from_slice(self.json).ok()?;
+        Some(Notice { trace: self.trace.to_owned(), ..notice })
     }
 }
 
@@ -75,8 +79,8 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// As [`Kept::decode`] reads it.
-    pub(crate) fn to_kept(&self) -> Vec<u8> {
+    /// As [`Kept::decode`] reads it; `trace` is a W3C `traceparent`, or empty.
+    pub(crate) fn to_kept(&self, trace: &str) -> Vec<u8> {
         let mut out = vec![self.dots.len() as u8];
         for dot in &self.dots {
             let dot = dot.to_canon();
@@ -84,6 +88,10 @@ impl Told {
             out.push(dot.len() as u8);
             out.extend(dot);
         }
+        // A trace has 55 bytes; what is no trace is none.
+        let trace = if trace.len() <= usize::from(u8::MAX) { trace } else { "" };
+        out.push(trace.len() as u8);
+        out.extend(trace.as_bytes());
         serde_json::to_writer(&mut out, &self.notice)
             .unwrap_or_else(|_| unreachable!("a notice is plain data"));
         out

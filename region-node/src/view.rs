@@ -21,6 +21,7 @@ use cell_store::{Batch, LogReader, Position, Scan, Store, StoreError};
 use crate::keys;
 use crate::notice::{Kept, notices};
 use crate::record::Record;
+use crate::traces::Traces;
 use crate::working::Working;
 use crate::writer::{Group, Sheet};
 
@@ -28,13 +29,17 @@ use crate::writer::{Group, Sheet};
 const REPLAY_BYTES: usize = 1 << 20;
 
 /// Writes a group's effects in one batch, its position with them; returns whose notices are among them.
-pub(crate) fn apply(working: &Working, group: &Group) -> Result<BTreeSet<UserId>, StoreError> {
+pub(crate) fn apply(
+    working: &Working,
+    traces: &Traces,
+    group: &Group,
+) -> Result<BTreeSet<UserId>, StoreError> {
     let mut batch = Batch::new();
     let (mut orders_of, mut users) = (BTreeMap::new(), BTreeSet::new());
     for entity in group.entities.values() {
         put_entity(entity, &mut batch)?;
         put_indexes(working, entity, &mut orders_of, &mut batch)?;
-        put_notices(working.store(), entity, group.end, &mut users, &mut batch)?;
+        put_notices(working.store(), entity, &traces.of(&entity.id), group.end, &mut users, &mut batch)?;
     }
     for (key, orders) in orders_of {
         let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
@@ -134,12 +139,13 @@ fn put_indexes(
 fn put_notices(
     store: &Arc<dyn Store>,
     entity: &Entity,
+    trace: &str,
     end: Position,
     users: &mut BTreeSet<UserId>,
     batch: &mut Batch,
 ) -> Result<(), StoreError> {
     for told in notices(entity) {
-        let (kept, known) = (told.to_kept(), keys::place_of_notice(&told.user, &told.id));
+        let (kept, known) = (told.to_kept(trace), keys::place_of_notice(&told.user, &told.id));
         if let Some(place) = store.get(&known)? {
             let stands = keys::notice(&told.user, &place);
             let before = store.get(&stands)?;
@@ -250,6 +256,7 @@ fn identify(store: &Arc<dyn Store>, identity: u64) -> Result<(), StoreError> {
 pub(crate) fn restore(
     cell: &mut Cell,
     working: &Working,
+    traces: &Traces,
     log: &LogReader,
     fresh: u64,
 ) -> Result<u64, StartError> {
@@ -262,7 +269,7 @@ pub(crate) fn restore(
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
         identify(store, fresh)?;
     }
-    replay(cell, working, log, from)
+    replay(cell, working, traces, log, from)
 }
 
 /// What the view keeps of the cell; entries that cannot be read are none.
@@ -292,7 +299,13 @@ fn kept(store: &Arc<dyn Store>) -> Result<KeptCell, StoreError> {
     })
 }
 
-fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -> Result<u64, StartError> {
+fn replay(
+    cell: &mut Cell,
+    working: &Working,
+    traces: &Traces,
+    log: &LogReader,
+    from: Position,
+) -> Result<u64, StartError> {
     let (mut at, mut replayed) = (from, 0);
     loop {
         let records = match log.read(at, REPLAY_BYTES) {
@@ -331,6 +344,7 @@ fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -
                     cell.replay_merged(working, std::slice::from_ref(&entity), crate::writer::now_ms())?
                 }
             };
+            traces.note(&step.trace, step.entities.keys());
             working.put(0, step.entities.iter());
             group.entities.extend(step.entities);
         }
@@ -345,7 +359,7 @@ fn replay(cell: &mut Cell, working: &Working, log: &LogReader, from: Position) -
             duties: vec![cell_core::duty::Duty { id: [0; 16], entity: *entity, due_ms: 1, act: Act::Decide }],
         };
         group.sheets = group.entities.keys().map(soon).collect();
-        apply(working, &group)?;
+        apply(working, traces, &group)?;
         working.applied(0, group.entities.into_keys().collect(), Vec::new());
         at = end;
     }

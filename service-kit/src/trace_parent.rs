@@ -3,6 +3,7 @@
 //! <https://www.w3.org/TR/trace-context/>
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::str::FromStr;
 
 use tracing::Span;
@@ -53,10 +54,13 @@ impl TraceParent {
         Hex(self.span_id)
     }
 
-    /// A tracing span with `trace_id` and `span_id`, under which logs of this step can be found. `step` is what the process
-    /// does, e.g. `place` or `deliver`.
+    /// A tracing span of this trace, under which logs of this step can be found: it has an id of its own, and the sender's
+    /// as its parent. `step` is what the process does, e.g. `place` or `deliver`.
     pub fn span(&self, step: &'static str) -> Span {
-        tracing::info_span!("traced", step, trace_id = %self.trace_id(), span_id = %self.span_id())
+        // Seeded by the system; ids need only differ.
+        let own = self.child(RandomState::new().build_hasher().finish().to_be_bytes());
+        let (trace_id, parent_id, span_id) = (self.trace_id(), self.span_id(), own.span_id());
+        tracing::info_span!("traced", step, %trace_id, %span_id, %parent_id)
     }
 }
 

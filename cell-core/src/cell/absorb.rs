@@ -133,7 +133,7 @@ impl Cell {
             Err(error) => return Ok(Err(error)),
         };
         let _ = self.clock.observe(change.at, now_ms);
-        let mut draft = Draft::new(self, view, now_ms, "");
+        let mut draft = Draft::new(self, view, now_ms, &change.trace);
         for (place, event) in change.events.iter().enumerate() {
             draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
         }

@@ -149,8 +149,10 @@ async fn pump(
     mut state: watch::Receiver<LinkState>,
     jitter: Arc<Mutex<Jitter>>,
 ) {
+    let mut gate = state.clone();
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let (mut bytes, mut ended, mut buffer) = (0, false, vec![0; CHUNK_BYTES]);
+    let mut held = *state.borrow_and_update() == LinkState::Held;
     loop {
         let due = under_way.front().map(|(due, _)| *due);
         if due.is_none() && ended {
@@ -158,6 +160,19 @@ async fn pump(
             return;
         }
         tokio::select! {
+            biased;
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = *state.borrow_and_update();
+                if held && now == LinkState::Open {
+                    // What was held sets out now.
+                    let due = Instant::now() + jitter.lock().await.draw();
+                    under_way.iter_mut().for_each(|(at, _)| *at = due.max(*at));
+                }
+                held = now == LinkState::Held;
+            }
             read = from.read(&mut buffer), if !ended && bytes < UNDER_WAY_BYTES_MAX => match read {
                 Ok(0) | Err(_) => ended = true,
                 Ok(len) => {
@@ -167,7 +182,7 @@ async fn pump(
                     under_way.push_back((due, buffer[..len].to_vec()));
                 }
             },
-            () = passable(due, &mut state), if due.is_some() => {
+            () = passable(due, &mut gate), if due.is_some() => {
                 let Some((_, chunk)) = under_way.pop_front() else { continue };
                 bytes -= chunk.len();
                 if to.write_all(&chunk).await.is_err() {

@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use cell_core::id::{EntityId, UserId};
+use cell_core::id::UserId;
 use cell_store::{Scan, StoreError};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
@@ -103,12 +103,11 @@ fn owed(node: &Node, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page
         for (key, value) in found {
             let Some(place) = key.get(head.len()..).and_then(|place| place.try_into().ok()) else { continue };
             let kept = Kept::decode(&value).filter(|kept| !here.newcomer || !cursor.seen.covers(&kept.dots));
-            if let Some(mut notice) = kept.and_then(|kept| kept.notice()) {
+            if let Some(notice) = kept.and_then(|kept| kept.notice()) {
                 if owed.len() == limit {
                     let end = Cursor { seen: cursor.seen, here: Some(here) };
                     return Ok(Page { owed, end, whole: false });
                 }
-                notice.trace = trace_of(node, &notice);
                 let behind = Cursor { seen: cursor.seen.clone(), here: Some(Here { place, ..here }) };
                 owed.push(Owed { notice, behind });
             }
@@ -122,11 +121,6 @@ fn owed(node: &Node, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page
             return Ok(Page { owed, end, whole: true });
         }
     }
-}
-
-fn trace_of(node: &Node, notice: &Notice) -> String {
-    let about = notice.payment.as_ref().unwrap_or(&notice.order);
-    about.parse::<EntityId>().map(|id| node.trace_of(&id)).unwrap_or_default()
 }
 
 /// A user's notices, in the order in which they came here, that the cursor does not cover; at least once, told apart by id.

@@ -171,6 +171,12 @@ async fn the_trace_of_a_request_reaches_the_one_who_is_told() {
     let heard = stream.until("pay-request.received", &order).await;
     let told = heard.last().unwrap().2["trace"].as_str().unwrap_or_default().to_owned();
     assert_eq!(told.split('-').nth(1), trace.split('-').nth(1), "{told} and {trace}");
+    // What is asked of it later is told under traces of its own; what was told keeps the one that brought it.
+    let payment = heard.last().unwrap().2["payment"].as_str().unwrap().to_owned();
+    let decline = format!("/v1/pay-requests/{payment}/decline");
+    assert_eq!(regions.call("east", "POST", &decline, &b, "d", Value::Null).await.0, 201);
+    let (_, listed) = regions.call("east", "GET", "/v1/notifications", &b, "", Value::Null).await;
+    assert_eq!(listed["items"][0]["trace"].as_str(), Some(told.as_str()), "{listed}");
     regions.stop().await;
 }
 

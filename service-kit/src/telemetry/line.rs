@@ -40,7 +40,7 @@ where
     }
 }
 
-/// `{"time","level","service","region","target","message","fields":{},"trace_id"?,"span_id"?,"spans":["a","b"]}`; the
+/// `{"time","level","service","region","target","message","fields":{},"trace_id"?,"span_id"?,"parent_id"?,"spans":["a","b"]}`; the
 /// fields of enclosing spans are in `fields` too, the innermost value winning, and the two ids stand outside so that log
 /// stores can index them.
 pub(super) struct JsonLine {
@@ -87,7 +87,7 @@ where
         put("service", self.service.as_str().into());
         put("region", self.region.as_str().into());
         put("target", event.metadata().target().into());
-        for name in ["message", "trace_id", "span_id"] {
+        for name in ["message", "trace_id", "span_id", "parent_id"] {
             if let Some(value) = fields.0.remove(name) {
                 put(name, value);
             }
@@ -175,10 +175,13 @@ mod tests {
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         let mut line: Value = serde_json::from_str(&text).unwrap();
         assert!(line["time"].take().as_str().is_some_and(|time| time.ends_with('Z')));
+        let span_id = line["span_id"].take();
+        assert!(span_id.as_str().is_some_and(|id| id.len() == 16 && id != "b7ad6b7169203331"), "its own");
         let expected = json!({
             "time": null, "level": "INFO", "service": "region-node", "region": "north",
             "target": module_path!(), "message": "placed",
-            "trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331",
+            "trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": null,
+            "parent_id": "b7ad6b7169203331",
             "fields": { "orders": 3, "step": "place" }, "spans": ["traced"],
         });
         assert_eq!(line, expected);
