@@ -7,6 +7,7 @@
 
 mod absorb;
 mod command;
+mod digests;
 mod draft;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,11 @@ use std::sync::Arc;
 
 pub use absorb::{Answer, Delivery, Refused};
 pub use command::{Ask, Command, Precondition, Problem, Refusal, Reply};
+pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
 
 use crate::clock::HlcClock;
+use crate::digest::Digest;
 use crate::duty::{Duty, OrderGlance, Speaker, order_duties, payment_duties};
 use crate::entity::{Entity, Reading};
 use crate::event::{Audit, Beat, Body, Closed, Entry, Event, Fact, Placed, Succeeds};
@@ -60,6 +63,8 @@ pub struct Step {
     /// Slots this node stopped owning: a higher epoch was seen.
     pub lost: Vec<(Slot, Epoch)>,
     pub alarms: Vec<Alarm>,
+    /// The digests of the slots that changed, as they are now.
+    pub digests: BTreeMap<Slot, Digest>,
     /// W3C `traceparent` of what caused it, or empty.
     pub trace: String,
 }
@@ -94,6 +99,7 @@ pub struct Kept {
     /// Ended actors and their last changes.
     pub closed: Vec<(ActorId, u64)>,
     pub lives: Vec<ActorLife>,
+    pub digests: Vec<(Slot, Digest)>,
 }
 
 /// The state of a cell's node beside its entities.
@@ -110,6 +116,7 @@ pub struct Cell {
     beyond: BTreeMap<ActorId, u64>,
     /// Nothing is decided yet: see [`Cell::hold_back`].
     held_back: bool,
+    digests: SlotDigests,
 }
 
 impl Cell {
@@ -126,6 +133,7 @@ impl Cell {
             lives: Lives::default(),
             beyond: BTreeMap::new(),
             held_back: false,
+            digests: SlotDigests::default(),
         }
     }
 
@@ -160,6 +168,27 @@ impl Cell {
             (known < *beyond).then_some((*actor, known, *beyond))
         })
     }
+    /// The digests of all slots.
+    #[must_use]
+    pub fn digests(&self) -> &SlotDigests {
+        &self.digests
+    }
+
+    /// The digest of each slot, in order, of what `at` covers; of what this node's own version covers, if none is given.
+    ///
+    /// # Errors
+    /// [`NotComparable`].
+    pub fn digests_at(&self, at: Option<&VersionVector>) -> Result<Vec<Digest>, NotComparable> {
+        let version = self.version();
+        self.digests.at(&version, at.unwrap_or(&version))
+    }
+
+    /// A slot was counted anew in the view: what was `found` there differs from what was `expected`.
+    pub fn correct_digest(&mut self, slot: Slot, found: Digest, expected: Digest) -> Step {
+        self.digests.correct(slot, found, expected);
+        Step { digests: BTreeMap::from([(slot, self.digests.of(slot))]), ..Step::default() }
+    }
+
     /// Ended actors and their last sequence numbers.
     #[must_use]
     pub fn closed(&self) -> &BTreeMap<ActorId, u64> {
@@ -238,6 +267,8 @@ impl Cell {
         self.beyond.extend(kept.beyond);
         self.closed.extend(kept.closed);
         kept.lives.into_iter().for_each(|life| self.lives.restore(life));
+        let floor = self.version();
+        self.digests.restore(kept.digests, &floor);
         for (slot, epoch) in kept.epochs {
             self.placement.join(slot, &epoch);
         }

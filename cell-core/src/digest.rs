@@ -24,6 +24,16 @@ impl Digest {
         }
     }
 
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 32] {
+        std::array::from_fn(|i| self.0[i / 8].to_le_bytes()[i % 8])
+    }
+
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(std::array::from_fn(|lane| u64::from_le_bytes(std::array::from_fn(|i| bytes[lane * 8 + i]))))
+    }
+
     /// The digest of the union of two disjoint sets.
     #[must_use]
     pub fn plus(mut self, other: Digest) -> Digest {
@@ -73,6 +83,7 @@ mod tests {
         assert_eq!(of(0..100), of((0..100).rev()));
         assert_eq!(of(0..40).plus(of(40..100)), of(0..100));
         assert_eq!(of(0..100).minus(of(40..100)), of(0..40));
+        assert_eq!(Digest::from_bytes(of(0..9).to_bytes()), of(0..9));
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl Cell {
         }
         draft.settle_touched()?;
         let mut step = draft.finish(Vec::new())?;
-        step.merged = entities;
+        // What brought nothing new is not written down.
+        step.merged = entities.into_iter().filter(|entity| step.entities.contains_key(&entity.id)).collect();
         Ok(step)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Alarm, Cell, Front, Step, Unavailable, View};
 use crate::clock::Hlc;
+use crate::digest::Digest;
 use crate::entity::{Blocked, Entity, Item, Kind, Placing, Reading};
 use crate::event::{
     Body, Capture, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Fact, Placed, Record,
@@ -32,6 +33,8 @@ pub(super) struct Draft<'a> {
     rows: Vec<Row>,
     lost: Vec<(Slot, Epoch)>,
     alarms: Vec<Alarm>,
+    /// What entered an entity, by the change it first was in.
+    entered: Vec<(Dot, Slot, Digest)>,
 }
 
 impl<'a> Draft<'a> {
@@ -52,6 +55,7 @@ impl<'a> Draft<'a> {
             rows: Vec::new(),
             lost: Vec::new(),
             alarms: Vec::new(),
+            entered: Vec::new(),
         }
     }
 
@@ -169,7 +173,9 @@ impl<'a> Draft<'a> {
         }
         for id in &event.entities {
             let mut entity = self.entity(*id)?.unwrap_or_else(|| Arc::new(Entity::new(*id)));
+            let before = entity.digest();
             if Arc::make_mut(&mut entity).place(Placing { event: event.clone(), origin, at }) {
+                self.entered.push((origin.dot, id.slot(), entity.digest().minus(before)));
                 self.changed.insert(*id, entity);
                 self.touched.insert(*id);
             }
@@ -480,8 +486,16 @@ impl<'a> Draft<'a> {
             self.cell.frontier.insert(self.dot.actor, Front { seq: self.dot.seq, hash: entry.hash });
             entries.push(entry);
         }
+        let cell = self.cell;
+        let (frontier, mut digests) = (&cell.frontier, BTreeMap::new());
+        let covers = |dot: &Dot| frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq);
+        for (dot, slot, term) in self.entered.into_iter().filter(|(_, _, term)| *term != Digest::default()) {
+            cell.digests.add(&covers, self.now_ms, dot, slot, term);
+            digests.insert(slot, cell.digests.of(slot));
+        }
         Ok(Step {
             entries,
+            digests,
             merged: Vec::new(),
             entities: self.changed,
             rows: self.rows,

@@ -1,8 +1,12 @@
 //! D5: equal sets of events mean equal state, and at rest all sets are equal; the log alone rebuilds them.
 
+use std::collections::BTreeMap;
+
 use cell_core::canon::Message;
 use cell_core::cell::Cell;
+use cell_core::digest::Digest;
 use cell_core::entity::Entity;
+use cell_core::id::Slot;
 
 use super::{Invariant, ensure};
 use crate::sim::node::{Logged, Shelf};
@@ -26,12 +30,30 @@ fn check(world: &World) -> Result<(), String> {
         let more = first.shelf.entities.keys().find(|id| !node.shelf.entities.contains_key(id));
         ensure(more.is_none(), || format!("{more:?} is missing in {}", node.region))?;
         rebuilt(world, node)?;
+        counted(first, node)?;
     }
     for entity in first.shelf.entities.values() {
         let copy = Entity::decode(&entity.to_shape().to_canon()).map_err(|error| error.to_string())?;
         ensure(copy == **entity, || format!("{} does not survive its own bytes", entity.id))?;
     }
     Ok(())
+}
+
+/// The digests kept step by step are those of what is there, and equal everywhere, also as of the other's version.
+fn counted(first: &crate::sim::node::Node, node: &crate::sim::node::Node) -> Result<(), String> {
+    let mut there: BTreeMap<Slot, Digest> = BTreeMap::new();
+    for (id, entity) in &node.shelf.entities {
+        let of_slot = there.entry(id.slot()).or_default();
+        *of_slot = of_slot.plus(entity.digest());
+    }
+    for slot in Slot::all() {
+        let (kept, found) = (node.cell.digests().of(slot), there.get(&slot).copied().unwrap_or_default());
+        ensure(kept == found, || format!("{}: {slot:?} is counted {kept}, and holds {found}", node.region))?;
+    }
+    let (mine, theirs) = (node.cell.digests_at(None), node.cell.digests_at(Some(&first.cell.version())));
+    ensure(mine == first.cell.digests_at(None) && mine == theirs, || {
+        format!("{} and {} differ by their digests alone", node.region, first.region)
+    })
 }
 
 fn rebuilt(world: &World, node: &crate::sim::node::Node) -> Result<(), String> {
