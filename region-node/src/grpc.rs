@@ -1,5 +1,7 @@
 //! What the node serves to its own sync-agent and to operators.
 
+mod digests;
+
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -213,8 +215,24 @@ impl NodeService for Grpc {
             let entity = Entity::from_shape(shape);
             entities.push(entity.map_err(|error| Status::invalid_argument(error.to_string()))?);
         }
-        self.node.merge(entities).await.map_err(status)?;
-        Ok(Response::new(v1::MergeReply { durable_position: self.node.durable_position() }))
+        let changed = self.node.merge(entities).await.map_err(status)? as u64;
+        Ok(Response::new(v1::MergeReply { durable_position: self.node.durable_position(), changed }))
+    }
+
+    async fn digests(
+        &self,
+        request: Request<v1::DigestsRequest>,
+    ) -> Result<Response<v1::DigestsReply>, Status> {
+        digests::digests(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    type EntityDigestsStream = Served<v1::EntityDigestsReply>;
+
+    async fn entity_digests(
+        &self,
+        request: Request<v1::EntityDigestsRequest>,
+    ) -> Result<Response<Self::EntityDigestsStream>, Status> {
+        digests::of_entities(&self.node, &self.shutdown, request.into_inner()).map(Response::new)
     }
 
     type OutboxStream = Served<v1::Envelope>;

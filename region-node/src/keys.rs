@@ -2,7 +2,7 @@
 //!
 //! | prefix | rest | value |
 //! |---|---|---|
-//! | `e` | entity 17 · part 2 | part of the entity's canonical bytes |
+//! | `e` | entity 17 · part 2 | part of the entity's canonical bytes; in the first before it the count of parts 2, its digest 32 |
 //! | `k` | key · 0 · user | ids of the orders placed under it, 16 bytes each |
 //! | `u` | user · 0 · created ms 8 · order 16 | – |
 //! | `r` | external_ref · 0 · user · 0 · created ms 8 · order 16 | – |
@@ -21,6 +21,11 @@ pub(crate) const PART_BYTES_MAX: usize = 60 * 1024;
 
 pub(crate) const POSITION: &[u8] = b"mposition";
 pub(crate) const IDENTITY: &[u8] = b"midentity";
+/// What the view's keys and values mean; another number is another version's.
+pub(crate) const FORMAT: &[u8] = b"mformat";
+pub(crate) const DIGESTS: &[u8] = b"mdigests/";
+/// Every entity's key begins with it.
+pub(crate) const ENTITIES: &[u8] = b"e";
 pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
 pub(crate) const EPOCHS: &[u8] = b"mepochs";
 pub(crate) const CLOSED: &[u8] = b"mclosed/";
@@ -37,6 +42,12 @@ pub(crate) fn entity_part(id: &EntityId, part: u16) -> Bytes {
 
 pub(crate) fn entity_prefix(id: &EntityId) -> Bytes {
     join(&[b"e", &id.to_bytes()])
+}
+
+/// The entity and the part of an `e` key.
+pub(crate) fn entity_of_part(key: &[u8]) -> Option<(EntityId, u16)> {
+    let (id, part) = key.get(1..)?.split_first_chunk::<17>()?;
+    Some((EntityId::from_bytes(id), u16::from_be_bytes(part.try_into().ok()?)))
 }
 
 /// Ordered by the key first: keys that are UUIDv7 come in time order, which keeps the tree fast.

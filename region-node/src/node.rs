@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::{Alarm, Answer, Cell, Command, Delivery, Front, Refusal, Refused, Reply, Step, View};
+use cell_core::cell::{
+    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Refusal, Refused, Reply, Step, View,
+};
+use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
@@ -19,7 +22,7 @@ use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
-use cell_core::version::Dot;
+use cell_core::version::{Dot, VersionVector};
 use cell_proto::v1;
 use cell_store::{DiskMedium, Engine, Log, LogConfig, LogReader, Store, StoreError};
 use service_kit::{Shutdown, TraceParent};
@@ -447,6 +450,19 @@ impl Node {
         .await
     }
 
+    /// The version and each slot's digest of what it covers: of `at`, or of the node's own.
+    pub(crate) async fn digests(
+        &self,
+        at: Option<VersionVector>,
+    ) -> Result<Result<(VersionVector, Vec<Digest>), NotComparable>, NodeError> {
+        self.run(move |cell, _, _| {
+            let digests = cell.digests_at(at.as_ref());
+            let at = at.unwrap_or_else(|| cell.version());
+            Ok((Step::default(), digests.map(|digests| (at, digests))))
+        })
+        .await
+    }
+
     pub(crate) fn members(&self) -> &[RegionId] {
         &self.members
     }
@@ -483,8 +499,14 @@ impl Node {
         self.submit.run(work).await
     }
 
-    pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<(), NodeError> {
-        self.run(move |cell, view, now_ms| Ok((cell.merge(view, entities, now_ms)?, ()))).await
+    /// Merges states of another region; returns how many of them brought something new.
+    pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<usize, NodeError> {
+        self.run(move |cell, view, now_ms| {
+            let step = cell.merge(view, entities, now_ms)?;
+            let changed = step.merged.len();
+            Ok((step, changed))
+        })
+        .await
     }
 
     pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Cell, Front, Kept as KeptCell};
+use cell_core::digest::Digest;
 use cell_core::duty::Act;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Closed;
@@ -24,6 +25,9 @@ use crate::record::Record;
 use crate::traces::Traces;
 use crate::working::Working;
 use crate::writer::{Group, Sheet};
+
+/// See [`keys::FORMAT`].
+const FORMAT: u16 = 1;
 
 /// Records replayed between two writes of the view.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -60,6 +64,9 @@ pub(crate) fn apply(
         let closed = Closed { actor: *actor, last: *last };
         batch.put([keys::CLOSED, actor.to_string().as_bytes()].concat(), closed.to_canon());
     }
+    for (slot, digest) in &group.digests {
+        batch.put([keys::DIGESTS, &slot.number().to_be_bytes()].concat(), digest.to_bytes().to_vec());
+    }
     for life in &group.lives {
         batch.put([keys::LIVES, life.actor.to_string().as_bytes()].concat(), life.to_canon());
     }
@@ -92,7 +99,10 @@ fn put_entity(entity: &Entity, batch: &mut Batch) -> Result<(), StoreError> {
     let count =
         u16::try_from(parts.len()).map_err(|_| StoreError::Io(format!("{} is too large", entity.id)))?;
     for (i, part) in (0..count).zip(parts) {
-        let value = if i == 0 { [&count.to_be_bytes()[..], part].concat() } else { part.to_vec() };
+        let value = match i {
+            0 => [&count.to_be_bytes()[..], &entity.digest().to_bytes(), part].concat(),
+            _ => part.to_vec(),
+        };
         batch.put(keys::entity_part(&entity.id, i), value);
     }
     Ok(())
@@ -220,6 +230,8 @@ pub(crate) enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] cell_store::LogError),
+    #[error("the view is another version's: remove its folder, and it is made anew from the log")]
+    OtherFormat,
     #[error("the log holds a record that cannot be read: {0}")]
     Record(#[from] cell_core::canon::Malformed),
     #[error(transparent)]
@@ -248,6 +260,7 @@ pub(crate) fn identity(store: &Arc<dyn Store>) -> Result<u64, StoreError> {
 fn identify(store: &Arc<dyn Store>, identity: u64) -> Result<(), StoreError> {
     let mut batch = Batch::new();
     batch.put(keys::IDENTITY, Bytes::copy_from_slice(&identity.to_be_bytes()));
+    batch.put(keys::FORMAT, Bytes::copy_from_slice(&FORMAT.to_be_bytes()));
     store.write(batch)
 }
 
@@ -261,8 +274,11 @@ pub(crate) fn restore(
     fresh: u64,
 ) -> Result<u64, StartError> {
     let store = working.store();
-    cell.restore(kept(store)?);
     let position = store.get(keys::POSITION)?;
+    if position.is_some() && store.get(keys::FORMAT)?.as_deref() != Some(&FORMAT.to_be_bytes()[..]) {
+        return Err(StartError::OtherFormat);
+    }
+    cell.restore(kept(store)?);
     let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
     let position = position.unwrap_or(0);
     let from = Position(position.max(log.first().0));
@@ -290,12 +306,18 @@ fn kept(store: &Arc<dyn Store>) -> Result<KeptCell, StoreError> {
     let closed = store.scan(&Scan::prefix(keys::CLOSED, usize::MAX))?;
     let closed = closed.iter().filter_map(|(_, value)| Closed::decode(value).ok());
     let lives = store.scan(&Scan::prefix(keys::LIVES, usize::MAX))?;
+    let digests = store.scan(&Scan::prefix(keys::DIGESTS, usize::MAX))?;
+    let digests = digests.iter().filter_map(|(key, value)| {
+        let number = u16::from_be_bytes(key.get(keys::DIGESTS.len()..)?.try_into().ok()?);
+        Some((Slot::new(number).ok()?, Digest::from_bytes(value.as_ref().try_into().ok()?)))
+    });
     Ok(KeptCell {
         frontier: frontier.collect(),
         beyond: beyond.map(|dot| (dot.actor, dot.seq)).collect(),
         epochs: epochs.collect(),
         closed: closed.map(|closed| (closed.actor, closed.last)).collect(),
         lives: lives.iter().filter_map(|(_, value)| ActorLife::decode(value).ok()).collect(),
+        digests: digests.collect(),
     })
 }
 
@@ -328,6 +350,7 @@ fn replay(
             epochs: std::collections::BTreeMap::new(),
             closed: std::collections::BTreeMap::new(),
             lives: Vec::new(),
+            digests: BTreeMap::new(),
             beyond: Vec::new(),
             sheets: Vec::new(),
         };
@@ -346,6 +369,7 @@ fn replay(
             };
             traces.note(&step.trace, step.entities.keys());
             working.put(0, step.entities.iter());
+            group.digests.extend(step.digests);
             group.entities.extend(step.entities);
         }
         group.epochs = cell.placement().learned().collect();
@@ -363,4 +387,33 @@ fn replay(
         working.applied(0, group.entities.into_keys().collect(), Vec::new());
         at = end;
     }
+}
+
+// === digests of entities ===
+
+/// Entities in one answer.
+const DIGESTS_MAX: usize = 1_000;
+
+/// Each entity of `wanted` slots with its digest, as the view has them; behind `after`, from a bounded part of the view.
+/// `None` for the place to go on from means the end.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn entity_digests(
+    store: &Arc<dyn Store>,
+    wanted: &BTreeSet<Slot>,
+    after: Option<Bytes>,
+) -> Result<(Vec<(EntityId, Digest)>, Option<Bytes>), StoreError> {
+    let mut scan = Scan::prefix(keys::ENTITIES, DIGESTS_MAX);
+    if let Some(after) = after {
+        scan = scan.after(after);
+    }
+    let found = store.scan(&scan)?;
+    let next = found.last().filter(|_| found.len() == DIGESTS_MAX).map(|(key, _)| key.clone());
+    let digest = |(key, value): &(Bytes, Bytes)| {
+        let (id, part) = keys::entity_of_part(key)?;
+        let digest = value.get(2..34)?.try_into().ok()?;
+        (part == 0 && wanted.contains(&id.slot())).then_some((id, Digest::from_bytes(digest)))
+    };
+    Ok((found.iter().filter_map(digest).collect(), next))
 }

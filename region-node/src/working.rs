@@ -165,11 +165,18 @@ impl Working {
             return Err(damaged("parts are missing".to_owned()));
         }
         let mut bytes = Vec::new();
+        let Some((digest, first)) = parts[0].1[2..].split_first_chunk::<32>() else {
+            return Err(damaged("its head is short".to_owned()));
+        };
         for (i, (_, part)) in parts.iter().enumerate() {
-            bytes.extend_from_slice(if i == 0 { &part[2..] } else { part });
+            bytes.extend_from_slice(if i == 0 { first } else { part });
         }
         let shape = EntityShape::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
-        Entity::from_shape(shape).map(Some).map_err(|error| damaged(error.to_string()))
+        let entity = Entity::from_shape(shape).map_err(|error| damaged(error.to_string()))?;
+        if entity.id != id || entity.digest().to_bytes() != *digest {
+            return Err(damaged("it is not what was written".to_owned()));
+        }
+        Ok(Some(entity))
     }
 }
 

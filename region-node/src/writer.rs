@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Alarm, Cell, Front, Step, Unavailable, View};
+use cell_core::digest::Digest;
 use cell_core::duty::{Act, Duty, every_permit};
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{ActorId, EntityId, Slot};
@@ -91,6 +92,7 @@ pub(crate) struct Group {
     pub(crate) epochs: BTreeMap<Slot, Epoch>,
     pub(crate) closed: BTreeMap<ActorId, u64>,
     pub(crate) lives: Vec<ActorLife>,
+    pub(crate) digests: BTreeMap<Slot, Digest>,
     /// The last changes of actors behind a hole; only a replay meets them.
     pub(crate) beyond: Vec<Dot>,
     pub(crate) sheets: Vec<Sheet>,
@@ -112,6 +114,7 @@ impl Group {
         self.epochs.extend(next.epochs);
         self.closed.extend(next.closed);
         self.lives.extend(next.lives);
+        self.digests.extend(next.digests);
         self.beyond.extend(next.beyond);
         // In order, so that the last sheet of an entity is the one that stays.
         self.sheets.extend(next.sheets);
@@ -330,7 +333,7 @@ impl<T: Told> Loop<T> {
     }
 
     fn hand_on(&mut self, made: Made, end: Position) -> Result<(), NodeError> {
-        if made.records.is_empty() && made.touched.is_empty() {
+        if made.records.is_empty() && made.touched.is_empty() && made.digests.is_empty() {
             return Ok(());
         }
         let mut frontier = BTreeMap::new();
@@ -355,6 +358,7 @@ impl<T: Told> Loop<T> {
             epochs,
             closed: self.cell.closed().clone(),
             lives: self.cell.lives_mut().take_changed(),
+            digests: made.digests,
             beyond: Vec::new(),
             sheets,
         };
@@ -411,6 +415,7 @@ struct Made {
     lost: Vec<Slot>,
     alarms: Vec<Alarm>,
     keys: Vec<Bytes>,
+    digests: BTreeMap<Slot, Digest>,
 }
 
 impl Made {
@@ -420,6 +425,7 @@ impl Made {
             self.actors.insert(entry.dot.actor);
             self.records.push(Record::Entry(entry).to_bytes());
         }
+        self.digests.extend(step.digests);
         self.touched.extend(step.entities.keys());
         self.entities.extend(step.entities);
         self.lost.extend(step.lost.into_iter().map(|(slot, _)| slot));

@@ -10,6 +10,7 @@ use cell_proto::v1::agent_admin_server::AgentAdmin;
 use tonic::{Request, Response, Status};
 
 use crate::board::{Board, now_ms};
+use crate::compare::Comparer;
 use crate::gate::{GateHandle, Shelf};
 use crate::node::NodeLink;
 
@@ -25,6 +26,7 @@ pub(crate) struct Operators {
     pub(crate) gate: GateHandle,
     pub(crate) node: NodeLink,
     pub(crate) board: Board,
+    pub(crate) comparer: Comparer,
 }
 
 fn ending() -> Status {
@@ -38,6 +40,15 @@ impl AgentAdmin for Operators {
         _: Request<v1::AgentStatusRequest>,
     ) -> Result<Response<v1::AgentStatusReply>, Status> {
         Ok(Response::new(self.board.status()))
+    }
+
+    async fn compare(
+        &self,
+        request: Request<v1::CompareRequest>,
+    ) -> Result<Response<v1::CompareReply>, Status> {
+        let v1::CompareRequest { peer, repair } = request.into_inner();
+        let peer = peer.parse::<RegionId>().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.comparer.report(peer, repair).await.map(Response::new)
     }
 
     async fn list_held(

@@ -91,6 +91,9 @@ struct PeerLine {
     message_detail: String,
     change_beat: Beat,
     message_beat: Beat,
+    /// When a comparison found no difference last, and since when one is known that is not healed.
+    agreed_at_ms: Option<u64>,
+    diverged_at_ms: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +122,8 @@ impl Board {
             message_detail: String::new(),
             change_beat: beat,
             message_beat: beat,
+            agreed_at_ms: None,
+            diverged_at_ms: None,
         };
         let peers = peers.into_iter().map(|peer| (peer, line())).collect();
         Board { region, lines: Arc::new(Mutex::new(Lines { peers, ..Lines::default() })) }
@@ -164,6 +169,20 @@ impl Board {
         }
     }
 
+    /// A comparison with the peer found no difference.
+    pub(crate) fn agrees(&self, peer: RegionId) {
+        if let Some(line) = self.lines().peers.get_mut(&peer) {
+            (line.agreed_at_ms, line.diverged_at_ms) = (Some(now_ms()), None);
+        }
+    }
+
+    /// A comparison with the peer found a difference.
+    pub(crate) fn differs(&self, peer: RegionId) {
+        if let Some(line) = self.lines().peers.get_mut(&peer) {
+            line.diverged_at_ms.get_or_insert_with(now_ms);
+        }
+    }
+
     pub(crate) fn status(&self) -> v1::AgentStatusReply {
         let now_ms = now_ms();
         let lines = self.lines();
@@ -183,6 +202,8 @@ impl Board {
                 change_lag_ms: Some(lag_ms),
                 message_lag_ms: Some(line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS)),
                 detail: details.join("; "),
+                agreed_ms: line.agreed_at_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
+                diverged_ms: line.diverged_at_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
             }
         });
         v1::AgentStatusReply {
@@ -225,7 +246,9 @@ impl Board {
             let lag_ms = line.change_beat.lag_ms(now_ms, CHANGE_BEAT_MS);
             gauge!("cell_change_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
             let lag_ms = line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS);
-            gauge!("cell_message_lag_seconds", "from" => peer).set(seconds(lag_ms));
+            gauge!("cell_message_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
+            let age_ms = line.diverged_at_ms.map_or(0, |at_ms| now_ms.saturating_sub(at_ms));
+            gauge!("cell_divergence_age_seconds", "peer" => peer).set(seconds(age_ms));
         }
     }
 }

@@ -84,11 +84,21 @@ pub struct Limits {
     pub held_bytes_max: usize,
     /// What a peer lacks of a third region for this long is relayed.
     pub relay_after_ms: u64,
+    /// Pause between two comparisons with a peer.
+    pub compare_every_ms: u64,
+    /// Entities taken over from a peer in a second where they differ.
+    pub repair_per_s: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { batch_bytes: 256 << 10, held_bytes_max: 8 << 20, relay_after_ms: 1_000 }
+        Limits {
+            batch_bytes: 256 << 10,
+            held_bytes_max: 8 << 20,
+            relay_after_ms: 1_000,
+            compare_every_ms: 5_000,
+            repair_per_s: 500,
+        }
     }
 }
 
@@ -155,6 +165,8 @@ impl Validate for Config {
         let room = gate.waiting_max <= gate.items_max;
         problems.check(room, "gate.waiting_max", "must not be above gate.items_max");
         problems.check(self.limits.batch_bytes >= 4 << 10, "limits.batch_bytes", "must be at least 4096");
+        problems.check(self.limits.compare_every_ms > 0, "limits.compare_every_ms", "must be above 0");
+        problems.check(self.limits.repair_per_s > 0, "limits.repair_per_s", "must be above 0");
         let room = self.limits.held_bytes_max >= self.limits.batch_bytes;
         problems.check(room, "limits.held_bytes_max", "must not be below limits.batch_bytes");
         problems.section("telemetry", &self.telemetry);

@@ -11,6 +11,7 @@
 mod admin;
 mod backoff;
 mod board;
+mod compare;
 mod config;
 mod gate;
 mod hints;

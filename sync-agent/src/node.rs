@@ -103,6 +103,21 @@ impl NodeLink {
         self.client.clone()
     }
 
+    pub(crate) async fn digests(&self, request: v1::DigestsRequest) -> Result<v1::DigestsReply, Status> {
+        Ok(self.client().digests(request).await?.into_inner())
+    }
+
+    pub(crate) async fn entity_digests(
+        &self,
+        request: v1::EntityDigestsRequest,
+    ) -> Result<Streaming<v1::EntityDigestsReply>, Status> {
+        Ok(self.client().entity_digests(request).await?.into_inner())
+    }
+
+    pub(crate) async fn merge(&self, request: v1::MergeRequest) -> Result<v1::MergeReply, Status> {
+        Ok(self.client().merge_entities(request).await?.into_inner())
+    }
+
     pub(crate) fn known(&self) -> watch::Receiver<Known> {
         self.known.subscribe()
     }

@@ -70,6 +70,22 @@ impl Replication for Publisher {
     ) -> Result<Response<v1::EntitiesReply>, Status> {
         self.node.client().read_entities(request.into_inner()).await
     }
+
+    async fn digests(
+        &self,
+        request: Request<v1::DigestsRequest>,
+    ) -> Result<Response<v1::DigestsReply>, Status> {
+        self.node.digests(request.into_inner()).await.map(Response::new)
+    }
+
+    type EntityDigestsStream = Streaming<v1::EntityDigestsReply>;
+
+    async fn entity_digests(
+        &self,
+        request: Request<v1::EntityDigestsRequest>,
+    ) -> Result<Response<Self::EntityDigestsStream>, Status> {
+        self.node.entity_digests(request.into_inner()).await.map(Response::new)
+    }
 }
 
 impl Publisher {

@@ -19,6 +19,7 @@ use tonic::transport::server::Router;
 
 use crate::admin::Operators;
 use crate::board::{Board, now_ms};
+use crate::compare::Comparer;
 use crate::config::Config;
 use crate::gate::{Courier, GateHandle, GateInbox, GateRunner, Shelf};
 use crate::hints;
@@ -187,6 +188,16 @@ impl SyncAgent {
                 };
                 shutdown.spawn("subscriber", subscriber.follow(begun.clone()));
             }
+            let comparer = Comparer {
+                node: self.node.clone(),
+                peers: self.peers.clone(),
+                board: self.board.clone(),
+                repair_per_s: self.config.limits.repair_per_s,
+            };
+            let every = Duration::from_millis(self.config.limits.compare_every_ms);
+            for peer in self.peers.regions() {
+                shutdown.spawn("comparer", comparer.clone().keep(peer, every, begun.clone()));
+            }
             shutdown.spawn("board", self.board.clone().publish(begun.clone()));
 
             let publisher = Publisher {
@@ -203,7 +214,7 @@ impl SyncAgent {
                 board: self.board.clone(),
                 shutdown: begun.clone(),
             };
-            let operators = Operators { gate: self.handle, node: self.node, board: self.board };
+            let operators = Operators { gate: self.handle, node: self.node, board: self.board, comparer };
             let publisher = ReplicationServer::new(publisher).max_encoding_message_size(MESSAGE_BYTES_MAX);
             let inbox = MessagesServer::new(inbox).max_decoding_message_size(LETTERS_BYTES_MAX);
             let served = [

@@ -52,6 +52,22 @@ impl Peers {
         Ok(ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
+    pub(crate) async fn digests(
+        &self,
+        region: RegionId,
+        request: v1::DigestsRequest,
+    ) -> Result<v1::DigestsReply, Status> {
+        Ok(self.client(region)?.digests(request).await?.into_inner())
+    }
+
+    pub(crate) async fn entity_digests(
+        &self,
+        region: RegionId,
+        request: v1::EntityDigestsRequest,
+    ) -> Result<Streaming<v1::EntityDigestsReply>, Status> {
+        Ok(self.client(region)?.entity_digests(request).await?.into_inner())
+    }
+
     /// Entities somebody waits for, straight from a region.
     pub(crate) async fn fetch(
         &self,

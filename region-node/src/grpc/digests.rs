@@ -1,0 +1,98 @@
+//! What is compared with other regions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cell_core::cell::NotComparable;
+use cell_core::digest::Digest;
+use cell_core::id::{ActorId, EntityId, Slot};
+use cell_proto::v1;
+use service_kit::Shutdown;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{BATCHES_MAX, Served, bad, status};
+use crate::node::Node;
+use crate::view;
+
+pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<v1::DigestsReply, Status> {
+    let at = request.at.into_iter().map(|front| {
+        let actor = front.actor.ok_or_else(|| Status::invalid_argument("a front names no actor"))?;
+        Ok::<_, Status>((ActorId::try_from(actor).map_err(bad)?, front.seq))
+    });
+    let at = at.collect::<Result<Vec<_>, _>>()?;
+    let at = (!at.is_empty()).then(|| at.into_iter().collect());
+    let (at, digests) = match node.digests(at).await.map_err(status)? {
+        Ok(compared) => compared,
+        Err(why) => {
+            let not_comparable = match why {
+                NotComparable::Behind => "behind",
+                NotComparable::TooOld => "too-old",
+            };
+            return Ok(v1::DigestsReply {
+                not_comparable: not_comparable.to_owned(),
+                ..v1::DigestsReply::default()
+            });
+        }
+    };
+    let front = |(actor, seq): (&ActorId, u64)| v1::ActorFrontier {
+        actor: Some((*actor).into()),
+        seq,
+        hash: Bytes::new(),
+    };
+    let root = digests.iter().fold(Digest::default(), |sum, digest| sum.plus(*digest));
+    let slots = digests.iter().filter(|_| request.slots).flat_map(|digest| digest.to_bytes());
+    Ok(v1::DigestsReply {
+        at: at.iter().map(front).collect(),
+        root: Bytes::copy_from_slice(&root.to_bytes()),
+        slots: slots.collect(),
+        not_comparable: String::new(),
+    })
+}
+
+pub(super) fn of_entities(
+    node: &Node,
+    shutdown: &Shutdown,
+    request: v1::EntityDigestsRequest,
+) -> Result<Served<v1::EntityDigestsReply>, Status> {
+    let wanted = request.slots.into_iter().map(|slot| {
+        let slot = u16::try_from(slot).map_err(|_| Status::invalid_argument("no slot"))?;
+        Slot::new(slot).map_err(|error| Status::invalid_argument(error.to_string()))
+    });
+    let wanted = Arc::new(wanted.collect::<Result<BTreeSet<_>, _>>()?);
+    let (sender, receiver) = mpsc::channel(BATCHES_MAX);
+    let (store, stop) = (node.store().clone(), shutdown.clone());
+    shutdown.spawn("digests of entities", async move {
+        let mut after = None;
+        loop {
+            let (store, wanted, from) = (store.clone(), wanted.clone(), after.take());
+            let read = move || view::entity_digests(&store, &wanted, from);
+            let reply = match tokio::task::spawn_blocking(read).await {
+                Ok(Ok((found, next))) => {
+                    after = next;
+                    Ok(v1::EntityDigestsReply { entities: found.iter().map(entity_digest).collect() })
+                }
+                Ok(Err(error)) => Err(Status::unavailable(error.to_string())),
+                Err(error) => Err(Status::internal(error.to_string())),
+            };
+            let last = reply.is_err() || after.is_none();
+            let sent = tokio::select! {
+                () = stop.begun() => return,
+                sent = sender.send(reply) => sent,
+            };
+            if last || sent.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+fn entity_digest((id, digest): &(EntityId, Digest)) -> v1::EntityDigest {
+    v1::EntityDigest {
+        entity: Bytes::copy_from_slice(&id.to_bytes()),
+        digest: Bytes::copy_from_slice(&digest.to_bytes()),
+    }
+}

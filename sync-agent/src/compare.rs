@@ -1,0 +1,224 @@
+//! Compares this region with its peers, and takes over what it lacks: the stream is the fast path, the digest the truth.
+//!
+//! Both say what they have of one version, so nobody has to stand still. Where the sums differ, and go on to, the slots are
+//! looked at, then their entities, and the peer's state of those is merged here. The peer does the same with ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cell_core::id::{EntityId, RegionId};
+use cell_proto::v1;
+use service_kit::Shutdown;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use crate::board::Board;
+use crate::node::NodeLink;
+use crate::subscriber::Peers;
+
+/// The node is asked again while it is behind the peer's version, for so long.
+const BEHIND_MAX: Duration = Duration::from_secs(3);
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A difference seen this often in a row is looked into: what is on its way for another reason is there by then.
+const SEEN_BEFORE_REPAIR: u32 = 2;
+/// Slots looked into in one go, and entities named to an operator.
+const SLOTS_MAX: usize = 64;
+const NAMED_MAX: usize = 1_000;
+/// Entities fetched in one go.
+const FETCH_MAX: usize = 32;
+
+/// What the sums say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    Equal,
+    /// These slots, as far as they were asked for.
+    Different(Vec<u32>),
+    /// No common version could be looked at.
+    Inconclusive(&'static str),
+}
+
+/// How an entity differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    Differs,
+    MissingHere,
+    MissingThere,
+}
+
+impl Difference {
+    fn as_str(self) -> &'static str {
+        match self {
+            Difference::Differs => "differs",
+            Difference::MissingHere => "missing here",
+            Difference::MissingThere => "missing there",
+        }
+    }
+}
+
+/// Compares with any peer; clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Comparer {
+    pub(crate) node: NodeLink,
+    pub(crate) peers: Peers,
+    pub(crate) board: Board,
+    /// Entities taken over in a second, at most.
+    pub(crate) repair_per_s: u32,
+}
+
+impl Comparer {
+    /// Compares with a peer again and again, and heals; until the shutdown begins.
+    pub(crate) async fn keep(self, peer: RegionId, every: Duration, shutdown: Shutdown) {
+        let mut seen = 0;
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+            let outcome = tokio::select! {
+                () = shutdown.begun() => return,
+                outcome = self.look(peer, &mut seen) => outcome,
+            };
+            let outcome = outcome.unwrap_or_else(|error| {
+                tracing::debug!(%peer, %error, "not compared");
+                "unreachable"
+            });
+            metrics::counter!("cell_compared_total", "peer" => peer.to_string(), "outcome" => outcome)
+                .increment(1);
+        }
+    }
+
+    async fn look(&self, peer: RegionId, seen: &mut u32) -> Result<&'static str, Status> {
+        match self.compare(peer, false).await? {
+            Compared::Inconclusive(why) => {
+                tracing::debug!(%peer, why, "not compared");
+                Ok("inconclusive")
+            }
+            Compared::Equal => {
+                if *seen >= SEEN_BEFORE_REPAIR {
+                    tracing::info!(%peer, "the difference is healed");
+                }
+                *seen = 0;
+                self.board.agrees(peer);
+                Ok("equal")
+            }
+            Compared::Different(_) => {
+                *seen += 1;
+                self.board.differs(peer);
+                if *seen >= SEEN_BEFORE_REPAIR
+                    && let Compared::Different(slots) = self.compare(peer, true).await?
+                {
+                    let differences = self.narrow(peer, &slots).await?;
+                    let repaired = self.heal(peer, &differences).await?;
+                    let (slots, entities) = (slots.len(), differences.len());
+                    tracing::warn!(%peer, slots, entities, repaired, "what both should have differs");
+                }
+                Ok("different")
+            }
+        }
+    }
+
+    /// Compares once; with the differing slots, if they are asked for.
+    pub(crate) async fn compare(&self, peer: RegionId, slots: bool) -> Result<Compared, Status> {
+        let wanted = v1::DigestsRequest { at: Vec::new(), slots };
+        let theirs = within(self.peers.digests(peer, wanted)).await?;
+        if !theirs.not_comparable.is_empty() || theirs.at.is_empty() {
+            return Ok(Compared::Inconclusive("the peer cannot say"));
+        }
+        let begun = Instant::now();
+        let ours = loop {
+            let wanted = v1::DigestsRequest { at: theirs.at.clone(), slots };
+            let ours = within(self.node.digests(wanted)).await?;
+            match ours.not_comparable.as_str() {
+                "" => break ours,
+                "behind" if begun.elapsed() < BEHIND_MAX => tokio::time::sleep(BEHIND_PAUSE).await,
+                "behind" => return Ok(Compared::Inconclusive("this region is behind")),
+                _ => return Ok(Compared::Inconclusive("too long ago")),
+            }
+        };
+        if ours.root == theirs.root {
+            return Ok(Compared::Equal);
+        }
+        let pairs = ours.slots.chunks(32).zip(theirs.slots.chunks(32));
+        let differing = (0..).zip(pairs).filter(|(_, (ours, theirs))| ours != theirs).map(|(slot, _)| slot);
+        Ok(Compared::Different(differing.collect()))
+    }
+
+    /// The entities of these slots that differ now, some of them perhaps because they are being changed.
+    pub(crate) async fn narrow(
+        &self,
+        peer: RegionId,
+        slots: &[u32],
+    ) -> Result<BTreeMap<EntityId, Difference>, Status> {
+        let slots: Vec<u32> = slots.iter().copied().take(SLOTS_MAX).collect();
+        let wanted = v1::EntityDigestsRequest { slots };
+        let theirs = collect(self.peers.entity_digests(peer, wanted.clone()).await?).await?;
+        let ours = collect(self.node.entity_digests(wanted).await?).await?;
+        let ids: BTreeSet<&EntityId> = ours.keys().chain(theirs.keys()).collect();
+        let difference = |id: &EntityId| match (ours.get(id), theirs.get(id)) {
+            (Some(ours), Some(theirs)) => (ours != theirs).then_some(Difference::Differs),
+            (None, _) => Some(Difference::MissingHere),
+            (_, None) => Some(Difference::MissingThere),
+        };
+        Ok(ids.into_iter().filter_map(|id| Some((*id, difference(id)?))).collect())
+    }
+
+    /// Merges the peer's state of what differs; returns how many got something new. Not faster than it may.
+    pub(crate) async fn heal(
+        &self,
+        peer: RegionId,
+        differences: &BTreeMap<EntityId, Difference>,
+    ) -> Result<u64, Status> {
+        let here = differences.iter().filter(|(_, difference)| **difference != Difference::MissingThere);
+        let ids: Vec<&EntityId> = here.map(|(id, _)| id).collect();
+        let mut repaired = 0;
+        for some in ids.chunks(FETCH_MAX) {
+            let entities = some.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
+            let fetched = self.peers.fetch(peer, v1::EntitiesRequest { entities }).await?;
+            let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
+            let merged = within(self.node.merge(request)).await?;
+            repaired += merged.changed;
+            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string())
+                .increment(merged.changed);
+            tokio::time::sleep(Duration::from_secs_f64(some.len() as f64 / f64::from(self.repair_per_s)))
+                .await;
+        }
+        Ok(repaired)
+    }
+
+    /// For an operator: compares now, whatever was seen before, and heals if asked to.
+    pub(crate) async fn report(&self, peer: RegionId, repair: bool) -> Result<v1::CompareReply, Status> {
+        let slots = match self.compare(peer, true).await? {
+            Compared::Equal => return Ok(v1::CompareReply::default()),
+            Compared::Inconclusive(why) => return Err(Status::failed_precondition(why)),
+            Compared::Different(slots) => slots,
+        };
+        let differences = self.narrow(peer, &slots).await?;
+        let repaired = if repair { self.heal(peer, &differences).await? } else { 0 };
+        let named = differences.iter().take(NAMED_MAX).map(|(id, difference)| v1::Difference {
+            entity: id.to_string(),
+            what: difference.as_str().to_owned(),
+        });
+        Ok(v1::CompareReply { slots, differences: named.collect(), repaired })
+    }
+}
+
+async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answered = tokio::time::timeout(ANSWER_WITHIN, asked).await;
+    answered.map_err(|_| Status::deadline_exceeded("no answer"))?
+}
+
+async fn collect(
+    mut batches: Streaming<v1::EntityDigestsReply>,
+) -> Result<BTreeMap<EntityId, Bytes>, Status> {
+    let mut digests = BTreeMap::new();
+    while let Some(batch) = within(batches.message()).await? {
+        for entity in batch.entities {
+            let id =
+                entity.entity.as_ref().try_into().map_err(|_| Status::internal("an id of another length"))?;
+            digests.insert(EntityId::from_bytes(id), entity.digest);
+        }
+    }
+    Ok(digests)
+}
