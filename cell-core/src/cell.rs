@@ -63,6 +63,8 @@ pub struct Step {
     /// Slots this node stopped owning: a higher epoch was seen.
     pub lost: Vec<(Slot, Epoch)>,
     pub alarms: Vec<Alarm>,
+    /// By how much the digests of entities grew.
+    pub grown: BTreeMap<EntityId, Digest>,
     /// The digests of the slots that changed, as they are now.
     pub digests: BTreeMap<Slot, Digest>,
     /// W3C `traceparent` of what caused it, or empty.

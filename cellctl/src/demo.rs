@@ -123,6 +123,8 @@ fn plan(args: &DemoArgs, folder: PathBuf) -> Plan {
         ask_every_ms,
         levels: "info".to_owned(),
         engine: "sled".to_owned(),
+        node: Vec::new(),
+        limits: Vec::new(),
         all_in_first: false,
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cell_core::id::{EntityId, OrderId};
 use cell_proto::v1;
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::messages_client::MessagesClient;
@@ -27,12 +28,20 @@ fn program(role: Role) -> (PathBuf, Vec<String>) {
 
 impl Regions {
     async fn start() -> Regions {
+        Regions::start_with(&[], &[]).await
+    }
+
+    /// With lines in the settings of every node, and among the limits of every agent.
+    async fn start_with(node: &[&str], limits: &[&str]) -> Regions {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
         let plan = Plan {
             regions: ["north", "east", "south"].map(str::to_owned).into(),
             folder: folder.path().to_owned(),
             program,
             latency: Latency::NONE,
+            node: lines(node),
+            limits: lines(limits),
             rules: Vec::new(),
             gate: Vec::new(),
             ask_every_ms: 500,
@@ -292,6 +301,47 @@ async fn a_message_that_the_receiving_gate_lost_with_its_disk_is_sent_again() {
         let at = regions.cluster.node_http("east").unwrap();
         let seen = regions.api.get(at, &format!("/v1/payments/{payment}"), &payer).await;
         seen.is_ok_and(|seen| seen.body["status"] == "received")
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_restarted() {
+    let node = ["allow_damage = true", "scrub_every_ms = 300"];
+    let regions = Regions::start_with(&node, &["compare_every_ms = 200"]).await;
+    let mut orders = Vec::new();
+    for i in 0..20 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    until("east has them", async || regions.sees("east", &orders[19]).await).await;
+    let status_of = async |order: &str| {
+        let at = regions.cluster.node_http("east").unwrap();
+        regions.api.get(at, &format!("/v1/orders/{order}"), &regions.buyer).await.unwrap().status
+    };
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let node = NodeClient::connect(east).await.unwrap();
+    for (order, how) in [(&orders[3], "forget"), (&orders[11], "flip")] {
+        let id = EntityId::from(order.parse::<OrderId>().unwrap());
+        let damage =
+            v1::DamageRequest { entity: Bytes::copy_from_slice(&id.to_bytes()), how: how.to_owned() };
+        until("it is in the view", async || node.clone().damage(damage.clone()).await.is_ok()).await;
+    }
+    assert_ne!(status_of(&orders[11]).await, 404, "damaged is not unknown");
+    until("the agent sees that something differs", async || {
+        let metrics = regions.cluster.agent_admin("east").unwrap();
+        let page = regions.api.text(metrics, "/metrics").await.unwrap();
+        page.lines().any(|line| {
+            line.starts_with("cell_repaired_entities_total") && line.rsplit(' ').next() != Some("0")
+        })
+    })
+    .await;
+    for order in [&orders[3], &orders[11]] {
+        until("it is there again", async || status_of(order).await == 200).await;
+    }
+    until("the regions agree, and nothing is in doubt", async || {
+        let peer = regions.peer("east", "north").await;
+        peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
     })
     .await;
     regions.cluster.stop().await.unwrap();

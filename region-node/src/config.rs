@@ -79,6 +79,12 @@ fn default_low_water_mib() -> u64 {
 fn default_recovery_wait_ms() -> u64 {
     5_000
 }
+fn default_scrub_every_ms() -> u64 {
+    3_600_000
+}
+fn default_scrub_per_s() -> u32 {
+    20_000
+}
 fn default_timeout_ms() -> u64 {
     3_000
 }
@@ -106,6 +112,15 @@ pub struct Config {
     /// with a damaged log until one of them was heard. 0: not at all.
     #[serde(default = "default_recovery_wait_ms")]
     pub recovery_wait_ms: u64,
+    /// Pause between two readings of the whole view, which find what is damaged or gone; the first is at start.
+    #[serde(default = "default_scrub_every_ms")]
+    pub scrub_every_ms: u64,
+    /// Keys read in a second by it.
+    #[serde(default = "default_scrub_per_s")]
+    pub scrub_per_s: u32,
+    /// Lets a test damage the view through the internal port. Never in production.
+    #[serde(default)]
+    pub allow_damage: bool,
     /// Which slot has which home.
     pub placement_file: PathBuf,
     pub gateway: GatewayConfig,

@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::node::Node;
 use crate::record::Record;
+use crate::scrub;
 use crate::writer::NodeError;
 
 /// Bytes of one tail batch, about.
@@ -38,6 +39,7 @@ const OUTBOX_MAX: usize = 256;
 pub(crate) struct Grpc {
     pub(crate) node: Node,
     pub(crate) shutdown: Shutdown,
+    pub(crate) may_damage: bool,
 }
 
 type Served<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -351,6 +353,24 @@ impl NodeService for Grpc {
         tracing::info!(?confirmed_by, "peers hold nothing more of this node");
         self.node.recovered().await.map_err(status)?;
         Ok(Response::new(v1::RecoveredReply {}))
+    }
+
+    async fn agreed(&self, request: Request<v1::AgreedRequest>) -> Result<Response<v1::AgreedReply>, Status> {
+        self.node.working().resolve(request.into_inner().doubt);
+        Ok(Response::new(v1::AgreedReply {}))
+    }
+
+    async fn damage(&self, request: Request<v1::DamageRequest>) -> Result<Response<v1::DamageReply>, Status> {
+        if !self.may_damage {
+            return Err(Status::unimplemented("only with allow_damage, and only for tests"));
+        }
+        let v1::DamageRequest { entity, how } = request.into_inner();
+        let (id, working) = (entity_id(&entity)?, self.node.working().clone());
+        let damage = move || scrub::damage(&working, id, &how);
+        let damaged =
+            tokio::task::spawn_blocking(damage).await.map_err(|error| Status::internal(error.to_string()))?;
+        damaged.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(v1::DamageReply {}))
     }
 
     async fn explain(

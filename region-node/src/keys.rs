@@ -11,6 +11,7 @@
 //! | `o` | user · 0 · id hash 16 | the place of its `n` key |
 //! | `d` | due ms 8 · entity 17 | – |
 //! | `x` | entity 17 | the due ms of its `d` key |
+//! | `q` | as of `e` | what was damaged, as it was found |
 //! | `m` | name | the node's own state |
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) const FORMAT: &[u8] = b"mformat";
 pub(crate) const DIGESTS: &[u8] = b"mdigests/";
 /// Every entity's key begins with it.
 pub(crate) const ENTITIES: &[u8] = b"e";
+/// What was damaged, as it was found.
+pub(crate) const ASIDE: &[u8] = b"q";
 pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
 pub(crate) const EPOCHS: &[u8] = b"mepochs";
 pub(crate) const CLOSED: &[u8] = b"mclosed/";

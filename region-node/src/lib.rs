@@ -14,6 +14,7 @@ mod node;
 mod notice;
 mod process;
 mod record;
+mod scrub;
 mod service;
 mod traces;
 mod view;

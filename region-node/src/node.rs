@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cell_core::cell::{
-    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Refusal, Refused, Reply, Step, View,
+    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Refusal, Refused, Reply, Step,
+    View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -32,6 +33,7 @@ use crate::config::EngineName;
 use crate::desk::Tray;
 use crate::explain;
 use crate::grpc::Members;
+use crate::scrub::{Off, Scrub};
 use crate::traces::Traces;
 use crate::view::{self, StartError};
 use crate::working::Working;
@@ -85,9 +87,20 @@ pub struct Node {
     members: Members,
     me: Arc<Mutex<ActorId>>,
     view_id: u64,
+    scrub: Scrub,
     /// Whether it decides nothing yet.
     recovering: Arc<watch::Sender<bool>>,
     recovery_wait: Duration,
+}
+
+/// What a node has of a version.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) at: VersionVector,
+    /// The digest of each slot.
+    pub(crate) slots: Vec<Digest>,
+    /// Which doubt there was at that moment; 0: none.
+    pub(crate) doubt: u64,
 }
 
 /// How far a node is.
@@ -225,11 +238,16 @@ impl Node {
             tray: tray.clone(),
         };
         let (apply_to, apply_traces) = (working.clone(), traces.clone());
+        let scrub = Scrub::default();
+        let applied_scrub = scrub.clone();
         let (shown, _) = broadcast::channel(SIGNALS_MAX);
         let show = shown.clone();
         let mut groups = 0u64;
         let apply = move |group: Group| {
+            let mut pass = applied_scrub.pass();
+            pass.grow(&group.grown);
             let users = view::apply(&apply_to, &apply_traces, &group).map_err(|error| error.to_string())?;
+            drop(pass);
             if !users.is_empty() {
                 // Nobody listens: nobody misses anything.
                 let _ = show.send(Arc::new(users.into_iter().collect()));
@@ -254,6 +272,7 @@ impl Node {
             members,
             me: Arc::new(Mutex::new(me)),
             view_id,
+            scrub,
             recovering: Arc::new(watch::Sender::new(recovering)),
             recovery_wait: identity.recovery_wait,
         };
@@ -377,10 +396,17 @@ impl Node {
         command: Command,
         condition: Option<Condition>,
     ) -> Result<Result<Reply, Refusal>, NodeError> {
-        self.run(move |cell, view, now_ms| {
-            cell.command_if(view, &command, condition.as_ref().map(|holds| &**holds as _), now_ms)
-        })
-        .await
+        let about = command.ask.entity();
+        let reply = self
+            .run(move |cell, view, now_ms| {
+                cell.command_if(view, &command, condition.as_ref().map(|holds| &**holds as _), now_ms)
+            })
+            .await?;
+        if let (Err(Refusal { problem: Problem::NotFound, .. }), Some(about)) = (&reply, about) {
+            // Not denied where it may be lost.
+            self.working.entity_or_lost(about)?;
+        }
+        Ok(reply)
     }
 
     /// Whether the disk is too full for new orders.
@@ -450,15 +476,37 @@ impl Node {
         .await
     }
 
+    pub(crate) fn working(&self) -> &Working {
+        &self.working
+    }
+
+    pub(crate) fn scrub(&self) -> &Scrub {
+        &self.scrub
+    }
+
+    /// These slots were counted and are off: from now on their digests are what is there, and they are in doubt.
+    pub(crate) async fn correct(&self, off: Vec<Off>) -> Result<(), NodeError> {
+        let working = self.working.clone();
+        let work = move |cell: &mut Cell, _: &dyn View, _| {
+            let correct = |off: &Off| cell.correct_digest(off.slot, off.found, off.expected);
+            let steps = off.iter().map(correct).collect();
+            working.doubt_slots(off.iter().map(|off| off.slot));
+            Ok((steps, ()))
+        };
+        self.submit.run(work).await
+    }
+
     /// The version and each slot's digest of what it covers: of `at`, or of the node's own.
     pub(crate) async fn digests(
         &self,
         at: Option<VersionVector>,
-    ) -> Result<Result<(VersionVector, Vec<Digest>), NotComparable>, NodeError> {
+    ) -> Result<Result<Compared, NotComparable>, NodeError> {
+        let working = self.working.clone();
         self.run(move |cell, _, _| {
             let digests = cell.digests_at(at.as_ref());
             let at = at.unwrap_or_else(|| cell.version());
-            Ok((Step::default(), digests.map(|digests| (at, digests))))
+            let doubt = working.doubt_generation();
+            Ok((Step::default(), digests.map(|slots| Compared { at, slots, doubt })))
         })
         .await
     }

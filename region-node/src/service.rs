@@ -23,6 +23,7 @@ use crate::gateway::{Callbacks, Gateway, HttpGateway};
 use crate::grpc::Grpc;
 use crate::http;
 use crate::node::{Identity, Node, Running};
+use crate::scrub::{self, Pace};
 
 /// How long open requests have when the node is asked to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub struct RegionNode {
     data_dir: PathBuf,
     low_water_bytes: u64,
     ask_every_ms: u64,
+    pace: Pace,
+    may_damage: bool,
 }
 
 /// Opens listeners and data, and starts the storage threads. Must be called inside a runtime.
@@ -77,7 +80,7 @@ pub async fn build(
     let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
     let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
         .map_err(|error| at("data_dir", &error))?;
-    let readiness = Readiness::new(&["storage", "predecessors"]);
+    let readiness = Readiness::new(&["storage", "view", "predecessors"]);
     readiness.set("storage", true);
     Ok(RegionNode {
         node,
@@ -93,6 +96,8 @@ pub async fn build(
         data_dir: config.data_dir,
         low_water_bytes: config.low_water_mib.saturating_mul(1 << 20),
         ask_every_ms,
+        pace: Pace { every: Duration::from_millis(config.scrub_every_ms), per_s: config.scrub_per_s },
+        may_damage: config.allow_damage,
     })
 }
 
@@ -115,6 +120,9 @@ impl RegionNode {
         Box::pin(async move {
             let shutdown = self.shutdown;
             let store: Arc<dyn Store> = self.node.store().clone();
+            let scrubbed =
+                scrub::keep(self.node.clone(), self.node.scrub().clone(), self.pace, shutdown.clone());
+            shutdown.spawn("scrub", scrubbed);
             shutdown.spawn("timers", self.node.clone().keep_time(shutdown.clone()));
             let desk = Desk {
                 node: self.node.clone(),
@@ -132,9 +140,15 @@ impl RegionNode {
             let (node, readiness) = (self.node.clone(), admin.readiness.clone());
             let stop = shutdown.clone();
             shutdown.spawn("readiness", async move {
+                let ready = async {
+                    node.decides().await;
+                    readiness.set("predecessors", true);
+                    node.working().verified().await;
+                    readiness.set("view", true);
+                };
                 tokio::select! {
                     () = stop.begun() => {}
-                    () = node.decides() => readiness.set("predecessors", true),
+                    () = ready => {}
                 }
             });
             // It answers until everything else has ended.
@@ -146,8 +160,12 @@ impl RegionNode {
                 .register_encoded_file_descriptor_set(cell_proto::FILE_DESCRIPTOR_SET)
                 .build_v1()
                 .map_err(|error| Exit::failed(&error))?;
-            let service = NodeServer::new(Grpc { node: self.node.clone(), shutdown: shutdown.clone() })
-                .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let service = NodeServer::new(Grpc {
+                node: self.node.clone(),
+                shutdown: shutdown.clone(),
+                may_damage: self.may_damage,
+            })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
             let internal = tonic::transport::Server::builder()
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)

@@ -306,18 +306,13 @@ fn kept(store: &Arc<dyn Store>) -> Result<KeptCell, StoreError> {
     let closed = store.scan(&Scan::prefix(keys::CLOSED, usize::MAX))?;
     let closed = closed.iter().filter_map(|(_, value)| Closed::decode(value).ok());
     let lives = store.scan(&Scan::prefix(keys::LIVES, usize::MAX))?;
-    let digests = store.scan(&Scan::prefix(keys::DIGESTS, usize::MAX))?;
-    let digests = digests.iter().filter_map(|(key, value)| {
-        let number = u16::from_be_bytes(key.get(keys::DIGESTS.len()..)?.try_into().ok()?);
-        Some((Slot::new(number).ok()?, Digest::from_bytes(value.as_ref().try_into().ok()?)))
-    });
     Ok(KeptCell {
         frontier: frontier.collect(),
         beyond: beyond.map(|dot| (dot.actor, dot.seq)).collect(),
         epochs: epochs.collect(),
         closed: closed.map(|closed| (closed.actor, closed.last)).collect(),
         lives: lives.iter().filter_map(|(_, value)| ActorLife::decode(value).ok()).collect(),
-        digests: digests.collect(),
+        digests: digests(store)?,
     })
 }
 
@@ -341,19 +336,7 @@ fn replay(
         };
         let Some((last, _)) = records.last() else { return Ok(replayed) };
         let end = Position(last.0 + 1);
-        let mut group = Group {
-            number: 0,
-            end,
-            entities: std::collections::BTreeMap::new(),
-            command_keys: Vec::new(),
-            frontier: std::collections::BTreeMap::new(),
-            epochs: std::collections::BTreeMap::new(),
-            closed: std::collections::BTreeMap::new(),
-            lives: Vec::new(),
-            digests: BTreeMap::new(),
-            beyond: Vec::new(),
-            sheets: Vec::new(),
-        };
+        let mut group = Group::at(end);
         for (_, bytes) in &records {
             let step = match Record::from_bytes(bytes)? {
                 Record::Entry(entry) => {
@@ -369,8 +352,7 @@ fn replay(
             };
             traces.note(&step.trace, step.entities.keys());
             working.put(0, step.entities.iter());
-            group.digests.extend(step.digests);
-            group.entities.extend(step.entities);
+            group.take(&step);
         }
         group.epochs = cell.placement().learned().collect();
         group.closed = cell.closed().clone();
@@ -389,7 +371,20 @@ fn replay(
     }
 }
 
-// === digests of entities ===
+// === digests ===
+
+/// The digests of the slots that have one.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn digests(store: &Arc<dyn Store>) -> Result<Vec<(Slot, Digest)>, StoreError> {
+    let digests = store.scan(&Scan::prefix(keys::DIGESTS, usize::MAX))?;
+    let digest = |(key, value): &(Bytes, Bytes)| {
+        let number = u16::from_be_bytes(key.get(keys::DIGESTS.len()..)?.try_into().ok()?);
+        Some((Slot::new(number).ok()?, Digest::from_bytes(value.as_ref().try_into().ok()?)))
+    };
+    Ok(digests.iter().filter_map(digest).collect())
+}
 
 /// Entities in one answer.
 const DIGESTS_MAX: usize = 1_000;

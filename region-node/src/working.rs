@@ -3,17 +3,18 @@
 //! Admission and reads see it; so a client always reads its own write, and admission never waits for the view. Entities
 //! stay here for a while after they were applied: what was just written is what is read next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Unavailable, View};
 use cell_core::entity::{Entity, EntityShape, Reading};
-use cell_core::id::{EntityId, OrderId, PublicId, UserId};
+use cell_core::id::{EntityId, OrderId, PublicId, Slot, UserId};
 use cell_core::order::Order;
 use cell_store::{Scan, Store, StoreError};
+use tokio::sync::watch;
 
 use crate::keys;
 
@@ -29,6 +30,18 @@ pub(crate) struct Working {
     holes: Arc<AtomicUsize>,
     /// So it may be before the peers were heard.
     recovering: Arc<AtomicBool>,
+    doubt: Arc<Mutex<Doubt>>,
+    /// The view was read through once since the start.
+    verified: Arc<watch::Sender<bool>>,
+}
+
+/// Of what it is not known that the view has all of it.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// Slots that lack something, until a comparison with a peer finds no difference.
+    slots: BTreeSet<Slot>,
+    /// Rises with every new doubt.
+    generation: u64,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +65,14 @@ fn unavailable(error: StoreError) -> Unavailable {
 
 impl Working {
     pub(crate) fn new(store: Arc<dyn Store>) -> Working {
-        Working { store, over: Arc::default(), holes: Arc::default(), recovering: Arc::default() }
+        Working {
+            store,
+            over: Arc::default(),
+            holes: Arc::default(),
+            recovering: Arc::default(),
+            doubt: Arc::default(),
+            verified: Arc::new(watch::Sender::new(false)),
+        }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -65,6 +85,44 @@ impl Working {
         if before != count {
             metrics::gauge!("cell_log_holes").set(count as f64);
             tracing::warn!(before, now = count, "actors of whose changes some are missing here");
+        }
+    }
+
+    fn doubt(&self) -> MutexGuard<'_, Doubt> {
+        // Only assignments run under the lock.
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_verified(&self) {
+        self.verified.send_replace(true);
+    }
+
+    /// Waits until the view was read through.
+    pub(crate) async fn verified(&self) {
+        // It holds the sender: there is an end.
+        let _ = self.verified.subscribe().wait_for(|verified| *verified).await;
+    }
+
+    /// These slots lack something.
+    pub(crate) fn doubt_slots(&self, slots: impl IntoIterator<Item = Slot>) {
+        let mut doubt = self.doubt();
+        doubt.slots.extend(slots);
+        doubt.generation += 1;
+        metrics::gauge!("cell_doubted_slots").set(doubt.slots.len() as f64);
+    }
+
+    /// Not zero while there is doubt: which one.
+    pub(crate) fn doubt_generation(&self) -> u64 {
+        let doubt = self.doubt();
+        if doubt.slots.is_empty() { 0 } else { doubt.generation }
+    }
+
+    /// A comparison with a peer found no difference, as of this doubt.
+    pub(crate) fn resolve(&self, generation: u64) {
+        let mut doubt = self.doubt();
+        if doubt.generation == generation {
+            doubt.slots.clear();
+            metrics::gauge!("cell_doubted_slots").set(0.0);
         }
     }
 
@@ -84,6 +142,14 @@ impl Working {
         let entity = self.entity(id)?;
         if entity.is_none() && self.has_holes() {
             return Err(Unavailable("a part of the log is damaged here and not back yet".to_owned()));
+        }
+        if entity.is_none() {
+            if !*self.verified.borrow() {
+                return Err(Unavailable("the view is being read through after the start".to_owned()));
+            }
+            if self.doubt().slots.contains(&id.slot()) {
+                return Err(Unavailable("a part of the view was lost here and is not back yet".to_owned()));
+            }
         }
         if entity.is_none() && self.recovering.load(Ordering::Relaxed) {
             return Err(Unavailable(
@@ -159,25 +225,41 @@ impl Working {
         if parts.is_empty() {
             return Ok(None);
         }
-        let damaged = |what: String| StoreError::Damaged(format!("{id}: {what}"));
-        let count = parts[0].1.get(..2).map(|head| u16::from_be_bytes([head[0], head[1]]));
-        if count != u16::try_from(parts.len()).ok() {
-            return Err(damaged("parts are missing".to_owned()));
-        }
-        let mut bytes = Vec::new();
-        let Some((digest, first)) = parts[0].1[2..].split_first_chunk::<32>() else {
-            return Err(damaged("its head is short".to_owned()));
-        };
-        for (i, (_, part)) in parts.iter().enumerate() {
-            bytes.extend_from_slice(if i == 0 { first } else { part });
-        }
-        let shape = EntityShape::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let entity = Entity::from_shape(shape).map_err(|error| damaged(error.to_string()))?;
-        if entity.id != id || entity.digest().to_bytes() != *digest {
-            return Err(damaged("it is not what was written".to_owned()));
-        }
-        Ok(Some(entity))
+        entity_of_parts(id, &parts).map(Some)
     }
+
+    /// Not kept in memory any more: what the view says counts.
+    pub(crate) fn forget(&self, id: &EntityId) {
+        self.over_mut().entities.remove(id);
+    }
+}
+
+/// The entity that these parts are.
+///
+/// # Errors
+/// [`StoreError::Damaged`] if they are not what was written.
+pub(crate) fn entity_of_parts(id: EntityId, parts: &[(Bytes, Bytes)]) -> Result<Entity, StoreError> {
+    let damaged = |what: String| StoreError::Damaged(format!("{id}: {what}"));
+    let Some((count, digest, first)) = parts.first().and_then(|(_, head)| {
+        let (count, rest) = head.split_first_chunk::<2>()?;
+        let (digest, first) = rest.split_first_chunk::<32>()?;
+        Some((u16::from_be_bytes(*count), digest, first))
+    }) else {
+        return Err(damaged("its head is short".to_owned()));
+    };
+    if usize::from(count) != parts.len() {
+        return Err(damaged("parts are missing".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    for (i, (_, part)) in parts.iter().enumerate() {
+        bytes.extend_from_slice(if i == 0 { first } else { part });
+    }
+    let shape = EntityShape::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let entity = Entity::from_shape(shape).map_err(|error| damaged(error.to_string()))?;
+    if entity.id != id || entity.digest().to_bytes() != *digest {
+        return Err(damaged("it is not what was written".to_owned()));
+    }
+    Ok(entity)
 }
 
 impl View for Working {

@@ -93,12 +93,39 @@ pub(crate) struct Group {
     pub(crate) closed: BTreeMap<ActorId, u64>,
     pub(crate) lives: Vec<ActorLife>,
     pub(crate) digests: BTreeMap<Slot, Digest>,
+    /// By how much the digests of entities grew.
+    pub(crate) grown: BTreeMap<EntityId, Digest>,
     /// The last changes of actors behind a hole; only a replay meets them.
     pub(crate) beyond: Vec<Dot>,
     pub(crate) sheets: Vec<Sheet>,
 }
 
 impl Group {
+    /// Nothing yet, up to this position.
+    pub(crate) fn at(end: Position) -> Group {
+        Group {
+            number: 0,
+            end,
+            entities: BTreeMap::new(),
+            command_keys: Vec::new(),
+            frontier: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            lives: Vec::new(),
+            digests: BTreeMap::new(),
+            grown: BTreeMap::new(),
+            beyond: Vec::new(),
+            sheets: Vec::new(),
+        }
+    }
+
+    /// Takes what a step did to entities.
+    pub(crate) fn take(&mut self, step: &Step) {
+        self.entities.extend(step.entities.iter().map(|(id, entity)| (*id, entity.clone())));
+        self.digests.extend(&step.digests);
+        grow(&mut self.grown, &step.grown);
+    }
+
     /// Whether somebody may be told of it: of a fresh order nobody is.
     fn is_urgent(&self) -> bool {
         self.entities.values().any(|entity| entity.id.order().is_none() || entity.items().count() > 1)
@@ -115,9 +142,17 @@ impl Group {
         self.closed.extend(next.closed);
         self.lives.extend(next.lives);
         self.digests.extend(next.digests);
+        grow(&mut self.grown, &next.grown);
         self.beyond.extend(next.beyond);
         // In order, so that the last sheet of an entity is the one that stays.
         self.sheets.extend(next.sheets);
+    }
+}
+
+fn grow(grown: &mut BTreeMap<EntityId, Digest>, more: &BTreeMap<EntityId, Digest>) {
+    for (id, digest) in more {
+        let of_entity = grown.entry(*id).or_default();
+        *of_entity = of_entity.plus(*digest);
     }
 }
 
@@ -359,6 +394,7 @@ impl<T: Told> Loop<T> {
             closed: self.cell.closed().clone(),
             lives: self.cell.lives_mut().take_changed(),
             digests: made.digests,
+            grown: made.grown,
             beyond: Vec::new(),
             sheets,
         };
@@ -416,6 +452,7 @@ struct Made {
     alarms: Vec<Alarm>,
     keys: Vec<Bytes>,
     digests: BTreeMap<Slot, Digest>,
+    grown: BTreeMap<EntityId, Digest>,
 }
 
 impl Made {
@@ -426,6 +463,7 @@ impl Made {
             self.records.push(Record::Entry(entry).to_bytes());
         }
         self.digests.extend(step.digests);
+        grow(&mut self.grown, &step.grown);
         self.touched.extend(step.entities.keys());
         self.entities.extend(step.entities);
         self.lost.extend(step.lost.into_iter().map(|(slot, _)| slot));

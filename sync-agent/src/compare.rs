@@ -138,6 +138,9 @@ impl Comparer {
             }
         };
         if ours.root == theirs.root {
+            if ours.doubt > 0 {
+                within(self.node.agreed(v1::AgreedRequest { doubt: ours.doubt })).await?;
+            }
             return Ok(Compared::Equal);
         }
         let pairs = ours.slots.chunks(32).zip(theirs.slots.chunks(32));

@@ -107,6 +107,10 @@ impl NodeLink {
         Ok(self.client().digests(request).await?.into_inner())
     }
 
+    pub(crate) async fn agreed(&self, request: v1::AgreedRequest) -> Result<(), Status> {
+        self.client().agreed(request).await.map(drop)
+    }
+
     pub(crate) async fn entity_digests(
         &self,
         request: v1::EntityDigestsRequest,

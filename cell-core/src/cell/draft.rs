@@ -34,7 +34,7 @@ pub(super) struct Draft<'a> {
     lost: Vec<(Slot, Epoch)>,
     alarms: Vec<Alarm>,
     /// What entered an entity, by the change it first was in.
-    entered: Vec<(Dot, Slot, Digest)>,
+    entered: Vec<(Dot, EntityId, Digest)>,
 }
 
 impl<'a> Draft<'a> {
@@ -175,7 +175,7 @@ impl<'a> Draft<'a> {
             let mut entity = self.entity(*id)?.unwrap_or_else(|| Arc::new(Entity::new(*id)));
             let before = entity.digest();
             if Arc::make_mut(&mut entity).place(Placing { event: event.clone(), origin, at }) {
-                self.entered.push((origin.dot, id.slot(), entity.digest().minus(before)));
+                self.entered.push((origin.dot, *id, entity.digest().minus(before)));
                 self.changed.insert(*id, entity);
                 self.touched.insert(*id);
             }
@@ -487,14 +487,18 @@ impl<'a> Draft<'a> {
             entries.push(entry);
         }
         let cell = self.cell;
-        let (frontier, mut digests) = (&cell.frontier, BTreeMap::new());
+        let (frontier, mut digests, mut grown) = (&cell.frontier, BTreeMap::new(), BTreeMap::new());
         let covers = |dot: &Dot| frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq);
-        for (dot, slot, term) in self.entered.into_iter().filter(|(_, _, term)| *term != Digest::default()) {
+        for (dot, id, term) in self.entered.into_iter().filter(|(_, _, term)| *term != Digest::default()) {
+            let slot = id.slot();
+            let of_entity: &mut Digest = grown.entry(id).or_default();
+            *of_entity = of_entity.plus(term);
             cell.digests.add(&covers, self.now_ms, dot, slot, term);
             digests.insert(slot, cell.digests.of(slot));
         }
         Ok(Step {
             entries,
+            grown,
             digests,
             merged: Vec::new(),
             entities: self.changed,

@@ -129,6 +129,8 @@ async fn serve(engine: EngineArg, regions: &[&str], folder: &Path) -> Result<Ser
         folder: folder.to_owned(),
         program,
         latency: Latency::NONE,
+        node: Vec::new(),
+        limits: Vec::new(),
         rules: Vec::new(),
         gate: Vec::new(),
         ask_every_ms: 60_000,

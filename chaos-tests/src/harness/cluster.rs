@@ -55,6 +55,10 @@ pub struct Plan {
     pub program: fn(Role) -> (PathBuf, Vec<String>),
     /// Between regions, each way.
     pub latency: Latency,
+    /// Lines added to every node's configuration, `key = value` at its top.
+    pub node: Vec<String>,
+    /// Lines added to every agent's configuration, under `[limits]`.
+    pub limits: Vec<String>,
     /// Lines added to every node's configuration, `key = value` under `[rules]`.
     pub rules: Vec<String>,
     /// Lines added to every agent's configuration, under `[gate]`.
@@ -294,13 +298,14 @@ impl Cluster {
             .map(|region| format!("http://{}/v1/payments/callback", at(self.ports[region].http)))
             .collect();
         format!(
-            "region = {region:?}\ndata_dir = {:?}\nplacement_file = {:?}\nengine = {:?}\n\n\
+            "region = {region:?}\ndata_dir = {:?}\nplacement_file = {:?}\nengine = {:?}\n{}\n\n\
              [listen]\nhttp = \"{}\"\ngrpc = \"{}\"\nadmin = \"{}\"\n\n\
              [gateway]\nurl = \"http://{}\"\nsecret_file = {:?}\ncallback_urls = {callbacks:?}\n\
              ask_every_ms = {}\n\n[rules]\n{}\n\n[telemetry]\nlevels = {:?}\n",
             self.folder().join(region).join("node"),
             self.folder().join("placement.toml"),
             self.plan.engine,
+            self.plan.node.join("\n"),
             at(ports.http),
             at(ports.node_grpc),
             at(ports.node_admin),
@@ -327,7 +332,7 @@ impl Cluster {
         format!(
             "region = {region:?}\nnode = \"http://{}\"\ndata_dir = {:?}\nplacement_file = {:?}\n\n\
              [listen]\ndata = \"{}\"\nmessages = \"{}\"\ngrpc = \"{}\"\nadmin = \"{}\"\n\n\
-             {peers}[gate]\n{}\n\n[telemetry]\nlevels = {:?}\n",
+             {peers}[gate]\n{}\n\n[limits]\n{}\n\n[telemetry]\nlevels = {:?}\n",
             at(ports.node_grpc),
             self.folder().join(region).join("agent"),
             self.folder().join("placement.toml"),
@@ -336,6 +341,7 @@ impl Cluster {
             at(ports.agent_grpc),
             at(ports.agent_admin),
             self.plan.gate.join("\n"),
+            self.plan.limits.join("\n"),
             self.plan.levels,
         )
     }

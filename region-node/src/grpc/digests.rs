@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{BATCHES_MAX, Served, bad, status};
-use crate::node::Node;
+use crate::node::{Compared, Node};
 use crate::view;
 
 pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<v1::DigestsReply, Status> {
@@ -24,7 +24,7 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
     });
     let at = at.collect::<Result<Vec<_>, _>>()?;
     let at = (!at.is_empty()).then(|| at.into_iter().collect());
-    let (at, digests) = match node.digests(at).await.map_err(status)? {
+    let Compared { at, slots: digests, doubt } = match node.digests(at).await.map_err(status)? {
         Ok(compared) => compared,
         Err(why) => {
             let not_comparable = match why {
@@ -49,6 +49,7 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
         root: Bytes::copy_from_slice(&root.to_bytes()),
         slots: slots.collect(),
         not_comparable: String::new(),
+        doubt,
     })
 }
 

@@ -67,6 +67,9 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         engine,
         low_water_mib: 0,
         recovery_wait_ms: 0,
+        scrub_every_ms: 3_600_000,
+        scrub_per_s: 20_000,
+        allow_damage: false,
         placement_file: folder.join("placement.toml"),
         gateway: GatewayConfig {
             url: format!("http://{gateway}"),
