@@ -25,6 +25,6 @@ pub use log::{
 pub use medium::{DiskMedium, FaultMedium, Medium, MediumError};
 pub use space::free_bytes;
 pub use store::{
-    Batch, Engine, FjallConfig, FjallStore, KEY_BYTES_MAX, MemoryStore, Scan, SledConfig, SledStore, Store,
-    StoreError, VALUE_BYTES_MAX, discard, engine_of, open,
+    Batch, Engine, FjallConfig, FjallStore, KEY_BYTES_MAX, MemoryStore, MigrateError, Migrated, Scan,
+    SledConfig, SledStore, Stage, Store, StoreError, VALUE_BYTES_MAX, discard, engine_of, migrate, open,
 };

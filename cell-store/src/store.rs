@@ -7,6 +7,7 @@ mod fence;
 mod fjall_store;
 mod folder;
 mod memory;
+mod migrate;
 mod sled_store;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::lock::FolderLock;
 pub use fjall_store::{FjallConfig, FjallStore};
 pub use folder::engine_of;
 pub use memory::MemoryStore;
+pub use migrate::{MigrateError, Migrated, Stage, migrate};
 pub use sled_store::{SledConfig, SledStore};
 
 /// Longest key.
@@ -211,7 +213,7 @@ impl fmt::Display for Engine {
 /// Opens the view's store in `dir`.
 ///
 /// # Errors
-/// [`StoreError`]; [`StoreError::OtherEngine`] asks for the engine that made it.
+/// [`StoreError`]; [`StoreError::OtherEngine`] asks for [`migrate`], or for the engine that made it.
 pub fn open(engine: Engine, dir: &Path) -> Result<Arc<dyn Store>, StoreError> {
     match engine {
         Engine::Sled => Ok(Arc::new(SledStore::open(dir, &SledConfig::default())?)),

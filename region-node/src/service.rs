@@ -22,7 +22,7 @@ use crate::desk::Desk;
 use crate::gateway::{Callbacks, Gateway, HttpGateway};
 use crate::grpc::Grpc;
 use crate::http;
-use crate::node::{Identity, Node, Running};
+use crate::node::{Identity, Node, OpenError, Running};
 
 /// How long open requests have when the node is asked to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -75,8 +75,11 @@ pub async fn build(
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
     let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
-    let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
-        .map_err(|error| at("data_dir", &error))?;
+    let (node, running) =
+        Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
+            OpenError::Engine(_) => at("engine", &error),
+            OpenError::Folder(_) | OpenError::Damaged(_) => at("data_dir", &error),
+        })?;
     let readiness = Readiness::new(&["storage", "predecessors"]);
     readiness.set("storage", true);
     Ok(RegionNode {
