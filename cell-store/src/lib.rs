@@ -6,9 +6,9 @@
 //! named, not skipped), while a batch of the view is whole or absent, and durable only after [`Store::sync`].
 //!
 //! What it deliberately does not do: it knows bytes and keys, not orders; it chains no hashes over records (the caller
-//! knows whose sequence a record belongs to); it starts no threads and knows no async runtime (callers bring their own
-//! threads); it never repairs by guessing: what does not verify is reported with its positions, to be fetched again
-//! from those who have it.
+//! knows whose sequence a record belongs to); it knows no async runtime (callers bring their own threads, engines theirs);
+//! it never repairs by guessing: what does not verify is reported with its positions, to be fetched again from those who
+//! have it.
 //!
 //! [`Medium`] is the seam to the disk. [`DiskMedium`] is a folder; [`FaultMedium`] is a folder in memory that loses power,
 //! tears writes, fails syncs and flips bits on request, for tests and simulation.
@@ -25,6 +25,6 @@ pub use log::{
 pub use medium::{DiskMedium, FaultMedium, Medium, MediumError};
 pub use space::free_bytes;
 pub use store::{
-    Batch, Engine, KEY_BYTES_MAX, MemoryStore, Scan, SledConfig, SledStore, Store, StoreError,
-    VALUE_BYTES_MAX, discard, open,
+    Batch, Engine, FjallConfig, FjallStore, KEY_BYTES_MAX, MemoryStore, MigrateError, Migrated, Scan,
+    SledConfig, SledStore, Stage, Store, StoreError, VALUE_BYTES_MAX, discard, engine_of, migrate, open,
 };

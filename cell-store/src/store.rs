@@ -1,6 +1,13 @@
 //! The view's store: atomic batches, ordered keys, durable only after [`Store::sync`].
+//!
+//! What an engine does with a damaged folder is said in its module; none ever panics through the trait, and a store that
+//! broke refuses everything afterwards.
 
+mod fence;
+mod fjall_store;
+mod folder;
 mod memory;
+mod migrate;
 mod sled_store;
 
 use std::fmt;
@@ -12,7 +19,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::lock::FolderLock;
+pub use fjall_store::{FjallConfig, FjallStore};
+pub use folder::engine_of;
 pub use memory::MemoryStore;
+pub use migrate::{MigrateError, Migrated, Stage, migrate};
 pub use sled_store::{SledConfig, SledStore};
 
 /// Longest key.
@@ -26,9 +36,15 @@ pub enum StoreError {
     /// A key or value is larger than allowed; nothing of the batch was written. The caller's fault.
     #[error("store: a {what} of {bytes} bytes is above {bytes_max}")]
     TooLarge { what: &'static str, bytes: usize, bytes_max: usize },
+    /// A key without a byte; nothing of the batch was written. The caller's fault.
+    #[error("store: a key of no bytes")]
+    EmptyKey,
     /// Another process holds the folder.
     #[error("folder {} is in use: another process holds its lock", folder.display())]
     Held { folder: PathBuf },
+    /// The folder's view was made by another engine; nothing was touched.
+    #[error("folder {} was made by {found}, not by {asked}", folder.display())]
+    OtherEngine { folder: PathBuf, found: Engine, asked: Engine },
     /// The store fails verification. Never to be read as "not found": discard and rebuild it.
     #[error("store: damaged: {0}")]
     Damaged(String),
@@ -69,6 +85,9 @@ impl Batch {
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         for (key, value) in &self.entries {
+            if key.is_empty() {
+                return Err(StoreError::EmptyKey);
+            }
             let value = value.as_ref().map_or(0, Bytes::len);
             for (what, bytes, bytes_max) in
                 [("key", key.len(), KEY_BYTES_MAX), ("value", value, VALUE_BYTES_MAX)]
@@ -145,7 +164,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// written: one is never there without those before it.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`]: nothing was written. Any other: open the store anew and replay.
+    /// [`StoreError::TooLarge`], [`StoreError::EmptyKey`]: nothing was written. Any other: open the store anew and replay.
     fn write(&self, batch: Batch) -> Result<(), StoreError>;
     /// One value. Two calls may have a batch in between; what must be seen together is asked for with one scan.
     ///
@@ -169,16 +188,36 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 pub enum Engine {
     #[default]
     Sled,
+    Fjall,
+    /// Keeps nothing; it uses no folder and minds none.
     Memory,
+}
+
+impl Engine {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Engine::Sled => "sled",
+            Engine::Fjall => "fjall",
+            Engine::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Opens the view's store in `dir`.
 ///
 /// # Errors
-/// [`StoreError`].
+/// [`StoreError`]; [`StoreError::OtherEngine`] asks for [`migrate`], or for the engine that made it.
 pub fn open(engine: Engine, dir: &Path) -> Result<Arc<dyn Store>, StoreError> {
     match engine {
         Engine::Sled => Ok(Arc::new(SledStore::open(dir, &SledConfig::default())?)),
+        Engine::Fjall => Ok(Arc::new(FjallStore::open(dir, &FjallConfig::default())?)),
         Engine::Memory => Ok(Arc::new(MemoryStore::new())),
     }
 }

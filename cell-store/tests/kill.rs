@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cell_store::{Batch, DiskMedium, Engine, Log, LogConfig, Position, Recovery, Scan, Store, open};
 
 const FOLDER: &str = "CELL_STORE_KILL_FOLDER";
+const ENGINE: &str = "CELL_STORE_KILL_ENGINE";
 const APPLIED: &str = "position";
 
 /// The content of a record follows from its position, so both processes know it.
@@ -17,11 +18,11 @@ fn record(n: u64) -> Vec<u8> {
     record
 }
 
-fn open_both(folder: &Path) -> (Log, Recovery, Arc<dyn Store>) {
+fn open_both(folder: &Path, engine: Engine) -> (Log, Recovery, Arc<dyn Store>) {
     let medium = Arc::new(DiskMedium::open(folder.join("log")).unwrap());
     let config = LogConfig { segment_bytes_max: 50_000, ..LogConfig::default() };
     let (log, recovery) = Log::open(medium, config).unwrap();
-    (log, recovery, open(Engine::Sled, &folder.join("view")).unwrap())
+    (log, recovery, open(engine, &folder.join("view")).unwrap())
 }
 
 fn applied(view: &dyn Store) -> u64 {
@@ -47,7 +48,9 @@ fn apply(view: &dyn Store, from: u64, to: u64) {
 #[test]
 fn the_child_commits_and_acknowledges_until_it_is_killed() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let (mut log, recovery, view) = open_both(Path::new(&folder));
+    let fjall = std::env::var_os(ENGINE).is_some_and(|engine| engine == "fjall");
+    let engine = if fjall { Engine::Fjall } else { Engine::Sled };
+    let (mut log, recovery, view) = open_both(Path::new(&folder), engine);
     assert!(recovery.is_clean(), "{recovery:?}");
     let next = log.next().0;
     (applied(&*view)..next).for_each(|n| apply(&*view, n, n + 1));
@@ -70,14 +73,21 @@ fn the_child_commits_and_acknowledges_until_it_is_killed() {
     }
 }
 
+/// One test, as a process that is just being started holds the locks of whoever starts it for a moment.
 #[test]
-fn after_sigkill_every_acknowledged_record_is_there_and_no_view_batch_is_half() {
+fn after_sigkill_every_acknowledged_record_is_there_and_no_view_batch_is_half_on_every_engine() {
+    kill_and_look(Engine::Sled);
+    kill_and_look(Engine::Fjall);
+}
+
+fn kill_and_look(engine: Engine) {
     let folder = tempfile::tempdir().unwrap();
     let (mut acked, mut synced_view) = (0, 0);
     for round in 0..10_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "the_child_commits_and_acknowledges_until_it_is_killed", "--nocapture"])
             .env(FOLDER, folder.path())
+            .env(ENGINE, engine.as_str())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -100,7 +110,7 @@ fn after_sigkill_every_acknowledged_record_is_there_and_no_view_batch_is_half() 
         child.wait().unwrap();
         assert!(acked >= enough, "the child ended by itself");
 
-        let (log, recovery, view) = open_both(folder.path());
+        let (log, recovery, view) = open_both(folder.path(), engine);
         assert!(recovery.is_clean(), "{recovery:?}");
         assert!(recovery.next.0 >= acked, "acknowledged {acked}, found {}", recovery.next);
         let (reader, mut at) = (log.reader(), 0);

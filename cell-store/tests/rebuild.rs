@@ -58,17 +58,23 @@ fn a_view_rebuilt_from_the_log_alone_equals_the_one_kept_up_to_date_on_every_eng
     let medium = FaultMedium::new(1);
     let mut log = reopen(&medium);
     let folder = tempfile::tempdir().unwrap();
-    let followers = [Arc::new(MemoryStore::new()), open(Engine::Sled, &folder.path().join("a")).unwrap()];
+    let followers = [
+        Arc::new(MemoryStore::new()),
+        open(Engine::Sled, &folder.path().join("sled")).unwrap(),
+        open(Engine::Fjall, &folder.path().join("fjall")).unwrap(),
+    ];
     for group in 0..60 {
         append(&mut log, 1 + group % 5);
         log.sync().unwrap();
         followers.iter().for_each(|store| replay(&log.reader(), &**store));
     }
-    let rebuilt = open(Engine::Sled, &folder.path().join("b")).unwrap();
-    replay(&log.reader(), &*rebuilt);
-    assert_eq!(applied(&*rebuilt).unwrap(), log.durable());
-    for store in followers {
-        assert_eq!(contents(&*store), contents(&*rebuilt));
+    for engine in [Engine::Sled, Engine::Fjall] {
+        let rebuilt = open(engine, &folder.path().join(format!("{engine} rebuilt"))).unwrap();
+        replay(&log.reader(), &*rebuilt);
+        assert_eq!(applied(&*rebuilt).unwrap(), log.durable());
+        for store in &followers {
+            assert_eq!(contents(&**store), contents(&*rebuilt));
+        }
     }
 }
 

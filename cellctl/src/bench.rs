@@ -26,6 +26,7 @@ pub(crate) enum Verb {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineArg {
     Sled,
+    Fjall,
     Memory,
 }
 
@@ -33,6 +34,7 @@ impl EngineArg {
     fn as_str(self) -> &'static str {
         match self {
             EngineArg::Sled => "sled",
+            EngineArg::Fjall => "fjall",
             EngineArg::Memory => "memory",
         }
     }

@@ -9,6 +9,7 @@ mod dlq;
 mod explain;
 mod output;
 mod status;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,9 @@ enum Noun {
     /// Regions: how far they know each other.
     #[command(subcommand)]
     Region(status::Verb),
+    /// A node's folder on this machine.
+    #[command(subcommand)]
+    Store(store::Verb),
 }
 
 async fn run(cli: Cli) -> Result<(), Refused> {
@@ -64,6 +68,7 @@ async fn run(cli: Cli) -> Result<(), Refused> {
         Noun::Payment(verb) => explain::run(&cluster()?, "pay_", verb, cli.output).await,
         Noun::Dlq(verb) => dlq::run(&cluster()?, verb, cli.output).await,
         Noun::Region(verb) => status::run(&cluster()?, verb, cli.output).await,
+        Noun::Store(verb) => store::run(verb, cli.output),
     }
 }
 

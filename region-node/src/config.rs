@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cell_core::id::RegionId;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
+use cell_store::Engine;
 use serde::Deserialize;
 use service_kit::{Problems, SecretFile, TelemetryConfig, Validate};
 
@@ -16,7 +17,18 @@ pub use cell_proto::placement_file::load as load_placement;
 pub enum EngineName {
     #[default]
     Sled,
+    Fjall,
     Memory,
+}
+
+impl From<EngineName> for Engine {
+    fn from(name: EngineName) -> Engine {
+        match name {
+            EngineName::Sled => Engine::Sled,
+            EngineName::Fjall => Engine::Fjall,
+            EngineName::Memory => Engine::Memory,
+        }
+    }
 }
 
 /// Where the node listens. Port 0 takes a free port; the announcement says which.

@@ -25,7 +25,7 @@ use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use cell_core::version::{Dot, VersionVector};
 use cell_proto::v1;
-use cell_store::{DiskMedium, Engine, Log, LogConfig, LogReader, Store, StoreError};
+use cell_store::{DiskMedium, Log, LogConfig, LogReader, Store, StoreError};
 use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
@@ -34,6 +34,7 @@ use crate::desk::Tray;
 use crate::explain;
 use crate::grpc::Members;
 use crate::scrub::{Off, Scrub};
+use crate::stopped;
 use crate::traces::Traces;
 use crate::view::{self, StartError};
 use crate::working::Working;
@@ -65,6 +66,9 @@ pub enum OpenError {
     /// Another process holds the folder, or it cannot be used.
     #[error("{0}")]
     Folder(String),
+    /// The view in the folder was made by another engine.
+    #[error("{0}")]
+    Engine(String),
     /// What is on the disk cannot be used.
     #[error("{0}")]
     Damaged(String),
@@ -193,19 +197,22 @@ impl Node {
         shutdown: &Shutdown,
     ) -> Result<(Node, Running), OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
-        let medium = DiskMedium::open(dir.join("log")).map_err(|error| folder(&error))?;
+        let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
         let (log, recovery) =
             Log::open(Arc::new(medium), LogConfig::default()).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
             tracing::error!(?damage, "the log is damaged here");
         }
-        let engine = match engine {
-            EngineName::Sled => Engine::Sled,
-            EngineName::Memory => Engine::Memory,
-        };
-        let view_dir = dir.join("view");
+        stopped::clear(dir);
+        let view_dir = dir.join(stopped::VIEW);
         let damaged = |error: StoreError| OpenError::Damaged(format!("{}: {error}", view_dir.display()));
-        let store = cell_store::open(engine, &view_dir).map_err(|error| folder(&error))?;
+        let store = cell_store::open(engine.into(), &view_dir).map_err(|error| match error {
+            StoreError::OtherEngine { found, asked, .. } => OpenError::Engine(format!(
+                "{error}; set it to \"{found}\", or run `cellctl store migrate --data {} --to {asked}` first",
+                dir.display()
+            )),
+            error => folder(&error),
+        })?;
         let node = NodeId { region: identity.region, index: identity.index };
         let (reader, members) = (log.reader(), identity.placement.members().to_vec());
         let working = Working::new(store);

@@ -22,7 +22,7 @@ use crate::desk::Desk;
 use crate::gateway::{Callbacks, Gateway, HttpGateway};
 use crate::grpc::Grpc;
 use crate::http;
-use crate::node::{Identity, Node, Running};
+use crate::node::{Identity, Node, OpenError, Running};
 use crate::scrub::{self, Pace};
 
 /// How long open requests have when the node is asked to stop.
@@ -78,8 +78,11 @@ pub async fn build(
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
     let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
-    let (node, running) = Node::open(identity, &config.data_dir, config.engine, &shutdown)
-        .map_err(|error| at("data_dir", &error))?;
+    let (node, running) =
+        Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
+            OpenError::Engine(_) => at("engine", &error),
+            OpenError::Folder(_) | OpenError::Damaged(_) => at("data_dir", &error),
+        })?;
     let readiness = Readiness::new(&["storage", "view", "predecessors"]);
     readiness.set("storage", true);
     Ok(RegionNode {

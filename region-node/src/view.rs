@@ -389,6 +389,9 @@ pub(crate) fn digests(store: &Arc<dyn Store>) -> Result<Vec<(Slot, Digest)>, Sto
 /// Entities in one answer.
 const DIGESTS_MAX: usize = 1_000;
 
+/// Entities with their digests, and the place to go on from.
+type DigestPage = (Vec<(EntityId, Digest)>, Option<Bytes>);
+
 /// Each entity of `wanted` slots with its digest, as the view has them; behind `after`, from a bounded part of the view.
 /// `None` for the place to go on from means the end.
 ///
@@ -398,7 +401,7 @@ pub(crate) fn entity_digests(
     store: &Arc<dyn Store>,
     wanted: &BTreeSet<Slot>,
     after: Option<Bytes>,
-) -> Result<(Vec<(EntityId, Digest)>, Option<Bytes>), StoreError> {
+) -> Result<DigestPage, StoreError> {
     let mut scan = Scan::prefix(keys::ENTITIES, DIGESTS_MAX);
     if let Some(after) = after {
         scan = scan.after(after);

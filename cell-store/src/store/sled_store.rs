@@ -7,24 +7,29 @@
 //!   count of keys (16), not by its size, so with sled's default of 512 KiB small values are enough. Segments are 8 MiB
 //!   here: the largest page that our limits allow, some 1.3 MiB, stays in the file that is synced.
 //! - Only its flusher thread cleans the file; without one the file grows for ever. So there is one.
-//! - On a damaged file it panics: that is caught and becomes [`StoreError::Damaged`]. It may also forget keys silently;
-//!   the caller's frontier and digests are there for that.
+//! - On a damaged file it panics: that is caught and becomes [`StoreError::Damaged`].
 //! - Its threads may hold its lock a moment longer than the last handle lives, so the folder has a lock of ours too,
 //!   which says at once whether somebody else is there.
+//!
+//! Damage. Detected: a missing `db` file, a header or a page whose checksum fails where it is read, settings that
+//! contradict the file. **Not** detected: a damaged stretch of `db` may be taken for its torn end, and everything written
+//! behind it is gone without a word; a segment that lost its header is a free segment, and the keys of its pages are gone
+//! or have the values of an earlier moment. The applied position (an earlier moment) and the digests (single keys) are
+//! there for that.
 
 use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Batch, Scan, Store, StoreError};
-use crate::lock::{FolderLock, create_folder};
+use super::fence::{Fence, contained, file_error, let_go};
+use super::folder::{Folder, sync_folder, unusable};
+use super::{Batch, Engine, Scan, Store, StoreError};
 
+const ENGINE: &str = "sled";
 const SEGMENT_BYTES: usize = 8 << 20;
 /// How often the cleaner looks; what it syncs by the way is a bonus, the log is the truth.
 const CLEAN_EVERY_MS: u64 = 1_000;
@@ -47,26 +52,26 @@ impl Default for SledConfig {
 /// A folder with a sled database.
 #[derive(Debug)]
 pub struct SledStore {
-    db: sled::Db,
+    /// `None` only while it is dropped.
+    db: Option<sled::Db>,
     /// The file that sled writes, opened before any write, so that it hears of every write-back error.
     file: File,
     /// Held for writing while a batch is applied, so that a scan sees whole batches only.
     batches: RwLock<()>,
-    broken: AtomicBool,
+    fence: Fence,
     /// Released last.
-    _lock: FolderLock,
+    _folder: Folder,
 }
 
 // === impl SledStore ===
 
 impl SledStore {
     /// # Errors
-    /// [`StoreError::Held`] if another process has it open, [`StoreError::Damaged`] if it cannot be read.
+    /// [`StoreError::Held`] if another process has it open, [`StoreError::OtherEngine`] if it is not sled's,
+    /// [`StoreError::Damaged`] if it cannot be read.
     pub fn open(dir: &Path, config: &SledConfig) -> Result<SledStore, StoreError> {
-        let io = |error: io::Error| StoreError::Io(format!("folder {}: {error}", dir.display()));
-        let held = || StoreError::Held { folder: dir.to_path_buf() };
-        create_folder(dir).map_err(io)?;
-        let lock = FolderLock::acquire(dir).map_err(io)?.ok_or_else(held)?;
+        let io = |error: io::Error| unusable(dir, &error);
+        let mut folder = Folder::claim(dir, Engine::Sled)?;
         let sled = sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
@@ -74,10 +79,10 @@ impl SledStore {
             .flush_every_ms(Some(CLEAN_EVERY_MS));
         let started = Instant::now();
         let db = loop {
-            match contained(|| sled.open()) {
+            match contained(ENGINE, || sled.open().map_err(error)) {
                 Err(StoreError::Io(error)) if error.contains("could not acquire lock") => {
                     if started.elapsed() > RELEASE_WAIT {
-                        return Err(held());
+                        return Err(StoreError::Held { folder: dir.to_path_buf() });
                     }
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -86,27 +91,22 @@ impl SledStore {
         };
         let file = File::open(dir.join("db")).map_err(io)?;
         // sled syncs neither its settings nor its names; without them the rest could not be opened.
+        file.sync_all().map_err(io)?;
         File::open(dir.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
-        File::open(dir).and_then(|folder| folder.sync_all()).map_err(io)?;
-        Ok(SledStore { db, file, batches: RwLock::default(), broken: AtomicBool::new(false), _lock: lock })
+        sync_folder(dir).map_err(io)?;
+        folder.mark()?;
+        let fence = Fence::new(ENGINE);
+        Ok(SledStore { db: Some(db), file, batches: RwLock::default(), fence, _folder: folder })
     }
 
-    /// Nothing more is asked of a store that failed to write or panicked: what it answers cannot be trusted.
-    fn guarded<T>(
-        &self,
-        changes: bool,
-        work: impl FnOnce() -> Result<T, sled::Error>,
-    ) -> Result<T, StoreError> {
-        if self.broken.load(Ordering::Acquire) {
-            return Err(StoreError::Io(
-                "an earlier error left it in an unknown state: open it anew".to_owned(),
-            ));
-        }
-        let done = contained(work);
-        if matches!(&done, Err(error) if changes || matches!(error, StoreError::Damaged(_))) {
-            self.broken.store(true, Ordering::Release);
-        }
-        done
+    fn db(&self) -> Result<&sled::Db, StoreError> {
+        self.db.as_ref().ok_or_else(|| StoreError::Io("closed".to_owned()))
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        let_go(ENGINE, self.db.take());
     }
 }
 
@@ -121,11 +121,11 @@ impl Store for SledStore {
             }
         }
         let _alone = self.batches.write().unwrap_or_else(PoisonError::into_inner);
-        self.guarded(true, || self.db.apply_batch(writes))
+        self.fence.change(|| self.db()?.apply_batch(writes).map_err(error))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.guarded(false, || self.db.get(key))?;
+        let value = self.fence.read(|| self.db()?.get(key).map_err(error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -134,10 +134,11 @@ impl Store for SledStore {
             return Ok(Vec::new());
         }
         let _no_batch = self.batches.read().unwrap_or_else(PoisonError::into_inner);
-        self.guarded(false, || {
-            let range = self.db.range((scan.start.clone(), scan.end.clone()));
+        self.fence.read(|| {
+            let range = self.db()?.range((scan.start.clone(), scan.end.clone()));
             let pair = |pair: Result<(sled::IVec, sled::IVec), sled::Error>| {
-                pair.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+                let (key, value) = pair.map_err(error)?;
+                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
             };
             if scan.reverse {
                 range.rev().take(scan.limit).map(pair).collect()
@@ -148,25 +149,17 @@ impl Store for SledStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.guarded(true, || {
-            self.db.flush()?;
-            self.file.sync_data()?;
-            Ok(())
+        self.fence.change(|| {
+            self.db()?.flush().map_err(error)?;
+            self.file.sync_data().map_err(|error| StoreError::Io(error.to_string()))
         })
     }
 }
 
-/// Runs sled and turns its panics and its many errors into ours.
-fn contained<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(sled::Error::Io(error))) => match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
-                Err(StoreError::Damaged(error.to_string()))
-            }
-            _ => Err(StoreError::Io(error.to_string())),
-        },
-        Ok(Err(error)) => Err(StoreError::Damaged(error.to_string())),
-        Err(_) => Err(StoreError::Damaged("sled panicked".to_owned())),
+/// sled's many errors as ours.
+fn error(error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) => file_error(&error),
+        error => StoreError::Damaged(error.to_string()),
     }
 }

@@ -298,6 +298,7 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
     };
     let engine = match args.engine {
         EngineArg::Sled => EngineName::Sled,
+        EngineArg::Fjall => EngineName::Fjall,
         EngineArg::Memory => EngineName::Memory,
     };
     let (node, running) = Node::open(identity, folder, engine, &Shutdown::new())?;

@@ -17,7 +17,7 @@ use crate::support::{SECRET, Service, carry, config, order_body, start, start_ga
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_placed_once_read_by_its_owner_only_and_found_again_after_a_restart() {
-    for engine in [EngineName::Sled, EngineName::Memory] {
+    for engine in [EngineName::Sled, EngineName::Fjall, EngineName::Memory] {
         let folder = tempfile::tempdir().unwrap();
         let node = start(folder.path(), engine).await;
         let (a, other) = (user_of("north", 0), user_of("north", 1));

@@ -2,5 +2,6 @@
 
 mod api;
 mod contract;
+mod engine;
 mod events;
 mod support;

@@ -1,0 +1,194 @@
+//! What the view costs on each engine: `cargo run --release -p cell-store --example engines -- [ORDERS,…] [DIR]`.
+//!
+//! Pairs of runs in one process, sled and fjall by turns, each in a fresh folder: batches of twenty orders with four keys
+//! each and one key for all, as a node under load writes them, and a sync every thousand batches. Orders come with ids in
+//! order of time, as a node's do, or at random. Processor time is that of every thread, until the store is closed.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cell_store::{Batch, Engine, Scan, open};
+use rustix::time::{ClockId, clock_gettime};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ORDERS_PER_BATCH: u64 = 20;
+const SYNC_EVERY: u64 = 1_000;
+const READS: u64 = 50_000;
+
+/// What one run showed.
+struct Row {
+    seconds: f64,
+    cpu_seconds: f64,
+    latency: Vec<Duration>,
+    /// Orders per second of the last tenth.
+    at_the_end: f64,
+    memory_mib: u64,
+    disk_mib: u64,
+    reopen: Duration,
+    get: Duration,
+    page: Duration,
+}
+
+/// Splitmix64: the same ids in every run.
+fn random(n: u64) -> u64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn id(n: u64, ordered: bool) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&if ordered { n } else { random(n) }.to_be_bytes());
+    id[8..].copy_from_slice(&random(n ^ 0x5555).to_be_bytes());
+    id
+}
+
+fn entity(id: &[u8; 16]) -> Vec<u8> {
+    [b"e\x01", &id[..], &[0, 0]].concat()
+}
+
+/// An order as the node keeps it: itself, its command, its place in its user's list, and its deadline.
+fn put_order(batch: &mut Batch, n: u64, ordered: bool) {
+    let id = id(n, ordered);
+    let user = format!("user-{:08}", random(n) % 100_000);
+    let created = (1_790_000_000_000 + n / 10).to_be_bytes();
+    let mut value = vec![0; 600];
+    value
+        .chunks_mut(8)
+        .zip(n..)
+        .for_each(|(part, n)| part.copy_from_slice(&random(n).to_le_bytes()[..part.len()]));
+    batch.put(entity(&id), value);
+    batch.put([b"k", &id[..], &[0], user.as_bytes()].concat(), id.to_vec());
+    batch.put([b"u", user.as_bytes(), &[0], &created, &id].concat(), "");
+    batch.put([b"d", &created[..], &[1], &id].concat(), "");
+}
+
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn resident_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn disk_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
+
+fn run(engine: Engine, orders: u64, ordered: bool, dir: &Path) -> Result<Row, Box<dyn Error>> {
+    let store = open(engine, dir)?;
+    let batches = orders / ORDERS_PER_BATCH;
+    let mut latency = Vec::with_capacity(batches as usize);
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let mut last_tenth = begun;
+    for group in 0..batches {
+        if group == batches - batches / 10 {
+            last_tenth = Instant::now();
+        }
+        let mut batch = Batch::new();
+        (group * ORDERS_PER_BATCH..)
+            .take(ORDERS_PER_BATCH as usize)
+            .for_each(|n| put_order(&mut batch, n, ordered));
+        batch.put("mposition", group.to_be_bytes().to_vec());
+        let one = Instant::now();
+        store.write(batch)?;
+        latency.push(one.elapsed());
+        if group % SYNC_EVERY == SYNC_EVERY - 1 {
+            store.sync()?;
+        }
+    }
+    store.sync()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let at_the_end = (batches / 10 * ORDERS_PER_BATCH) as f64 / last_tenth.elapsed().as_secs_f64();
+    let memory_mib = resident_mib();
+    drop(store);
+    let cpu_seconds = cpu_seconds() - cpu;
+    latency.sort_unstable();
+
+    let reopened = Instant::now();
+    let store = open(engine, dir)?;
+    let reopen = reopened.elapsed();
+    let begun = Instant::now();
+    for n in 0..READS {
+        let found = store.get(&entity(&id(random(n ^ 0xabcd) % orders, ordered)))?;
+        assert!(found.is_some_and(|value| value.len() == 600), "what was written is there");
+    }
+    let get = begun.elapsed() / READS as u32;
+    let begun = Instant::now();
+    for n in 0..READS / 50 {
+        let from = entity(&id(random(n) % orders, ordered));
+        store.scan(&Scan::prefix("e", 20).after(from))?;
+    }
+    let page = begun.elapsed() / (READS / 50) as u32;
+    drop(store);
+    let disk_mib = disk_bytes(dir) >> 20;
+    Ok(Row { seconds, cpu_seconds, latency, at_the_end, memory_mib, disk_mib, reopen, get, page })
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let counts = arguments.next().unwrap_or_else(|| "200000,1000000".to_owned());
+    let parent = arguments.next().map_or_else(std::env::temp_dir, Into::into);
+    println!(
+        "{:>9} {:8} {:6} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7} {:>6} {:>6} {:>8} {:>7} {:>7}",
+        "orders",
+        "ids",
+        "engine",
+        "orders/s",
+        "at end/s",
+        "cpu µs",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "MiB",
+        "disk",
+        "reopen s",
+        "get µs",
+        "page µs"
+    );
+    for orders in counts.split(',') {
+        let orders: u64 = orders.parse()?;
+        for ordered in [true, false] {
+            for engine in [Engine::Sled, Engine::Fjall] {
+                let folder = tempfile::tempdir_in(&parent)?;
+                let row = run(engine, orders, ordered, folder.path())?;
+                let ms = |quantile: f64| {
+                    let at = ((row.latency.len() - 1) as f64 * quantile) as usize;
+                    row.latency[at].as_secs_f64() * 1e3
+                };
+                println!(
+                    "{:>9} {:8} {:6} {:>9.0} {:>9.0} {:>7.1} {:>7.2} {:>7.2} {:>7.1} {:>6} {:>6} {:>8.2} {:>7.1} {:>7.1}",
+                    orders,
+                    if ordered { "ordered" } else { "random" },
+                    engine.as_str(),
+                    orders as f64 / row.seconds,
+                    row.at_the_end,
+                    row.cpu_seconds / orders as f64 * 1e6,
+                    ms(0.5),
+                    ms(0.99),
+                    ms(1.0),
+                    row.memory_mib,
+                    row.disk_mib,
+                    row.reopen.as_secs_f64(),
+                    row.get.as_secs_f64() * 1e6,
+                    row.page.as_secs_f64() * 1e6
+                );
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! fjall 3.1, with what it does not promise put right.
+//!
+//! - Reads through a keyspace see a batch while it is applied; reads here go through a snapshot.
+//! - A key that a batch names twice has one sequence number for both: only the last is handed over.
+//! - Its folder is made under another name and renamed when complete, so what is missing in it later was lost: fjall
+//!   itself takes a folder without `version`, or a keyspace without its manifest, for one that was never finished, and
+//!   starts empty.
+//! - When writes outrun merging it sleeps in steps of 100 ms, and for ever if its worker has died meanwhile. The wait here
+//!   begins earlier, is fine-grained, and ends with an error where the worker is gone.
+//! - Without lz4: disk is cheaper here than processor time, and a damaged length cannot reach a decompressor.
+//! - It keeps a keyspace's settings from when it was made: another `write_buffer_bytes` counts for new folders only.
+//! - Its own lock file is named like ours, so it lives one folder deeper.
+//!
+//! Memory: the block cache, and write buffers, of which five exist at most (one filling, four being written). Threads: two,
+//! one that writes buffers out and one that merges. `sync` syncs the journal; tables and manifests are synced by fjall
+//! before what they replace goes.
+//!
+//! Damage. Detected at open, by fjall or by [`verify`]: missing or unreadable manifests, tables and journals, a journal
+//! damaged anywhere but at its very end, tables' tables of content. Detected where it is read: every block of a table has
+//! a checksum. **Not** detected: a journal that ends early, or whose last batch is damaged, is one whose end was torn by a
+//! crash, and gives the store of an earlier moment, never one with holes; the oldest of several journals missing with the
+//! batches that only it had; a table exchanged for another. A write that wakes a damaged table in a merge fails with
+//! [`StoreError::Io`], as fjall keeps the reason to itself. The applied position (an earlier moment) and the digests
+//! (single keys) are there for that.
+
+mod verify;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+
+use super::fence::{Fence, contained, file_error, let_go};
+use super::folder::{Folder, home_of, sync_folder, unusable};
+use super::{Batch, Engine, Scan, Store, StoreError};
+
+const ENGINE: &str = "fjall";
+const KEYSPACE: &str = "view";
+/// Where the folder is made; what is found here was never finished.
+const UNFINISHED: &str = "fjall.new";
+/// One writes buffers out, so that it never waits for the other, which merges.
+const WORKERS: usize = 2;
+/// Journals beyond this are cleared away by writing buffers out early. They are what is read again at open.
+const JOURNALS_BYTES_MAX: u64 = 128 << 20;
+const OPEN_FILES_MAX: usize = 256;
+const BLOCK_BYTES: u32 = 4 << 10;
+/// Full write buffers, and runs of the first level, at which writes wait; below the bounds at which fjall itself does.
+const SEALED_MAX: usize = 3;
+const RUNS_MAX: usize = 16;
+const WAIT: Duration = Duration::from_millis(1);
+/// How long a former owner in this process may take to let go of fjall's own lock.
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
+
+/// Tuning.
+#[derive(Clone, Debug)]
+pub struct FjallConfig {
+    /// Blocks of tables kept in memory.
+    pub cache_bytes: u64,
+    /// Of one write buffer; counts when the folder is made.
+    pub write_buffer_bytes: u64,
+}
+
+impl Default for FjallConfig {
+    fn default() -> Self {
+        FjallConfig { cache_bytes: 256 << 20, write_buffer_bytes: 32 << 20 }
+    }
+}
+
+/// A folder with a fjall database.
+pub struct FjallStore {
+    /// `None` only while it is dropped.
+    open: Option<Open>,
+    fence: Fence,
+    /// Released last.
+    folder: Folder,
+}
+
+struct Open {
+    keyspace: Keyspace,
+    db: Database,
+}
+
+// === impl FjallStore ===
+
+impl FjallStore {
+    /// # Errors
+    /// [`StoreError::Held`] if another process has it open, [`StoreError::OtherEngine`] if it is not fjall's,
+    /// [`StoreError::Damaged`] if it cannot be read.
+    pub fn open(dir: &Path, config: &FjallConfig) -> Result<FjallStore, StoreError> {
+        let io = |error| unusable(dir, &error);
+        let mut folder = Folder::claim(dir, Engine::Fjall)?;
+        let home = dir.join(home_of(Engine::Fjall));
+        if !home.try_exists().map_err(io)? {
+            make(dir, &home, config)?;
+        }
+        verify::verify(&home)?;
+        let open = contained(ENGINE, || {
+            let db = database(&home, config)?;
+            if !db.keyspace_exists(KEYSPACE) {
+                return Err(StoreError::Damaged(format!("'{}' has lost its keyspace", home.display())));
+            }
+            let keyspace = db.keyspace(KEYSPACE, || options(config)).map_err(error)?;
+            Ok(Open { keyspace, db })
+        })?;
+        folder.mark()?;
+        Ok(FjallStore { open: Some(open), fence: Fence::new(ENGINE), folder })
+    }
+
+    fn inner(&self) -> Result<&Open, StoreError> {
+        self.open.as_ref().ok_or_else(|| StoreError::Io("closed".to_owned()))
+    }
+}
+
+impl fmt::Debug for FjallStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FjallStore").field("dir", &self.folder.dir()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for FjallStore {
+    fn drop(&mut self) {
+        let open = self.open.take();
+        // Nothing is left for fjall's own closing to write, which a thread of its may do after this returns.
+        let synced = self.fence.change(|| match &open {
+            Some(open) => open.db.persist(PersistMode::SyncAll).map_err(error),
+            None => Ok(()),
+        });
+        if let Err(error) = synced {
+            tracing::error!(%error, "while the store was closed");
+        }
+        let_go(ENGINE, open);
+    }
+}
+
+impl Store for FjallStore {
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        batch.check()?;
+        let mut entries = batch.entries;
+        // Of equal keys the last is kept: the sort is stable.
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.fence.change(|| {
+            let Open { db, keyspace } = self.inner()?;
+            let mut writes = db.batch();
+            let mut entries = entries.into_iter().peekable();
+            while let Some((key, value)) = entries.next() {
+                if entries.peek().is_some_and(|(next, _)| next.cmp(&key) == Ordering::Equal) {
+                    continue;
+                }
+                match value {
+                    Some(value) => writes.insert(keyspace, key.as_ref(), value.as_ref()),
+                    None => writes.remove(keyspace, key.as_ref()),
+                }
+            }
+            wait_for_merging(db, keyspace)?;
+            writes.commit().map_err(error)
+        })
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.fence.read(|| {
+            let Open { db, keyspace } = self.inner()?;
+            // fjall takes no key of no bytes, and nobody can have written one.
+            if key.is_empty() {
+                return Ok(None);
+            }
+            let value = db.snapshot().get(keyspace, key).map_err(error)?;
+            Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        if scan.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.fence.read(|| {
+            let Open { db, keyspace } = self.inner()?;
+            let range = db.snapshot().range(keyspace, (scan.start.clone(), scan.end.clone()));
+            let pair = |guard: fjall::Guard| {
+                let (key, value) = guard.into_inner().map_err(error)?;
+                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+            };
+            if scan.reverse {
+                range.rev().take(scan.limit).map(pair).collect()
+            } else {
+                range.take(scan.limit).map(pair).collect()
+            }
+        })
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.fence.change(|| self.inner()?.db.persist(PersistMode::SyncAll).map_err(error))
+    }
+}
+
+// === the database ===
+
+/// Makes the folder complete, or not at all.
+fn make(dir: &Path, home: &Path, config: &FjallConfig) -> Result<(), StoreError> {
+    let io = |error| unusable(dir, &error);
+    let unfinished = dir.join(UNFINISHED);
+    match std::fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    contained(ENGINE, || {
+        let db = database(&unfinished, config)?;
+        let keyspace = db.keyspace(KEYSPACE, || options(config)).map_err(error)?;
+        db.persist(PersistMode::SyncAll).map_err(error)?;
+        drop((keyspace, db));
+        Ok(())
+    })?;
+    sync_folder(&unfinished).map_err(io)?;
+    sync_folder(&unfinished.join("keyspaces")).map_err(io)?;
+    std::fs::rename(&unfinished, home).map_err(io)?;
+    sync_folder(dir).map_err(io)
+}
+
+fn database(home: &Path, config: &FjallConfig) -> Result<Database, StoreError> {
+    let started = Instant::now();
+    loop {
+        let opened = Database::builder(home)
+            .cache_size(config.cache_bytes)
+            .worker_threads(WORKERS)
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            .max_cached_files(Some(OPEN_FILES_MAX))
+            .open();
+        match opened {
+            Err(fjall::Error::Locked) if started.elapsed() < RELEASE_WAIT => std::thread::sleep(WAIT),
+            Err(fjall::Error::Locked) => return Err(StoreError::Held { folder: home.to_path_buf() }),
+            opened => return opened.map_err(error),
+        }
+    }
+}
+
+fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(config.write_buffer_bytes)
+        .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
+}
+
+/// Lets merging catch up, so that neither memory nor the count of tables grows.
+fn wait_for_merging(db: &Database, keyspace: &Keyspace) -> Result<(), StoreError> {
+    while keyspace.sealed_memtable_count() >= SEALED_MAX || keyspace.tree.l0_run_count() >= RUNS_MAX {
+        // Says whether somebody is still at work on it.
+        db.persist(PersistMode::Buffer).map_err(error)?;
+        std::thread::sleep(WAIT);
+    }
+    Ok(())
+}
+
+/// fjall's errors as ours.
+fn error(error: fjall::Error) -> StoreError {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => file_error(&error),
+        fjall::Error::Poisoned => {
+            StoreError::Io("fjall could not write a buffer out, or merge, in the background".to_owned())
+        }
+        error => StoreError::Damaged(error.to_string()),
+    }
+}

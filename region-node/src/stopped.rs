@@ -1,0 +1,97 @@
+//! The folder of a node that does not run, for who works on it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use cell_store::{DiskMedium, Engine, MediumError, MigrateError, Migrated, Stage, StoreError};
+
+pub(crate) const LOG: &str = "log";
+pub(crate) const VIEW: &str = "view";
+/// Where a view grows that is to take the place of the other.
+const VIEW_BESIDE: &str = "view.new";
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoppedError {
+    /// The path is wrong.
+    #[error("{} is no node's folder: it has no '{LOG}'", dir.display())]
+    NoNode { dir: PathBuf },
+    /// A node runs on it, or somebody else works on it.
+    #[error("{} is in use: stop the node first", dir.display())]
+    InUse { dir: PathBuf },
+    #[error(transparent)]
+    Medium(MediumError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+}
+
+/// A node's folder, kept from being opened by a node for as long as the value lives.
+#[derive(Debug)]
+pub struct StoppedNode {
+    dir: PathBuf,
+    /// A node opens its log first.
+    _log: DiskMedium,
+}
+
+// === impl StoppedNode ===
+
+impl StoppedNode {
+    /// # Errors
+    /// [`StoppedError`]; nothing was touched.
+    pub fn open(dir: &Path) -> Result<StoppedNode, StoppedError> {
+        if !dir.join(LOG).is_dir() {
+            return Err(StoppedError::NoNode { dir: dir.to_path_buf() });
+        }
+        let log = DiskMedium::open(dir.join(LOG)).map_err(|error| match error {
+            MediumError::Held { .. } => StoppedError::InUse { dir: dir.to_path_buf() },
+            error => StoppedError::Medium(error),
+        })?;
+        Ok(StoppedNode { dir: dir.to_path_buf(), _log: log })
+    }
+
+    /// Which engine keeps the view; `None` where there is none on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn engine(&self) -> Result<Option<Engine>, StoreError> {
+        cell_store::engine_of(&self.dir.join(VIEW))
+    }
+
+    /// What the view takes on disk.
+    #[must_use]
+    pub fn view_bytes(&self) -> u64 {
+        bytes_under(&self.dir.join(VIEW))
+    }
+
+    /// Moves the view to another engine. Nothing is lost whatever happens: the old view or the whole new one is in place.
+    ///
+    /// # Errors
+    /// [`StoppedError::InUse`], [`StoppedError::Migrate`]: the old view is in place.
+    pub fn migrate(&self, to: Engine, tell: impl FnMut(Stage)) -> Result<Migrated, StoppedError> {
+        let moved = cell_store::migrate(&self.dir.join(VIEW), &self.dir.join(VIEW_BESIDE), to, tell);
+        moved.map_err(|error| match error {
+            MigrateError::Store(StoreError::Held { .. }) => StoppedError::InUse { dir: self.dir.clone() },
+            error => StoppedError::Migrate(error),
+        })
+    }
+}
+
+/// Removes what an interrupted move left in the folder of a node that has its log open.
+pub(crate) fn clear(dir: &Path) {
+    let beside = dir.join(VIEW_BESIDE);
+    if let Err(error) = cell_store::discard(&beside) {
+        tracing::warn!(%error, folder = %beside.display(), "what an interrupted move left is not removed");
+    }
+}
+
+/// What cannot be looked at counts for nothing.
+fn bytes_under(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_under(&entry.path()),
+        // Files with holes are smaller than they are long.
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
