@@ -262,6 +262,7 @@ mod tests {
             let (step, _) = self.cell.command(&self.working, &command, 1_000).unwrap();
             let mut group = Group::at(Position(n));
             group.take(&step);
+            group.note_digests(self.cell.digests(), []);
             self.scrub.pass().grow(&group.grown);
             view::apply(&self.working, &Traces::default(), &group).unwrap();
             id
