@@ -9,7 +9,7 @@ use cell_proto::v1;
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::messages_client::MessagesClient;
 use cell_proto::v1::node_client::NodeClient;
-use chaos_tests::harness::{Api, Cluster, Kind, Latency, LinkState, Plan, Role};
+use chaos_tests::harness::{Answer, Api, Cluster, Kind, Latency, LinkState, Plan, Role};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -54,11 +54,15 @@ impl Regions {
         Regions { cluster, api: Api::default(), buyer, _folder: folder }
     }
 
-    async fn place(&self, key: &str) -> String {
+    async fn place_answer(&self, key: &str) -> Answer {
         let body = json!({ "content": { "currency": "CNY",
             "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
         let router = self.cluster.router();
-        let answer = self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap();
+        self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap()
+    }
+
+    async fn place(&self, key: &str) -> String {
+        let answer = self.place_answer(key).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.body["id"].as_str().unwrap().to_owned()
     }
@@ -462,5 +466,50 @@ async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers()
         first.2
     };
     assert!(of_north(&regions.frontier("north").await) >= of_north(&before), "without a gap");
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
+    let mut regions = Regions::start().await;
+    let mut orders = Vec::new();
+    for i in 0..60 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    until("south has them", async || regions.sees("south", &orders[59]).await).await;
+    until("east has them", async || regions.sees("east", &orders[59]).await).await;
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    // Writes go on meanwhile; a repeat of what was lost is the same order.
+    let again = regions.place_answer("k7").await;
+    assert!(matches!(again.status, 200 | 201), "{}", again.body);
+    assert_eq!(again.body["id"], orders[7].as_str());
+    regions.cluster.ready(Role::Node, "north").await.unwrap();
+    for order in &orders {
+        until("what was wiped is back", async || regions.sees("north", order).await).await;
+    }
+    // It decides on what it knew before, and the others agree.
+    let cancel = format!("/v1/orders/{}/cancel", orders[3]);
+    let router = regions.cluster.router();
+    let done = regions.api.call(router, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    assert_eq!(done.status, 201, "{}", done.body);
+    for region in ["east", "south"] {
+        until("the cancel is everywhere", async || {
+            let at = regions.cluster.node_http(region).unwrap();
+            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[3]), &regions.buyer).await;
+            seen.is_ok_and(|seen| seen.body["status"] == "Cancelled")
+        })
+        .await;
+    }
+    // A number of a start is never used twice.
+    let starts: Vec<u64> = regions
+        .frontier("east")
+        .await
+        .into_iter()
+        .filter(|(region, ..)| region == "north")
+        .map(|(_, start, _)| start)
+        .collect();
+    assert!(starts.contains(&1) && starts.iter().any(|start| *start > 1), "{starts:?}");
     regions.cluster.stop().await.unwrap();
 }
