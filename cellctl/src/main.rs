@@ -4,6 +4,7 @@
 
 mod bench;
 mod cluster;
+mod compare;
 mod demo;
 mod dlq;
 mod explain;
@@ -54,6 +55,10 @@ enum Noun {
     /// Regions: how far they know each other.
     #[command(subcommand)]
     Region(status::Verb),
+    /// Compare what two regions have of what both should have.
+    Diff(compare::DiffArgs),
+    /// Compare two regions, and let both take over what they lack.
+    Repair(compare::RepairArgs),
     /// A node's folder on this machine.
     #[command(subcommand)]
     Store(store::Verb),
@@ -68,6 +73,8 @@ async fn run(cli: Cli) -> Result<(), Refused> {
         Noun::Payment(verb) => explain::run(&cluster()?, "pay_", verb, cli.output).await,
         Noun::Dlq(verb) => dlq::run(&cluster()?, verb, cli.output).await,
         Noun::Region(verb) => status::run(&cluster()?, verb, cli.output).await,
+        Noun::Diff(args) => compare::diff(&cluster()?, args, cli.output).await,
+        Noun::Repair(args) => compare::repair(&cluster()?, args, cli.output).await,
         Noun::Store(verb) => store::run(verb, cli.output),
     }
 }

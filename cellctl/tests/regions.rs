@@ -348,6 +348,20 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
         peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
     })
     .await;
+    let ask = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl"))
+            .arg("--cluster")
+            .arg(regions.cluster.cluster_file())
+            .args(["-o", "json"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(ask(&["diff", "north", "east"])[0]["slots"], json!([]));
+    let repaired = ask(&["repair", "east", "north", "--as", "sre"]);
+    assert_eq!((&repaired[0]["repaired"], &repaired[1]["repaired"]), (&json!(0), &json!(0)));
     regions.cluster.stop().await.unwrap();
 }
 
