@@ -374,11 +374,18 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
     let any = ["listen.data", "listen.messages", "listen.grpc", "listen.admin"];
     let free: Vec<String> = any.iter().map(|key| format!("{key}=127.0.0.1:0")).collect();
     let free: Vec<&str> = free.iter().map(String::as_str).collect();
-    let cases: [(&str, &str, Vec<&str>, &str); 6] = [
+    let cases: [(&str, &str, Vec<&str>, &str); 8] = [
         ("sync-agent", "east/agent.toml", vec![], "listen.data"),
         ("sync-agent", "east/agent.toml", free.clone(), "data_dir"),
         ("sync-agent", "east/agent.toml", vec!["gate.patience=5"], "gate.patience"),
         ("sync-agent", "east/agent.toml", vec!["region=west"], "region"),
+        (
+            "router",
+            "router.toml",
+            vec!["region=west"],
+            "region: 'west' is no member of the placement (--set)",
+        ),
+        ("region-node", "cluster.toml", vec![], "cluster.toml)"),
         ("region-node", "east/node.toml", vec![], "listen.http"),
         (
             "region-node",

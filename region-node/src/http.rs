@@ -38,8 +38,8 @@ use crate::gateway::{CallbackError, Callbacks};
 use crate::node::Node;
 use crate::writer::now_ms;
 
-/// Largest request body.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest request body; the router in front has the same limit.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Event streams open at once.
 pub(crate) const STREAMS_MAX: usize = 10_000;

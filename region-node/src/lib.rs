@@ -23,7 +23,7 @@ mod working;
 mod writer;
 
 pub use config::{Config, EngineName, GatewayConfig, Listen, RulesConfig, load_placement};
-pub use http::document as openapi;
+pub use http::{BODY_BYTES_MAX, document as openapi};
 pub use node::{Identity, Node, OpenError, Running};
 pub use notice::Notice;
 pub use process::process;

@@ -14,12 +14,13 @@ use crate::service;
 #[derive(Debug, Parser)]
 #[command(name = "region-node", version)]
 struct Cli {
-    #[arg(long)]
+    /// Configuration file, TOML.
+    #[arg(long, env = "CELL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// `section.key=value`, over file and environment.
-    #[arg(long = "set")]
+    /// Overrides one key, over file and environment (CELL_SECTION__KEY), e.g. `--set rules.permit_window_ms=600000`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Read the configuration, say what is wrong with it, and stop.
+    /// Reads the configuration, says what is wrong with it, and ends.
     #[arg(long)]
     check_config: bool,
 }

@@ -161,8 +161,12 @@ fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams),
     let at = |key: &str, error: &dyn std::fmt::Display| ConfigError::at(key, error, origins);
     let region_of = |key: &str, name: &str| RegionId::new(name).map_err(|error| at(key, &error));
 
-    let placement = placement_file::load(&config.placement).map_err(|error| at("placement", &error))?;
+    let placement =
+        placement_file::load(&config.placement_file).map_err(|error| at("placement_file", &error))?;
     let local = region_of("region", &config.region)?;
+    if !placement.members().contains(&local) {
+        return Err(at("region", &format!("'{local}' is no member of the placement")));
+    }
     let mut addresses = Vec::with_capacity(config.upstreams.len());
     for (name, address) in &config.upstreams {
         let key = format!("upstreams.{name}");

@@ -19,6 +19,7 @@ mod secret;
 mod signals;
 pub mod telemetry;
 mod trace_parent;
+mod words;
 
 pub use admin::{Admin, Readiness, Version};
 pub use announce::{Announcement, announce};
@@ -31,3 +32,4 @@ pub use secret::{Secret, SecretError, SecretFile};
 pub use signals::{EXIT_WITH_STDIN_ENV, watch_signals};
 pub use telemetry::{LogFormat, TelemetryConfig, TelemetryError};
 pub use trace_parent::{TraceParent, TraceParentError};
+pub use words::Words;

@@ -395,7 +395,7 @@ impl Cluster {
         let upstreams: String =
             self.ports.iter().map(|(region, ports)| format!("{region} = \"{}\"\n", at(ports.http))).collect();
         format!(
-            "listen = \"{}\"\nregion = {:?}\nplacement = \"placement.toml\"\n\n[admin]\nlisten = \"{}\"\n\n\
+            "listen = \"{}\"\nregion = {:?}\nplacement_file = \"placement.toml\"\n\n[admin]\nlisten = \"{}\"\n\n\
              [upstreams]\n{upstreams}\n[telemetry]\nlevels = {:?}\n",
             at(self.router_ports[0]),
             self.plan.regions[0],
