@@ -444,6 +444,34 @@ async fn an_operator_sees_what_answered_and_by_the_code_that_not_all_did() {
         let (code, _, said) = run(args);
         assert_eq!(code, Some(0), "{args:?}: {said}");
     }
+    let page = async |admin| regions.api.text(admin, "/metrics").await.unwrap();
+    let (node, agent) =
+        (regions.cluster.node_admin("east").unwrap(), regions.cluster.agent_admin("east").unwrap());
+    for (admin, lines) in [
+        (
+            node,
+            &[
+                "# HELP cell_alarms_total ",
+                "cell_alarms_total{kind=\"forked\"} 0",
+                "cell_problems_total{type=\"busy\"} 0",
+            ][..],
+        ),
+        (
+            agent,
+            &[
+                "cell_gate_warnings_total 0",
+                "cell_gate_dead_lettered_total{reason=\"poison\"} 0",
+                "cell_gate_fetched_total{from=\"north\"} 0",
+            ],
+        ),
+        (
+            regions.cluster.router_admin(),
+            &["cell_router_refused_total{reason=\"moving\"} 0", "# HELP cell_router_requests_total "],
+        ),
+    ] {
+        let page = page(admin).await;
+        lines.iter().for_each(|line| assert!(page.contains(line), "{line} in\n{page}"));
+    }
     let (_, printed, _) = run(&["order", "explain", &order]);
     let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
     let versions = ["north", "east", "south"].map(|region| document[region]["version"].as_str().unwrap());

@@ -245,7 +245,7 @@ mod tests {
             ("low_water_mib=-1", "low_water_mib: must be a whole number from 0 on, not -1 (--set)"),
             ("node_index=3", "node_index: must be 0: there is one node per cell so far (--set)"),
             ("region=west", "region: 'west' is no member of the placement (--set)"),
-            ("engine=rocks", "engine: must be `sled` or `memory`, not `rocks` (--set)"),
+            ("engine=rocks", "engine: must be one of `sled`, `fjall`, `memory`, not `rocks` (--set)"),
         ] {
             assert_eq!(problems(&[set]), [expected]);
         }

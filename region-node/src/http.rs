@@ -22,6 +22,7 @@ use cell_core::cell::{Ask, Command, Reply};
 use cell_core::event::Op;
 use cell_core::id::{OrderId, PaymentId, UserId};
 use document::{Body, Operation, Route};
+pub(crate) use problem::PROBLEM_NAMES;
 use problem::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -8,6 +8,7 @@ use clap::Parser;
 use service_kit::{Exit, MetricsHandle, Shutdown, config, main_exit, telemetry};
 
 use crate::config::Config;
+use crate::metrics::METRICS;
 use crate::service;
 
 /// A cell's node: owns its slots' orders and payments.
@@ -35,6 +36,7 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         telemetry::init("region-node", &config.region, &config.telemetry)?;
         let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
+        metrics.declare(METRICS, &[]);
         // The writer and the applier have threads of their own; a worker more than there are cores left only takes turns with
         // them, and a lone request then wakes two where one would do.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -21,6 +21,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::config::{Config, read_address};
 use crate::connection::{Admission, Serving};
 use crate::decide::Upstreams;
+use crate::metrics::{DROPPED, METRICS};
 use crate::proxy::Proxy;
 
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
@@ -74,9 +75,11 @@ impl Router {
     /// See [`BuildError`].
     pub async fn build(config: Config, origins: &Origins) -> Result<Self, BuildError> {
         let (placement, upstreams) = resolve(&config, origins)?;
+        let metrics = MetricsHandle::install()?;
+        metrics.declare(METRICS, &[]);
         Ok(Self {
             seed: getrandom::u64()?,
-            metrics: MetricsHandle::install()?,
+            metrics,
             http: bind("listen", config.listen, origins).await?,
             admin: bind("admin.listen", config.admin.listen, origins).await?,
             placement,
@@ -219,8 +222,7 @@ impl Acceptor {
             Err(_) => match Arc::clone(&self.refused).try_acquire_owned() {
                 Ok(permit) => Admission::Refused(permit),
                 Err(_) => {
-                    metrics::counter!("cell_router_refused_total", "reason" => "connection-dropped")
-                        .increment(1);
+                    metrics::counter!("cell_router_refused_total", "reason" => DROPPED).increment(1);
                     return;
                 }
             },

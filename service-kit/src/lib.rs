@@ -27,7 +27,7 @@ pub use bind::{BindError, bind, nodelay};
 pub use config::{ConfigError, Origins, Problems, Validate};
 pub use drain::{DrainError, Shutdown};
 pub use exit::{Exit, main_exit};
-pub use metrics::{MetricsError, MetricsHandle};
+pub use metrics::{Metric, MetricKind, MetricsError, MetricsHandle};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use signals::{EXIT_WITH_STDIN_ENV, watch_signals};
 pub use telemetry::{LogFormat, TelemetryConfig, TelemetryError};

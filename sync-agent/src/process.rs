@@ -8,6 +8,7 @@ use clap::Parser;
 use service_kit::{Exit, MetricsHandle, Shutdown, config, main_exit, telemetry};
 
 use crate::config::Config;
+use crate::metrics::{METRICS, OF_PEERS};
 use crate::service;
 
 /// Moves changes and messages between regions; parks what arrives before its data.
@@ -35,6 +36,8 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         telemetry::init("sync-agent", &config.region, &config.telemetry)?;
         let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
+        let peers: Vec<String> = config.peers.iter().map(|peer| peer.region.clone()).collect();
+        metrics.declare(METRICS, &OF_PEERS.map(|label| (label, peers.clone())));
         // It shares the machine with the node, which comes first.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = (cores / 2).max(1);
