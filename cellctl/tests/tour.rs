@@ -33,7 +33,23 @@ fn a_folder_that_holds_something_else_is_refused() {
         .arg(folder.path())
         .output()
         .unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("holds something else"), "{said}");
+}
+
+#[test]
+fn what_the_demo_and_the_bench_cannot_do_anything_with_is_refused() {
+    for args in [
+        &["demo", "--tour", "-o", "json"][..],
+        &["-o", "json", "demo"],
+        &["--cluster", "cluster.toml", "demo"],
+        &["--cluster", "cluster.toml", "bench", "place"],
+        &["bench", "place", "--seconds", "0"],
+        &["demo", "--data", "/proc/homecell"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_cellctl")).args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+    }
 }

@@ -22,6 +22,7 @@ use cell_core::cell::{Ask, Command, Reply};
 use cell_core::event::Op;
 use cell_core::id::{OrderId, PaymentId, UserId};
 use document::{Body, Operation, Route};
+pub(crate) use problem::PROBLEM_NAMES;
 use problem::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,8 +39,8 @@ use crate::gateway::{CallbackError, Callbacks};
 use crate::node::Node;
 use crate::writer::now_ms;
 
-/// Largest request body.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest request body; the router in front has the same limit.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Event streams open at once.
 pub(crate) const STREAMS_MAX: usize = 10_000;
