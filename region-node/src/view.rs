@@ -248,6 +248,15 @@ pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<Vec<(ActorId, u64)>, St
     Ok(frontier.iter().filter_map(|(_, value)| dot(value)).map(|dot| (dot.actor, dot.seq)).collect())
 }
 
+/// Everything in the log before it is in the view; `None` of a new one.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn position(store: &Arc<dyn Store>) -> Result<Option<Position>, StoreError> {
+    let position = store.get(keys::POSITION)?;
+    Ok(position.and_then(|value| Some(Position(u64::from_be_bytes(value.as_ref().try_into().ok()?)))))
+}
+
 /// Which view this is: places in it mean nothing in another, nor after some of it was written a second time.
 ///
 /// # Errors
@@ -274,14 +283,12 @@ pub(crate) fn restore(
     fresh: u64,
 ) -> Result<u64, StartError> {
     let store = working.store();
-    let position = store.get(keys::POSITION)?;
+    let position = position(store)?;
     if position.is_some() && store.get(keys::FORMAT)?.as_deref() != Some(&FORMAT.to_be_bytes()[..]) {
         return Err(StartError::OtherFormat);
     }
     cell.restore(kept(store)?);
-    let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
-    let position = position.unwrap_or(0);
-    let from = Position(position.max(log.first().0));
+    let from = Position(position.map_or(0, |position| position.0).max(log.first().0));
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
         identify(store, fresh)?;
     }
