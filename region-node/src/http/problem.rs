@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cell_core::cell::{Problem as Kind, Refusal};
+use cell_core::cell::{NOT_FOUND, Problem as Kind, Refusal};
 use serde_json::json;
 
 use crate::writer::NodeError;
@@ -104,7 +104,7 @@ impl Problem {
         Problem { pointer: self.pointer.map(|pointer| format!("{member}{pointer}")), ..self }
     }
     pub(crate) fn not_found() -> Problem {
-        Problem::new("not-found", "there is no such thing of yours")
+        Problem::new("not-found", NOT_FOUND)
     }
 }
 
