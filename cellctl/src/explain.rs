@@ -71,7 +71,7 @@ pub(crate) async fn run(cluster: &Cluster, of: Of, verb: Verb, format: Format) -
         Verb::Explain { .. } => show(format, &["in", "what", ""], details(&seen, now_ms()), &json),
     }
     if format == Format::Table {
-        line("version: the dot of the newest event of it that the region holds, and when that was made");
+        line("version: the dot of the newest event of it that the region holds");
     }
     let mut silent = Silent::default();
     for (region, seen) in &seen {
