@@ -16,6 +16,7 @@ mod process;
 mod record;
 mod scrub;
 mod service;
+mod session;
 mod stopped;
 mod traces;
 mod view;

@@ -160,7 +160,8 @@ fn grow(grown: &mut BTreeMap<EntityId, Digest>, more: &BTreeMap<EntityId, Digest
 pub(crate) trait Told: Send + 'static {
     fn sheets(&self, sheets: &[Sheet]);
     fn alarms(&self, alarms: &[Alarm]);
-    fn changed(&self, entities: &BTreeMap<EntityId, Arc<Entity>>);
+    /// A group is durable, and in the working state.
+    fn published(&self, cell: &Cell, group: &Group);
     fn failed(&self, error: &NodeError);
 }
 
@@ -381,9 +382,6 @@ impl<T: Told> Loop<T> {
             epochs.extend(home.actor.map(|actor| (id, Epoch { term: home.term, step: home.step, actor })));
         }
         let sheets = self.sheets(&made.entities)?;
-        self.told.changed(&made.entities);
-        self.told.sheets(&sheets);
-        self.told.alarms(&made.alarms);
         let group = Group {
             number: self.number,
             end,
@@ -398,6 +396,9 @@ impl<T: Told> Loop<T> {
             beyond: Vec::new(),
             sheets,
         };
+        self.told.published(&self.cell, &group);
+        self.told.sheets(&group.sheets);
+        self.told.alarms(&made.alarms);
         self.behind.send(group).map_err(|_| NodeError::Unavailable("the view stopped".to_owned()))
     }
 
@@ -552,7 +553,7 @@ mod tests {
     impl Told for Nobody {
         fn sheets(&self, _: &[Sheet]) {}
         fn alarms(&self, _: &[Alarm]) {}
-        fn changed(&self, _: &BTreeMap<EntityId, Arc<Entity>>) {}
+        fn published(&self, _: &Cell, _: &Group) {}
         fn failed(&self, _: &NodeError) {}
     }
 
