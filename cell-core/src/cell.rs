@@ -9,6 +9,7 @@ mod absorb;
 mod command;
 mod digests;
 mod draft;
+mod reached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use absorb::{Answer, Delivery, Refused};
 pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply};
 pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
+pub use reached::Reached;
 
 use crate::clock::HlcClock;
 use crate::digest::Digest;

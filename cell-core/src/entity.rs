@@ -107,6 +107,17 @@ impl Entity {
         self.items.values().any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
     }
 
+    /// Whether a record or a decision of the change at `dot` is in it, and with that all it builds on. A fact of that
+    /// change is no proof: it may have come alone, with the other entity that it concerns.
+    #[must_use]
+    pub fn decided_in(&self, dot: &Dot) -> bool {
+        let of_dot = |item: &&Item| item.origins.iter().any(|origin| origin.dot == *dot);
+        self.items
+            .values()
+            .filter(of_dot)
+            .any(|item| matches!(item.event.body, Some(Body::Record(_) | Body::Decided(_))))
+    }
+
     /// Puts an event in its place. `true` if anything changed: merging again is a no-op.
     pub fn place(&mut self, placing: Placing) -> bool {
         let Some(key) = item_key(&placing.event) else {
@@ -383,6 +394,13 @@ impl<'a, K: Kind> Reading<'a, K> {
         let mut state = K::start(record);
         self.history.iter().for_each(|link| K::fold(&mut state, link));
         self.state = Some(state);
+    }
+
+    /// The version of what it says: what wrote the last decision in force, which stands for everything in front of it, or
+    /// the record where nothing was decided.
+    #[must_use]
+    pub fn version(&self) -> Option<Dot> {
+        self.history.last().map(|link| link.dot).or(self.created_dot)
     }
 
     /// The first content of each fact, in key order: captures before refunds.

@@ -46,6 +46,12 @@ impl Lives {
         life.last = Some(life.last.map_or(last, |known| known.max(last)));
     }
 
+    /// Its last change, if the actor has ended: the largest that anybody who followed it claimed.
+    #[must_use]
+    pub fn ended_at(&self, actor: &ActorId) -> Option<u64> {
+        self.of.get(actor)?.last
+    }
+
     /// What was kept of a life.
     pub fn restore(&mut self, kept: ActorLife) {
         let life = self.life(kept.actor);

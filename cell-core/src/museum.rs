@@ -16,6 +16,8 @@ pub enum Bug {
     PermitReused,
     /// The next attempt starts while the one before is unknown.
     SecondAttemptEarly,
+    /// A session is taken for up to date where anything of its actor is known.
+    SessionByActor,
 }
 
 #[cfg(feature = "museum")]

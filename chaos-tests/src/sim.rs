@@ -16,6 +16,7 @@ mod museum;
 mod net;
 mod node;
 mod post;
+mod reader;
 mod rng;
 mod run;
 mod schedules;

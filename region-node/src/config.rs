@@ -98,6 +98,9 @@ fn default_scrub_every_ms() -> u64 {
 fn default_scrub_per_s() -> u32 {
     20_000
 }
+fn default_session_wait_ms() -> u64 {
+    1_000
+}
 fn default_timeout_ms() -> u64 {
     3_000
 }
@@ -126,6 +129,9 @@ pub struct Config {
     /// with a damaged log until one of them was heard. 0: not at all.
     #[serde(default = "default_recovery_wait_ms")]
     pub recovery_wait_ms: u64,
+    /// A request that presents a `Cell-Version` waits at most this long for it to be here.
+    #[serde(default = "default_session_wait_ms")]
+    pub session_wait_ms: u64,
     /// Pause between two readings of the whole view, which find what is damaged or gone; the first is at start.
     #[serde(default = "default_scrub_every_ms")]
     pub scrub_every_ms: u64,

@@ -7,8 +7,10 @@ mod events;
 mod lists;
 mod problem;
 mod shapes;
+mod version;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
@@ -21,6 +23,7 @@ use axum::{Json, Router};
 use cell_core::cell::{Ask, Command, Reply};
 use cell_core::event::Op;
 use cell_core::id::{OrderId, PaymentId, UserId};
+use cell_core::version::Dot;
 use document::{Body, Operation, Route};
 pub(crate) use problem::PROBLEM_NAMES;
 use problem::Problem;
@@ -54,6 +57,8 @@ pub(crate) struct Api {
     pub(crate) shutdown: Shutdown,
     /// Places for event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// How long a request waits for the version that it presents.
+    pub(crate) session_wait: Duration,
 }
 
 /// The API's routes, and what the document says of each.
@@ -216,7 +221,10 @@ async fn around(mut request: Request, next: Next) -> Response {
     let trace = trace_for(request.headers());
     request.headers_mut().remove(TRACEPARENT);
     request.headers_mut().extend(trace.clone().map(|trace| (TRACEPARENT, trace)));
+    // What is none is refused where it is asked for.
+    let presented = version::presented(request.headers()).ok().flatten();
     let mut response = next.run(request).await;
+    version::put(&mut response, presented.as_ref());
     let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
     if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
@@ -248,17 +256,18 @@ type Shared = State<Arc<Api>>;
 
 // === who asks, and how ===
 
-/// The user, as the edge identified them.
+/// The user, as the edge identified them; the node has what they saw elsewhere, as far as they say so.
 struct User(UserId);
 
-impl<S: Sync> FromRequestParts<S> for User {
+impl FromRequestParts<Arc<Api>> for User {
     type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<User, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<User, Problem> {
         let unidentified = |detail: String| Problem::new("unidentified", detail);
         let header = only(&parts.headers, "x-user-id")
             .map_err(unidentified)?
             .ok_or_else(|| unidentified("the request names no user (X-User-Id)".to_owned()))?;
         let user = UserId::new(header).map_err(|error| unidentified(error.to_string()))?;
+        version::at_least(api, parts).await?;
         Ok(User(user))
     }
 }
@@ -337,7 +346,7 @@ impl Api {
         let op = ask.op();
         let command = Command { user: user.clone(), key, body: body.to_vec(), trace: trace.clone(), ask };
         let condition = conditions::of(headers, &user, &command.ask)?;
-        let reply = self.node.command_if(command, condition).await?;
+        let (reply, written) = self.node.command_if(command, condition).await?;
         let reply = reply.map_err(|refusal| match op {
             // What an order is made of is a member of the body there, and elsewhere the body.
             Op::Place => Problem::from(refusal).inside("/content"),
@@ -349,11 +358,11 @@ impl Api {
         {
             trace.span("command").in_scope(|| tracing::info!(%op, order = %reply.order, "carried out"));
         }
-        self.answer(&user, &reply)
+        self.answer(&user, &reply, written)
     }
 
-    /// The thing that was acted on, as it stands now.
-    fn answer(&self, user: &UserId, reply: &Reply) -> Result<Response, Problem> {
+    /// The thing that was acted on, as it stands now; `written` is what the command made of it.
+    fn answer(&self, user: &UserId, reply: &Reply, written: Option<Dot>) -> Result<Response, Problem> {
         #[derive(Serialize)]
         struct Answer {
             #[serde(flatten)]
@@ -371,6 +380,8 @@ impl Api {
             payment: payment.and_then(|payment| payment_shape(&payment, user)),
         };
         let etag = answer.order.as_ref().map(conditions::etag);
+        let order = answer.order.as_ref().and_then(|order| order.version);
+        let payment = answer.payment.as_ref().and_then(|payment| payment.version);
         let status = match (reply.pending, reply.repeated) {
             (true, _) => StatusCode::ACCEPTED,
             (false, true) => StatusCode::OK,
@@ -378,7 +389,7 @@ impl Api {
         };
         let mut response = (status, Json(answer)).into_response();
         response.headers_mut().extend(etag.map(|etag| (header::ETAG, etag)));
-        Ok(response)
+        Ok(version::shows(response, [written, order, payment].into_iter().flatten()))
     }
 }
 
@@ -414,7 +425,8 @@ async fn get_order(
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
     let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
-    Ok(conditions::unless_unchanged(&headers, shape))
+    let version = shape.version;
+    Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }
 
 async fn order_events(
@@ -423,8 +435,8 @@ async fn order_events(
     Path(order): Path<String>,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
-    Ok(Json(event_shapes(&entity)).into_response())
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
+    Ok(version::shows(Json(event_shapes(&entity)).into_response(), shape.version))
 }
 
 async fn pay(
@@ -495,7 +507,8 @@ async fn get_payment(
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(payment_id(&payment)?.into())?.ok_or_else(Problem::not_found)?;
     let shape = payment_shape(&entity, &user).ok_or_else(Problem::not_found)?;
-    Ok(conditions::unless_unchanged(&headers, shape))
+    let version = shape.version;
+    Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }
 
 async fn accept(

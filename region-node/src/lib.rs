@@ -17,6 +17,7 @@ mod process;
 mod record;
 mod scrub;
 mod service;
+mod session;
 mod stopped;
 mod traces;
 mod view;

@@ -24,6 +24,12 @@ pub const METRICS: &[Metric] = &[
         "What was warned of.",
     ),
     Metric::counter("cell_problems_total", &[("type", &PROBLEM_NAMES)], "Requests answered with a problem."),
+    Metric::gauge("cell_sessions_waiting", &[], "Requests that wait for the version they present."),
+    Metric::counter(
+        "cell_sessions_total",
+        &[("outcome", &["met", "not-here", "never", "unavailable"])],
+        "What came of requests that presented a version.",
+    ),
     Metric::counter("cell_scrubs_total", &[], "Readings of the whole view that came to their end."),
     Metric::counter("cell_scrubbed_keys_total", &[], "Keys of the view read by them."),
     Metric::counter("cell_damaged_entities_total", &[], "Entities found damaged by them."),

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cell_core::cell::{
-    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Refusal, Refused, Reply, Step,
-    View,
+    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Reached, Refusal, Refused, Reply,
+    Step, View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -34,6 +34,7 @@ use crate::desk::Tray;
 use crate::explain;
 use crate::grpc::Members;
 use crate::scrub::{Off, Scrub};
+use crate::session::Sessions;
 use crate::stopped;
 use crate::traces::Traces;
 use crate::view::{self, StartError};
@@ -90,6 +91,7 @@ pub struct Node {
     shown: broadcast::Sender<Arc<Vec<UserId>>>,
     low_on_disk: Arc<AtomicBool>,
     tray: Tray,
+    sessions: Sessions,
     log: LogReader,
     members: Members,
     me: Arc<Mutex<ActorId>>,
@@ -132,6 +134,7 @@ struct Announce {
     /// What was warned of; forgotten as a whole beyond [`ALARMED_MAX`], and then said again.
     alarmed: Mutex<BTreeSet<EntityId>>,
     tray: Tray,
+    sessions: Sessions,
 }
 
 impl Told for Announce {
@@ -161,10 +164,11 @@ impl Told for Announce {
         }
     }
 
-    fn changed(&self, entities: &BTreeMap<EntityId, Arc<Entity>>) {
-        if !entities.is_empty() {
+    fn published(&self, cell: &Cell, group: &Group) {
+        self.sessions.published(cell, group);
+        if !group.entities.is_empty() {
             // Nobody listens: nobody misses anything.
-            let _ = self.signals.send(Arc::new(entities.keys().copied().collect()));
+            let _ = self.signals.send(Arc::new(group.entities.keys().copied().collect()));
         }
     }
 
@@ -286,17 +290,20 @@ impl Node {
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
+        let sessions = Sessions::new(cell.frontier(), log.durable().0);
         let told = Announce {
             signals: signals.clone(),
             shutdown: shutdown.clone(),
             alarmed: Mutex::default(),
             tray: tray.clone(),
+            sessions: sessions.clone(),
         };
         let (apply_to, apply_traces, apply_dir) = (working.clone(), traces.clone(), dir.to_owned());
         let scrub = Scrub::default();
         let applied_scrub = scrub.clone();
         let (shown, _) = broadcast::channel(SIGNALS_MAX);
         let show = shown.clone();
+        let applied_sessions = sessions.clone();
         let mut groups = 0u64;
         let apply = move |group: Group| {
             let mut pass = applied_scrub.pass();
@@ -308,6 +315,7 @@ impl Node {
                 error.to_string()
             })?;
             drop(pass);
+            applied_sessions.shown(group.end.0);
             if !users.is_empty() {
                 // Nobody listens: nobody misses anything.
                 let _ = show.send(Arc::new(users.into_iter().collect()));
@@ -328,6 +336,7 @@ impl Node {
             shown,
             low_on_disk: Arc::default(),
             tray,
+            sessions,
             log: reader,
             members,
             me: Arc::new(Mutex::new(me)),
@@ -447,26 +456,46 @@ impl Node {
     /// # Errors
     /// [`NodeError`]; a refusal by rule is the inner `Err`.
     pub async fn command(&self, command: Command) -> Result<Result<Reply, Refusal>, NodeError> {
-        self.command_if(command, None).await
+        Ok(self.command_if(command, None).await?.0)
     }
 
-    /// The same, if `condition` holds at that moment of what it is about.
+    /// The same, if `condition` holds at that moment of what it is about; with the change that was written, if one was.
     pub(crate) async fn command_if(
         &self,
         command: Command,
         condition: Option<Condition>,
-    ) -> Result<Result<Reply, Refusal>, NodeError> {
+    ) -> Result<(Result<Reply, Refusal>, Option<Dot>), NodeError> {
         let about = command.ask.entity();
-        let reply = self
+        let (reply, written) = self
             .run(move |cell, view, now_ms| {
-                cell.command_if(view, &command, condition.as_ref().map(|holds| &**holds as _), now_ms)
+                let condition = condition.as_ref().map(|holds| &**holds as _);
+                let (step, reply) = cell.command_if(view, &command, condition, now_ms)?;
+                let written = step.entries.last().map(|entry| entry.dot);
+                Ok((step, (reply, written)))
             })
             .await?;
         if let (Err(Refusal { problem: Problem::NotFound, .. }), Some(about)) = (&reply, about) {
             // Not denied where it may be lost.
             self.working.entity_or_lost(about)?;
         }
-        Ok(reply)
+        Ok((reply, written))
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// How far the node is with each of these versions, for somebody who reads `about`.
+    pub(crate) async fn reached(
+        &self,
+        dots: Vec<Dot>,
+        about: Option<EntityId>,
+    ) -> Result<Vec<(Dot, Reached)>, NodeError> {
+        self.run(move |cell, view, _| {
+            let reached = |dot: Dot| Ok((dot, cell.reached(view, about, &dot)?));
+            Ok((Step::default(), dots.into_iter().map(reached).collect::<Result<_, _>>()?))
+        })
+        .await
     }
 
     /// Whether the disk is too full for new orders.

@@ -49,6 +49,7 @@ pub struct RegionNode {
     ask_every_ms: u64,
     pace: Pace,
     may_damage: bool,
+    session_wait: Duration,
 }
 
 /// Opens listeners and data, and starts the storage threads. Must be called inside a runtime.
@@ -101,6 +102,7 @@ pub async fn build(
         ask_every_ms,
         pace: Pace { every: Duration::from_millis(config.scrub_every_ms), per_s: config.scrub_per_s },
         may_damage: config.allow_damage,
+        session_wait: Duration::from_millis(config.session_wait_ms),
     })
 }
 
@@ -197,6 +199,7 @@ impl RegionNode {
                 gateway: self.callbacks,
                 shutdown: shutdown.clone(),
                 streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
+                session_wait: self.session_wait,
             });
             let stop = shutdown.token();
             axum::serve(nodelay(self.http), api)

@@ -173,7 +173,8 @@ fn grow(grown: &mut BTreeMap<EntityId, Digest>, more: &BTreeMap<EntityId, Digest
 pub(crate) trait Told: Send + 'static {
     fn sheets(&self, sheets: &[Sheet]);
     fn alarms(&self, alarms: &[Alarm]);
-    fn changed(&self, entities: &BTreeMap<EntityId, Arc<Entity>>);
+    /// A group is durable, and in the working state.
+    fn published(&self, cell: &Cell, group: &Group);
     fn failed(&self, error: &NodeError);
 }
 
@@ -394,9 +395,6 @@ impl<T: Told> Loop<T> {
             epochs.extend(home.actor.map(|actor| (id, Epoch { term: home.term, step: home.step, actor })));
         }
         let sheets = self.sheets(&made.entities)?;
-        self.told.changed(&made.entities);
-        self.told.sheets(&sheets);
-        self.told.alarms(&made.alarms);
         let mut group = Group {
             number: self.number,
             end,
@@ -412,6 +410,9 @@ impl<T: Told> Loop<T> {
             sheets,
         };
         group.note_digests(self.cell.digests(), made.corrected);
+        self.told.published(&self.cell, &group);
+        self.told.sheets(&group.sheets);
+        self.told.alarms(&made.alarms);
         self.behind.send(group).map_err(|_| NodeError::Unavailable("the view stopped".to_owned()))
     }
 
@@ -566,7 +567,7 @@ mod tests {
     impl Told for Nobody {
         fn sheets(&self, _: &[Sheet]) {}
         fn alarms(&self, _: &[Alarm]) {}
-        fn changed(&self, _: &BTreeMap<EntityId, Arc<Entity>>) {}
+        fn published(&self, _: &Cell, _: &Group) {}
         fn failed(&self, _: &NodeError) {}
     }
 

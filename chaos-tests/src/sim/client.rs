@@ -217,6 +217,12 @@ impl World {
             self.coverage.fault("reply-lost");
             return;
         }
+        if let Ok(reply) = &reply {
+            self.begins_to_read(i, reply.order.into(), dot);
+            if let Some(payment) = reply.payment {
+                self.begins_to_read(i, payment.into(), dot);
+            }
+        }
         if reply.as_ref().is_err_and(|refusal| refusal.problem == Problem::Recovering) {
             return self.after(100, Event::Request { node: i, nth });
         }

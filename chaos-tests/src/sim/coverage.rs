@@ -38,6 +38,9 @@ pub(crate) const FAULTS: &[&str] = &[
     "retried-elsewhere",
     "dead-letter",
     "redriven",
+    "version-waited-for",
+    "version-not-here",
+    "version-lost",
 ];
 
 /// How often each fault had an effect and each row of the settling table fired.

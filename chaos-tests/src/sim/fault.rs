@@ -91,6 +91,7 @@ impl World {
             synced: 0,
             syncing: false,
             waiting: std::collections::VecDeque::new(),
+            readers: BTreeSet::new(),
             backup: None,
             durable: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -120,6 +121,7 @@ impl World {
         node.syncing = false;
         node.linked = false;
         node.waiting.clear();
+        node.readers.clear();
         node.sent.clear();
         node.dirty.clear();
         node.duties.clear();

@@ -7,6 +7,7 @@ mod d3_prefix;
 mod d4_once;
 mod d5_convergence;
 mod d7_nothing_invented;
+mod d8_session;
 mod d9_state_machine;
 mod f1_one_home;
 mod p1_one_capture;
@@ -43,6 +44,7 @@ pub const ALL: &[Invariant] = &[
     d4_once::INVARIANT,
     d5_convergence::INVARIANT,
     d7_nothing_invented::INVARIANT,
+    d8_session::INVARIANT,
     d9_state_machine::INVARIANT,
     d10_settled::INVARIANT,
     f1_one_home::INVARIANT,

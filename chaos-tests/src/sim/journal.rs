@@ -21,6 +21,8 @@ pub(crate) struct Born {
 pub(crate) struct Journal {
     /// Changes whose success a client was told.
     pub(crate) acked: Vec<Dot>,
+    /// Answers that showed less than their reader had seen.
+    pub(crate) stale: Vec<String>,
     pub(crate) started: BTreeSet<ActorId>,
     pub(crate) hashes: BTreeMap<Dot, Hash>,
     pub(crate) born: Vec<Born>,

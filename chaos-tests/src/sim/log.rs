@@ -106,6 +106,7 @@ impl World {
                     self.tell_gate(i, Input::Answered { id, attempt, answer });
                 }
             }
+            Effect::Read { reader, looks } => self.read_when_synced(i, reader, looks),
             Effect::Fetched { wanted } => {
                 let present: Vec<Requirement> =
                     wanted.into_iter().filter(|requirement| self.nodes[i].holds(requirement)).collect();
@@ -133,6 +134,7 @@ impl World {
             self.refresh(i);
             self.work(i);
         }
+        self.wake_readers(i);
     }
 
     pub(crate) fn tell_homes(&mut self, i: usize) {

@@ -25,8 +25,8 @@ pub enum Exhibit {
 }
 
 impl Exhibit {
-    /// All twelve.
-    pub const ALL: [Exhibit; 12] = [
+    /// All of them.
+    pub const ALL: [Exhibit; 13] = [
         Exhibit::WakeLost,
         Exhibit::RetiredByAck,
         Exhibit::AttemptNotDurable,
@@ -39,6 +39,7 @@ impl Exhibit {
         Exhibit::Kernel(Bug::ActingOnAStray),
         Exhibit::Kernel(Bug::PermitReused),
         Exhibit::Kernel(Bug::SecondAttemptEarly),
+        Exhibit::Kernel(Bug::SessionByActor),
     ];
 
     #[must_use]
@@ -56,6 +57,7 @@ impl Exhibit {
             Exhibit::Kernel(Bug::ActingOnAStray) => "acting on a stray",
             Exhibit::Kernel(Bug::PermitReused) => "a permit re-used with another amount",
             Exhibit::Kernel(Bug::SecondAttemptEarly) => "a second attempt while the first is unknown",
+            Exhibit::Kernel(Bug::SessionByActor) => "a session answered by an older copy",
         }
     }
 

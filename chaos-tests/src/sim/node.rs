@@ -86,6 +86,7 @@ pub(crate) enum Effect {
     Reply { call: usize, reply: Box<Result<Reply, Refusal>>, dot: Option<Dot> },
     Answer { agent: u64, id: MessageId, attempt: u32, answer: Answer },
     Fetched { wanted: Vec<Requirement> },
+    Read { reader: usize, looks: u32 },
 }
 
 /// When a duty was last acted upon, and how often.
@@ -114,6 +115,8 @@ pub(crate) struct Node {
     pub(crate) synced: usize,
     pub(crate) syncing: bool,
     pub(crate) waiting: VecDeque<(usize, Effect)>,
+    /// Who waits here for a version.
+    pub(crate) readers: BTreeSet<usize>,
     pub(crate) backup: Option<usize>,
     /// What is synced, by actor; entry n of an actor stands at n − 1.
     pub(crate) durable: BTreeMap<ActorId, Vec<Entry>>,

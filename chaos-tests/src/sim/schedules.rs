@@ -9,10 +9,11 @@ mod money;
 
 use std::collections::BTreeSet;
 
-use cell_core::cell::{Ask, Problem, Reply};
+use cell_core::cell::{Ask, Problem, Reached, Reply};
 use cell_core::id::{OrderId, PaymentId, Slot};
 use cell_core::order::OrderState;
 use cell_core::payment::PaymentState;
+use cell_core::version::Dot;
 
 use super::net::Channel;
 use super::script::Op;
@@ -237,6 +238,12 @@ impl Stage {
     fn payment(&self, region: usize, payment: PaymentId) -> Result<PaymentState, String> {
         let state = self.world.nodes[region].payment(payment, |reading| reading.state.clone());
         state.flatten().ok_or(format!("{region} does not know the payment"))
+    }
+    /// What a reader of the payment is told who presents this version.
+    fn reached(&self, region: usize, payment: PaymentId, version: &Dot) -> Result<Reached, String> {
+        let node = &self.world.nodes[region];
+        let reached = node.cell.reached(&node.shelf, Some(payment.into()), version);
+        reached.map_err(|error| error.to_string())
     }
     fn kept(&self, region: usize) -> usize {
         let gate = &self.world.nodes[region].agent.gate;

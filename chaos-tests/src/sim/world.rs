@@ -17,6 +17,7 @@ use super::museum::Exhibit;
 use super::net::{Channel, Net};
 use super::node::Node;
 use super::post::Errand;
+use super::reader::Reader;
 use super::rng::Rng;
 use super::script::{Line, Op, USERS};
 use super::work::{Call, Found};
@@ -47,6 +48,8 @@ pub(crate) enum Event {
     Callback { node: usize, fact: Fact },
     Request { node: usize, nth: usize },
     Unanswered { nth: usize, tries: u32 },
+    Read { node: usize, reader: usize, looks: u32 },
+    ReadOver { node: usize, reader: usize, looks: u32 },
     NodeUp { node: usize },
     Recovered { node: usize, life: u64 },
     AgentUp { node: usize },
@@ -70,6 +73,8 @@ impl Event {
             | Event::GatewayAnswered { node, .. }
             | Event::Callback { node, .. }
             | Event::Request { node, .. }
+            | Event::Read { node, .. }
+            | Event::ReadOver { node, .. }
             | Event::NodeUp { node }
             | Event::Recovered { node, .. }
             | Event::AgentUp { node }
@@ -112,6 +117,8 @@ pub struct World {
     pub(crate) slots: BTreeSet<Slot>,
     pub(crate) orders: Vec<Handle>,
     pub(crate) requests: Vec<Request>,
+    pub(crate) readers: Vec<Reader>,
+    pub(crate) readers_rng: Rng,
     pub(crate) journal: Journal,
     pub(crate) checked: usize,
     pub(crate) coverage: Coverage,
@@ -181,6 +188,8 @@ impl World {
             slots,
             orders: Vec::new(),
             requests: Vec::new(),
+            readers: Vec::new(),
+            readers_rng: Rng::new(seed.rotate_left(32)),
             journal: Journal::default(),
             checked: 0,
             coverage: Coverage::default(),
@@ -331,6 +340,8 @@ impl World {
             Event::Callback { node, fact } => self.callback(node, fact),
             Event::Request { node, nth } => self.requested(node, nth),
             Event::Unanswered { nth, tries } => self.unanswered(nth, tries),
+            Event::Read { node, reader, looks } => self.read(node, reader, looks),
+            Event::ReadOver { node, reader, looks } => self.read_over(node, reader, looks),
             Event::NodeUp { node } if !self.nodes[node].up => self.start(node),
             Event::Recovered { node, life } if alive(self, node, life) => self.recovered(node),
             Event::AgentUp { node } => self.start_agent(node),

@@ -57,6 +57,14 @@ pub(super) struct Here {
     pub(super) newcomer: bool,
 }
 
+impl IntoIterator for Seen {
+    type Item = (ActorId, u64);
+    type IntoIter = std::collections::btree_map::IntoIter<ActorId, u64>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|(actor, seq)| write!(f, "~{actor}.{seq}"))

@@ -4,11 +4,11 @@ use axum::routing::MethodRouter;
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::problem;
 use super::shapes::{
     AskShape, CardShape, ContentShape, EventShape, LineShape, OrderShape, PaymentShape, PlaceShape,
     RefundShape,
 };
+use super::{problem, version};
 use crate::notice::Notice;
 
 /// What a request's body is.
@@ -91,6 +91,9 @@ fn describe(path: &str, operation: &Operation) -> Value {
     let changes = operation.method == "post";
     if operation.of_user {
         parameters.push(header("X-User-Id", true, "The user, as the edge identified them."));
+        let about = "As an earlier answer gave it, of any region: this one shows at least that, after a short wait. \
+                     503 `version-not-here` if it does not come in time, 409 `lost-or-late` if it may never.";
+        parameters.push(header("Cell-Version", false, about));
     }
     if changes && operation.of_user && !path.ends_with("/quote") {
         let about = "1 to 255 characters, a UUIDv7 at best. The same key with the same body is the same command, \
@@ -123,14 +126,21 @@ fn describe(path: &str, operation: &Operation) -> Value {
         } else if !name.is_empty() {
             response["content"] = json!({ "application/json": { "schema": schema(name) } });
         }
-        if matches!(status, 200..=202) && matches!(*name, "Order" | "Payment") {
-            response["headers"] = json!({ "ETag": { "schema": { "type": "string" } } });
+        let one = matches!(*name, "Order" | "Payment" | "OrderWithPayment");
+        if one || *status == 304 {
+            response["headers"]["ETag"] = json!({ "schema": { "type": "string" } });
+        }
+        if one || *status == 304 || matches!(*name, "Orders" | "Payments" | "Events") {
+            let about = "The version of what is shown, opaque, and of what the request presented: to be presented \
+                         with the next one, in whatever region.";
+            let schema = json!({ "type": "string", "maxLength": version::BYTES_MAX });
+            response["headers"]["Cell-Version"] = json!({ "description": about, "schema": schema });
         }
         responses.insert(status.to_string(), response);
     }
     let mut names: Vec<&str> = operation.problems.to_vec();
     if operation.of_user {
-        names.push("unidentified");
+        names.extend(["unidentified", "bad-version", "lost-or-late", "version-not-here"]);
         if changes && !path.ends_with("/quote") {
             names.extend(["idempotency-key-missing", "key-reused", "misdirected", "busy"]);
         }

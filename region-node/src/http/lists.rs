@@ -11,6 +11,7 @@ use bytes::Bytes;
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{EntityId, OrderId, PaymentId, PublicId, UserId};
 use cell_core::order::{Order, OrderState};
+use cell_core::version::Dot;
 use cell_store::{Scan, Store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use service_kit::Words;
 
 use super::problem::Problem;
 use super::shapes::{order_shape, payment_shape};
-use super::{Api, Shared, User};
+use super::{Api, Shared, User, version};
 use crate::keys;
 use crate::writer::{NodeError, now_ms};
 
@@ -138,12 +139,15 @@ impl Api {
         &self,
         index: Index,
         item: impl FnMut(PublicId) -> Result<Option<T>, NodeError> + Send + 'static,
+        version: fn(&T) -> Option<Dot>,
     ) -> Result<Response, Problem> {
         let scan = index.scan()?;
         let store = self.node.store().clone();
         let page = tokio::task::spawn_blocking(move || page_of(store.as_ref(), &scan, &index, item)).await;
         let page = page.map_err(|error| Problem::new("unavailable", error.to_string()))??;
-        Ok(Json(page).into_response())
+        // The first of a page are the newest.
+        let versions: Vec<Dot> = page.items.iter().filter_map(version).collect();
+        Ok(version::shows(Json(page).into_response(), versions))
     }
 }
 
@@ -220,7 +224,7 @@ pub(super) async fn list_orders(
         let entity = entity.filter(|entity| query.fits(entity));
         Ok(entity.and_then(|entity| order_shape(&entity, &user, now_ms())))
     };
-    api.page(index, order).await
+    api.page(index, order, |order| order.version).await
 }
 
 pub(super) async fn list_pay_requests(
@@ -241,5 +245,5 @@ pub(super) async fn list_pay_requests(
         let entity = node.entity(EntityId::from(PaymentId(id)))?;
         Ok(entity.and_then(|entity| payment_shape(&entity, &user)))
     };
-    api.page(index, payment).await
+    api.page(index, payment, |payment| payment.version).await
 }

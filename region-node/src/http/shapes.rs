@@ -9,6 +9,7 @@ use cell_core::order::{Line, Order, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::payment::Payment;
 use cell_core::rules::PAY_WINDOW_MS;
 use cell_core::settle::expires_at_ms;
+use cell_core::version::Dot;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -259,6 +260,9 @@ pub(crate) struct OrderShape {
     /// How many decisions and strays its history has here: a reader's version.
     decisions: usize,
     strays: usize,
+    /// Of what is said here.
+    #[serde(skip)]
+    pub(super) version: Option<Dot>,
 }
 
 /// `None` if the order is not readable (yet) or is not `user`'s.
@@ -290,6 +294,7 @@ pub(crate) fn order_shape(entity: &Entity, user: &UserId, now_ms: u64) -> Option
         cases: state.cases.iter().map(|case| format!("{}: {}", case.subject, case.reason)).collect(),
         decisions: reading.history.len(),
         strays: reading.strays.len(),
+        version: reading.version(),
     })
 }
 
@@ -307,6 +312,9 @@ pub(crate) struct PaymentShape {
     #[serde(skip_serializing_if = "String::is_empty")]
     code: String,
     attempts: usize,
+    /// Of what is said here.
+    #[serde(skip)]
+    pub(super) version: Option<Dot>,
 }
 
 /// `None` if the payment is not readable (yet) or concerns `user` not at all.
@@ -328,6 +336,7 @@ pub(crate) fn payment_shape(entity: &Entity, user: &UserId) -> Option<PaymentSha
         until_ms: permit.until_ms,
         code: state.end_code.clone(),
         attempts: state.attempts.len(),
+        version: reading.version(),
     })
 }
 

@@ -4,4 +4,5 @@ mod api;
 mod contract;
 mod engine;
 mod events;
+mod session;
 mod support;

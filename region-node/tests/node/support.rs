@@ -67,6 +67,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         engine,
         low_water_mib: 0,
         recovery_wait_ms: 0,
+        session_wait_ms: 1_000,
         scrub_every_ms: 3_600_000,
         scrub_per_s: 20_000,
         allow_damage: false,
@@ -340,10 +341,20 @@ pub(crate) struct Regions {
 
 impl Regions {
     pub(crate) async fn start() -> Regions {
+        Regions::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl Fn(&mut Config)) -> Regions {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let gateway = start_gateway(folder.path()).await;
-        let north = start_in(folder.path(), EngineName::Sled, gateway, "north").await;
-        let east = start_in(folder.path(), EngineName::Memory, gateway, "east").await;
+        std::fs::write(folder.path().join("placement.toml"), PLACEMENT).unwrap();
+        let config = |engine, region| {
+            let mut config = config(folder.path(), engine, gateway, region);
+            change(&mut config);
+            config
+        };
+        let north = Service::of(config(EngineName::Sled, "north")).await;
+        let east = Service::of(config(EngineName::Memory, "east")).await;
         let held =
             BTreeMap::from([("north", watch::Sender::new(false)), ("east", watch::Sender::new(false))]);
         carry(north.grpc, east.grpc, held["north"].subscribe()).await;
@@ -373,6 +384,10 @@ impl Regions {
         let (status, body, trace) = self.nodes[region].call_traced(method, path, user, key, body).await;
         self.traces.lock().unwrap().push(trace);
         (status, body)
+    }
+
+    pub(crate) fn node(&self, region: &str) -> &Service {
+        &self.nodes[region]
     }
 
     /// The `traceparent` of the last answer.

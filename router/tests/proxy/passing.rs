@@ -150,3 +150,18 @@ async fn read_head(stream: &mut TcpStream) -> String {
     }
     String::from_utf8(head).unwrap()
 }
+
+#[tokio::test]
+async fn a_version_goes_with_the_request_and_comes_with_the_answer() {
+    let north = region(async |headers: http::HeaderMap| {
+        let presented = headers.get_all("cell-version").iter().cloned().collect::<Vec<_>>();
+        assert_eq!(presented, ["1~north-0.1.00000000000000aa.7"]);
+        ([("cell-version", "1~north-0.1.00000000000000aa.9")], "ok")
+    });
+    let edge = Edge::start(&[("north", north.await)]).await;
+    let mut request = edge.get("alice", "/v1/orders");
+    request.headers_mut().insert("cell-version", "1~north-0.1.00000000000000aa.7".parse().unwrap());
+    let answer = edge.send(request).await;
+    assert_eq!(answer.status.as_u16(), 200);
+    assert_eq!(answer.headers["cell-version"], "1~north-0.1.00000000000000aa.9");
+}

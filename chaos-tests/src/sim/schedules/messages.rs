@@ -1,7 +1,7 @@
 //! Messages and waiting.
 
 use bytes::Bytes;
-use cell_core::cell::{Ask, Problem};
+use cell_core::cell::{Ask, Problem, Reached};
 use cell_core::gate::{DeadReason, Filter, MessageId, MessageKind, Stage as GateStage};
 use cell_core::order::How;
 use cell_core::payment::PaymentPhase;
@@ -164,10 +164,18 @@ pub(super) fn payer_moves_while_parked() -> Result<(), String> {
 
 pub(super) fn wait_for_lost_version() -> Result<(), String> {
     let (mut stage, payment) = parked()?;
+    let asked = stage.world.journal.acked.last().copied().ok_or("nothing was acknowledged")?;
+    expect(stage.reached(E, payment, &asked)? == Reached::NotYet, "a reader waits for it, too")?;
     stage.world.lose_disk(N, 0, 1_000);
     stage.mend();
     stage.pass(3_000);
     expect(stage.kept(E) == 1, "it waits for what is lost")?;
+    for region in [N, E, S] {
+        expect(
+            stage.reached(region, payment, &asked)? == Reached::Never,
+            "a reader is told that it is lost",
+        )?;
+    }
     stage.rest()?;
     let ended =
         stage.world.nodes[E].payment(payment, |reading| reading.state.as_ref().and_then(|s| s.ended()));
