@@ -4,10 +4,10 @@
 //! A digest is a sum, so what came lately can be taken out of it again. The terms of the last minute are kept for that;
 //! older ones are in both regions' sums, or in one of them, and that is what is looked for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::digest::Digest;
-use crate::id::{SLOT_COUNT, Slot};
+use crate::id::{ActorId, SLOT_COUNT, Slot};
 use crate::version::{Dot, VersionVector};
 
 /// How long a term can be taken out again, and how many.
@@ -25,19 +25,25 @@ pub enum NotComparable {
     TooOld,
 }
 
-#[derive(Clone, Debug)]
-struct Recent {
+/// The terms of one actor's latest events, by seq; the second number only tells those of one change apart.
+type Terms = BTreeMap<(u64, u64), (Slot, Digest)>;
+
+#[derive(Clone, Copy, Debug)]
+struct Entered {
     at_ms: u64,
     dot: Dot,
-    slot: Slot,
-    term: Digest,
+    nth: u64,
 }
 
 /// The digests of all slots.
 #[derive(Clone, Debug)]
 pub struct SlotDigests {
     slots: Vec<Digest>,
-    recent: VecDeque<Recent>,
+    /// Per actor, so that what a version does not cover is found without looking at the rest.
+    recent: BTreeMap<ActorId, Terms>,
+    /// In the order in which they came.
+    entered: VecDeque<Entered>,
+    nth: u64,
     /// A version below it can be compared no longer.
     floor: VersionVector,
 }
@@ -45,7 +51,13 @@ pub struct SlotDigests {
 impl Default for SlotDigests {
     fn default() -> SlotDigests {
         let slots = vec![Digest::default(); usize::from(SLOT_COUNT)];
-        SlotDigests { slots, recent: VecDeque::new(), floor: VersionVector::new() }
+        SlotDigests {
+            slots,
+            recent: BTreeMap::new(),
+            entered: VecDeque::new(),
+            nth: 0,
+            floor: VersionVector::new(),
+        }
     }
 }
 
@@ -61,10 +73,19 @@ impl SlotDigests {
     ) {
         let of_slot = &mut self.slots[usize::from(slot.number())];
         *of_slot = of_slot.plus(term);
-        self.recent.push_back(Recent { at_ms: now_ms, dot, slot, term });
-        let old = |recent: &Recent| recent.at_ms.saturating_add(RECENT_MS) < now_ms;
-        while self.recent.len() > RECENT_MAX || self.recent.front().is_some_and(old) {
-            let Some(gone) = self.recent.pop_front() else { break };
+        self.nth += 1;
+        let nth = self.nth;
+        self.recent.entry(dot.actor).or_default().insert((dot.seq, nth), (slot, term));
+        self.entered.push_back(Entered { at_ms: now_ms, dot, nth });
+        let old = |entered: &Entered| entered.at_ms.saturating_add(RECENT_MS) < now_ms;
+        while self.entered.len() > RECENT_MAX || self.entered.front().is_some_and(old) {
+            let Some(gone) = self.entered.pop_front() else { break };
+            if let Some(terms) = self.recent.get_mut(&gone.dot.actor) {
+                terms.remove(&(gone.dot.seq, gone.nth));
+                if terms.is_empty() {
+                    self.recent.remove(&gone.dot.actor);
+                }
+            }
             // What is ahead of the frontier, and stays so, is in no version: it counts for all of them from now on.
             if version(&gone.dot) {
                 self.floor.raise(gone.dot);
@@ -110,9 +131,11 @@ impl SlotDigests {
             return Err(NotComparable::TooOld);
         }
         let mut slots = self.slots.clone();
-        for recent in self.recent.iter().filter(|recent| !at.covers(&recent.dot)) {
-            let of_slot = &mut slots[usize::from(recent.slot.number())];
-            *of_slot = of_slot.minus(recent.term);
+        for (actor, terms) in &self.recent {
+            for (slot, term) in terms.range((at.get(actor) + 1, 0)..).map(|(_, term)| term) {
+                let of_slot = &mut slots[usize::from(slot.number())];
+                *of_slot = of_slot.minus(*term);
+            }
         }
         Ok(slots)
     }
@@ -121,7 +144,7 @@ impl SlotDigests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{ActorId, Hash, NodeId, RegionId};
+    use crate::id::{Hash, NodeId, RegionId};
     use crate::version::EventId;
 
     fn dot(seq: u64) -> Dot {
