@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use absorb::{Answer, Delivery, Refused};
-pub use command::{Ask, Command, Precondition, Problem, Refusal, Reply};
+pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply};
 pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
 pub use reached::Reached;
@@ -67,8 +67,8 @@ pub struct Step {
     pub alarms: Vec<Alarm>,
     /// By how much the digests of entities grew.
     pub grown: BTreeMap<EntityId, Digest>,
-    /// The digests of the slots that changed, as they are now.
-    pub digests: BTreeMap<Slot, Digest>,
+    /// Slots whose digest changed beside that.
+    pub corrected: BTreeSet<Slot>,
     /// W3C `traceparent` of what caused it, or empty.
     pub trace: String,
 }
@@ -190,7 +190,7 @@ impl Cell {
     /// A slot was counted anew in the view: what was `found` there differs from what was `expected`.
     pub fn correct_digest(&mut self, slot: Slot, found: Digest, expected: Digest) -> Step {
         self.digests.correct(slot, found, expected);
-        Step { digests: BTreeMap::from([(slot, self.digests.of(slot))]), ..Step::default() }
+        Step { corrected: BTreeSet::from([slot]), ..Step::default() }
     }
 
     /// Ended actors and their last sequence numbers.

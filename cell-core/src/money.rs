@@ -10,7 +10,7 @@ pub const AMOUNT_MINOR_MAX: u64 = 1_000_000_000_000;
 pub enum MoneyError {
     #[error("'{0}' is not an ISO 4217 currency known here")]
     Currency(String),
-    #[error("{at} overflows")]
+    #[error("with {at} the total is above {AMOUNT_MINOR_MAX}")]
     Overflow { at: String },
     #[error("the total is below zero")]
     Negative,

@@ -359,7 +359,10 @@ impl OrderState {
         of_intent.map(|refund| refund.case.amount_minor).fold(0, u64::saturating_add)
     }
 
-    /// The label shown to people.
+    /// Every label there is.
+    pub const LABELS: [&str; 6] = ["PendingPayment", "Paid", "Refunding", "Refunded", "Cancelled", "Expired"];
+
+    /// The label shown to people: one of [`OrderState::LABELS`].
     #[must_use]
     pub fn label(&self) -> &'static str {
         let owed = self.refunds.values().any(|refund| !refund.settled);

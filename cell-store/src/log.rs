@@ -60,11 +60,14 @@ pub struct LogConfig {
     pub segment_bytes_max: u64,
     /// How much of the newest records is kept in memory for readers that follow right behind the writer.
     pub recent_bytes_max: usize,
+    /// Every position before this one was given out already, whatever the log says: a log that lost its end, or all of
+    /// it, goes on here, and what is missing is damage.
+    pub least: Position,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_bytes_max: 64 << 20, recent_bytes_max: 8 << 20 }
+        Self { segment_bytes_max: 64 << 20, recent_bytes_max: 8 << 20, least: Position(0) }
     }
 }
 
@@ -101,8 +104,12 @@ impl Log {
     /// [`LogError::Io`] with at most the torn end cut.
     pub fn open(medium: Arc<dyn Medium>, config: LogConfig) -> Result<(Self, Recovery), LogError> {
         let (mut segments, mut recovery) = recovery::recover(&*medium)?;
-        if segments.is_empty() {
-            segments.push(new_segment(&*medium, 0)?);
+        let end = segments.last().map_or(0, |last| last.end);
+        if segments.is_empty() || end < config.least.0 {
+            if end < config.least.0 {
+                recovery.lose_end(segments.last_mut(), config.least.0);
+            }
+            segments.push(new_segment(&*medium, config.least.0)?);
         }
         let Some(last) = segments.last() else { unreachable!("a segment was just added") };
         let (name, next) = (Arc::clone(&last.name), last.end);

@@ -155,7 +155,7 @@ fn a_second_log_on_one_folder_is_refused_and_the_folder_named() {
 #[test]
 fn a_real_folder_gives_back_what_was_put_in_also_past_the_page_cache() {
     let folder = tempfile::tempdir().unwrap();
-    let config = LogConfig { segment_bytes_max: 20_000, recent_bytes_max: 1_000 };
+    let config = LogConfig { segment_bytes_max: 20_000, recent_bytes_max: 1_000, ..LogConfig::default() };
     let mut next = 0;
     for _ in 0..4 {
         let medium = DiskMedium::open(folder.path().join("deep/log")).unwrap();
@@ -182,7 +182,7 @@ fn a_real_folder_gives_back_what_was_put_in_also_past_the_page_cache() {
 #[test]
 fn a_reader_in_another_thread_sees_every_record_once_in_order_and_none_beyond_durable() {
     let folder = tempfile::tempdir().unwrap();
-    let config = LogConfig { segment_bytes_max: 5_000, recent_bytes_max: 700 };
+    let config = LogConfig { segment_bytes_max: 5_000, recent_bytes_max: 700, ..LogConfig::default() };
     let (mut log, _) = Log::open(Arc::new(DiskMedium::open(folder.path()).unwrap()), config).unwrap();
     let last = 1_200;
     let tails: Vec<_> = [400, 4_000, 40_000]
@@ -246,7 +246,7 @@ proptest! {
         segment_bytes_max in 100..30_000u64,
     ) {
         let medium = FaultMedium::new(7);
-        let (mut log, _) = reopen(&medium, LogConfig { segment_bytes_max, recent_bytes_max });
+        let (mut log, _) = reopen(&medium, LogConfig { segment_bytes_max, recent_bytes_max, ..LogConfig::default() });
         let mut written: Vec<Vec<u8>> = Vec::new();
         for group in &groups {
             let records: Vec<Vec<u8>> = group.iter().map(|len| vec![written.len() as u8; *len]).collect();
@@ -257,7 +257,7 @@ proptest! {
         for again in [false, true] {
             if again {
                 drop(log);
-                log = reopen(&medium, LogConfig { segment_bytes_max, recent_bytes_max }).0;
+                log = reopen(&medium, LogConfig { segment_bytes_max, recent_bytes_max, ..LogConfig::default() }).0;
             }
             for (from, max_bytes) in &reads {
                 let from = from.index(written.len());

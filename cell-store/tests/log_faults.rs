@@ -39,7 +39,7 @@ proptest! {
         segment_bytes_max in 600..20_000u64,
         steps in proptest::collection::vec(step(), 1..60),
     ) {
-        let config = LogConfig { segment_bytes_max, recent_bytes_max: 500 };
+        let config = LogConfig { segment_bytes_max, recent_bytes_max: 500, ..LogConfig::default() };
         let medium = FaultMedium::new(seed);
         let (mut log, _) = reopen(&medium, config);
         for step in steps {
@@ -138,7 +138,11 @@ fn damage_before_the_end_is_named_with_its_records_and_the_rest_stays_readable()
 fn whichever_bit_flips_no_record_is_served_changed_and_none_is_lost_unnamed() {
     let medium = FaultMedium::new(1);
     let total = 12;
-    drop(log_of(&medium, LogConfig { segment_bytes_max: 400, recent_bytes_max: 0 }, total));
+    drop(log_of(
+        &medium,
+        LogConfig { segment_bytes_max: 400, recent_bytes_max: 0, ..LogConfig::default() },
+        total,
+    ));
     let names = segments(&medium);
     assert!(names.len() > 1);
     for (index, name) in names.iter().enumerate() {
@@ -146,7 +150,10 @@ fn whichever_bit_flips_no_record_is_served_changed_and_none_is_lost_unnamed() {
         for offset in 0..medium.len(name).unwrap() {
             let broken = medium.fork(offset);
             broken.flip_bit(name, offset, offset as u8).unwrap();
-            let (log, recovery) = reopen(&broken, LogConfig { segment_bytes_max: 400, recent_bytes_max: 0 });
+            let (log, recovery) = reopen(
+                &broken,
+                LogConfig { segment_bytes_max: 400, recent_bytes_max: 0, ..LogConfig::default() },
+            );
             let lost = |n: &u64| recovery.damage.iter().any(|damage| damage.lost.contains(n));
             let expected: Vec<u64> = (0..recovery.next.0).filter(|n| !lost(n)).collect();
             assert_eq!(read_all(&log), expected, "byte {offset} of {name}");
@@ -201,7 +208,7 @@ fn a_segment_cut_short_in_the_middle_of_the_log_is_damage_and_not_a_torn_end() {
 
 #[test]
 fn blocks_that_the_device_does_not_give_out_are_damage_in_the_middle_and_refuse_the_opening_at_the_end() {
-    let config = LogConfig { segment_bytes_max: 30_000, recent_bytes_max: 0 };
+    let config = LogConfig { segment_bytes_max: 30_000, recent_bytes_max: 0, ..LogConfig::default() };
     let medium = FaultMedium::new(1);
     drop(log_of(&medium, config, 600));
     let names = segments(&medium);
@@ -313,7 +320,7 @@ fn a_frame_planted_in_a_payload_is_not_taken_for_a_record_when_damage_makes_reco
 
 #[test]
 fn more_nonsense_at_the_end_than_a_power_cut_can_tear_is_reported_as_loss() {
-    let config = LogConfig { segment_bytes_max: 64 << 20, recent_bytes_max: 0 };
+    let config = LogConfig { segment_bytes_max: 64 << 20, recent_bytes_max: 0, ..LogConfig::default() };
     let medium = FaultMedium::new(1);
     let (mut log, _) = reopen(&medium, config);
     for next in 0..5 {

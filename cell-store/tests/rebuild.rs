@@ -12,7 +12,7 @@ use proptest::prelude::*;
 const APPLIED: &str = "applied";
 
 fn reopen(medium: &FaultMedium) -> Log {
-    let config = LogConfig { segment_bytes_max: 1_500, recent_bytes_max: 400 };
+    let config = LogConfig { segment_bytes_max: 1_500, recent_bytes_max: 400, ..LogConfig::default() };
     let (log, recovery) = Log::open(Arc::new(medium.clone()), config).unwrap();
     assert!(recovery.is_clean(), "{recovery:?}");
     log

@@ -1,12 +1,14 @@
 //! Where the regions answer.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use cell_core::id::RegionId;
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::node_client::NodeClient;
 use serde::Deserialize;
-use service_kit::{Problems, Validate, config};
+use service_kit::{ConfigError, Problems, Validate, config};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::output::Refused;
@@ -33,10 +35,17 @@ pub(crate) struct Cluster {
 impl Validate for Cluster {
     fn validate(&self, problems: &mut Problems) {
         problems.check(!self.regions.is_empty(), "regions", "at least one region is needed");
+        let mut named = BTreeSet::new();
         for (i, region) in self.regions.iter().enumerate() {
+            let key = format!("regions[{i}].name");
+            if let Err(error) = RegionId::new(&region.name) {
+                problems.push(&key, error);
+            }
+            problems.check(named.insert(&region.name), &key, format!("'{}' is named twice", region.name));
             for (key, address) in [("node", &region.node), ("agent", &region.agent)] {
-                let fine = Endpoint::from_shared(address.clone()).is_ok() && address.starts_with("http");
-                problems.check(fine, &format!("regions.{i}.{key}"), "not an http:// address");
+                let fine = Endpoint::from_shared(address.clone()).is_ok() && address.starts_with("http://");
+                let detail = format!("'{address}' is not http:// and a host and a port");
+                problems.check(fine, &format!("regions[{i}].{key}"), detail);
             }
         }
     }
@@ -44,7 +53,11 @@ impl Validate for Cluster {
 
 impl Cluster {
     pub(crate) fn load(path: &Path) -> Result<Cluster, Refused> {
-        config::load(Some(path), "CELLCTL_SET", &[]).map_err(|error| Refused::Usage(error.to_string()))
+        let unusable = |error: ConfigError| {
+            let hint = if path.exists() { "" } else { "\n--cluster names the cluster file" };
+            Refused::Usage(format!("{error}{hint}"))
+        };
+        config::load(Some(path), "CELLCTL_SET", &[]).map_err(unusable)
     }
 
     /// The region named, or all.
@@ -73,5 +86,29 @@ impl Region {
     }
     pub(crate) async fn agent(&self) -> Result<AgentAdminClient<Channel>, String> {
         Ok(AgentAdminClient::new(dial(&self.agent).await?).max_decoding_message_size(64 << 20))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_file_that_cannot_be_right_is_refused_by_file_line_and_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.toml");
+        let region = |name: &str, node: &str| {
+            format!("[[regions]]\nname = {name:?}\nnode = {node:?}\nagent = \"http://127.0.0.1:2\"\n")
+        };
+        let refused = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let Err(Refused::Usage(said)) = Cluster::load(&path) else { panic!("taken: {text}") };
+            said.replace(&path.display().to_string(), "FILE")
+        };
+        let fine = region("north", "http://127.0.0.1:1");
+        assert_eq!(refused(""), "regions: is required and not set (FILE)");
+        assert_eq!(refused(&fine.repeat(2)), "regions[1].name: 'north' is named twice (FILE:6)");
+        let wrong = refused(&(fine + &region("east", "127.0.0.1:1")));
+        assert_eq!(wrong, "regions[1].node: '127.0.0.1:1' is not http:// and a host and a port (FILE:7)");
     }
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use chaos_tests::harness::{Cluster, Latency, Plan, Role};
+use chaos_tests::harness::{CLAIM, Cluster, ClusterError, Latency, Plan, Role};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -70,7 +70,6 @@ pub(crate) fn program(role: Role) -> (PathBuf, Vec<String>) {
 }
 
 pub(crate) async fn run(args: DemoArgs) -> Result<(), Refused> {
-    let failed = |error: anyhow::Error| Refused::Failed(format!("{error:#}"));
     let temporary = match &args.data {
         Some(_) => None,
         None => Some(tempfile::tempdir().map_err(|error| Refused::Failed(error.to_string()))?),
@@ -80,7 +79,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Refused> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => return Err(Refused::Failed("no folder".to_owned())),
     };
-    let folder = prepare(&folder).map_err(failed)?;
+    let folder = prepare(&folder).map_err(|error| Refused::Usage(format!("{error:#}")))?;
     let played = play(&args, folder.clone()).await;
     if played.is_err()
         && let Some(temporary) = temporary
@@ -88,7 +87,16 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Refused> {
         // What went wrong can be looked up.
         eprintln!("cellctl: logs and data are kept in {}", temporary.keep().display());
     }
-    played.map_err(failed)
+    played.map_err(refused)
+}
+
+fn refused(error: anyhow::Error) -> Refused {
+    match error.downcast_ref::<ClusterError>() {
+        Some(error @ (ClusterError::InUse(_) | ClusterError::Folder { .. })) => {
+            Refused::Usage(format!("--data {error}"))
+        }
+        _ => Refused::Failed(format!("{error:#}")),
+    }
 }
 
 /// Makes the folder, and refuses one that holds something else than a demo.
@@ -96,7 +104,9 @@ fn prepare(folder: &Path) -> Result<PathBuf> {
     let shown = folder.display();
     std::fs::create_dir_all(folder).with_context(|| format!("--data {shown}"))?;
     let mut entries = std::fs::read_dir(folder).with_context(|| format!("--data {shown}"))?;
-    if entries.next().is_some() && !folder.join("cluster.toml").exists() {
+    // A demo that never came up has left its claim at least.
+    let of_a_demo = ["cluster.toml", CLAIM].iter().any(|name| folder.join(name).exists());
+    if entries.next().is_some() && !of_a_demo {
         bail!(
             "--data {shown}: the folder holds something else; name an empty one, or one of an earlier demo"
         );
@@ -190,7 +200,8 @@ fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> 
         "API of the node",
         "node gRPC",
         "agent gRPC",
-        "admin",
+        "node admin",
+        "agent admin",
     ]);
     for (region, user) in users {
         table.add_row([
@@ -199,22 +210,38 @@ fn print_addresses(cluster: &Cluster, users: &[(String, String)]) -> Result<()> 
             format!("http://{}", cluster.node_http(region)?),
             cluster.node_grpc(region)?.to_string(),
             cluster.agent_grpc(region)?.to_string(),
-            format!("{} {}", cluster.node_admin(region)?, cluster.agent_admin(region)?),
+            cluster.node_admin(region)?.to_string(),
+            cluster.agent_admin(region)?.to_string(),
         ]);
     }
     line(table);
-    line(format!("router   http://{}   (send everything there)", cluster.router()));
+    line(format!(
+        "router   http://{}   (send everything there); admin {}",
+        cluster.router(),
+        cluster.router_admin()
+    ));
     line(format!("gateway  http://{}/control/ledger", cluster.gateway()));
-    line(format!("cellctl  --cluster {} region status", cluster.cluster_file().display()));
-    line("");
+    line("admin: /livez, /readyz, /metrics, /version\n");
+    let (me, _) = program(Role::Node);
+    let cellctl = format!("{} --cluster {}", quoted(&me), quoted(&cluster.cluster_file()));
+    line(format!(
+        "# how far the regions know each other, and what waits\n{cellctl} region status\n{cellctl} dlq list --parked"
+    ));
     let (router, buyer, payer) = (cluster.router(), &users[0].1, &users[1].1);
-    line(walk(&router.to_string(), buyer, payer));
+    line(walk(&router.to_string(), buyer, payer, &cellctl));
     line("\nCtrl-C ends it.");
     Ok(())
 }
 
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,=:@%".contains(&byte);
+    if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 /// Lines to paste: one places an order, asks the other to pay, who accepts.
-fn walk(router: &str, buyer: &str, payer: &str) -> String {
+fn walk(router: &str, buyer: &str, payer: &str, cellctl: &str) -> String {
     format!(
         r#"# {buyer} places an order
 ORDER=$(curl -s http://{router}/v1/orders -H 'X-User-Id: {buyer}' -H "Idempotency-Key: $RANDOM-1" \
@@ -229,6 +256,7 @@ curl -s http://{router}/v1/pay-requests/$PAYMENT/accept -H 'X-User-Id: {payer}' 
 # the order is paid, in every region
 sleep 1
 curl -s http://{router}/v1/orders/$ORDER -H 'X-User-Id: {buyer}'; echo
+{cellctl} order get $ORDER
 # what {buyer} was told from the beginning, and is told as it happens
 curl -N 'http://{router}/v1/events?after=1' -H 'X-User-Id: {buyer}'"#
     )

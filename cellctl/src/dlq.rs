@@ -1,13 +1,11 @@
 //! `dlq list|inspect|redrive|discard`: messages that wait in vain, and what an operator can do about them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use cell_proto::v1::{DiscardRequest, HeldMessage, InspectHeldRequest, ListHeldRequest, RedriveRequest};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::output::{Format, Refused, age, show};
+use crate::output::{Format, Refused, Silent, age, now_ms, relative, rfc3339, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -15,12 +13,15 @@ pub(crate) enum Verb {
     List {
         #[command(flatten)]
         filter: FilterArgs,
+        /// Also those that are parked: waiting for their data, inside their deadline.
         #[arg(long)]
         parked: bool,
     },
     /// Everything known of one message.
     Inspect {
+        /// As `dlq list` shows it.
         id: String,
+        /// Only the gate of this region is asked.
         #[arg(long)]
         region: Option<String>,
     },
@@ -33,6 +34,7 @@ pub(crate) enum Verb {
         /// All that match, even if the filter is empty.
         #[arg(long)]
         all: bool,
+        /// At most so many in a second.
         #[arg(long, default_value_t = 100)]
         per_second: u32,
         #[command(flatten)]
@@ -40,7 +42,9 @@ pub(crate) enum Verb {
     },
     /// Give a message up: its payment ends as failed.
     Discard {
+        /// As `dlq list` shows it.
         id: String,
+        /// Only in the gate of this region.
         #[arg(long)]
         region: Option<String>,
         #[command(flatten)]
@@ -56,7 +60,8 @@ pub(crate) struct FilterArgs {
     /// The region that sent them.
     #[arg(long)]
     from: Option<String>,
-    #[arg(long)]
+    /// Why they are dead letters.
+    #[arg(long, value_parser = ["missing-dependency", "poison", "malformed"])]
     reason: Option<String>,
     /// An order or payment id.
     #[arg(long)]
@@ -64,6 +69,7 @@ pub(crate) struct FilterArgs {
     /// Seconds since arrival.
     #[arg(long, default_value_t = 0)]
     older_than: u64,
+    /// At most so many of each region.
     #[arg(long, default_value_t = 100)]
     limit: u32,
 }
@@ -113,11 +119,6 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn to_json(region: &str, held: &HeldMessage) -> Value {
     let hex: String = held.raw.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({
@@ -129,13 +130,13 @@ fn to_json(region: &str, held: &HeldMessage) -> Value {
 }
 
 async fn list(cluster: &Cluster, filter: &FilterArgs, parked: bool, format: Format) -> Result<(), Refused> {
-    let (mut rows, mut documents, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut documents, mut silent) = (Vec::new(), Vec::new(), Silent::default());
     let state = if parked { "" } else { "dead" };
     for region in cluster.some(filter.region.as_deref())? {
         let reply = match region.agent().await {
             Ok(mut agent) => agent.list_held(filter.request(state)).await?.into_inner(),
             Err(error) => {
-                silent.push(error);
+                silent.note(&region.name, error);
                 continue;
             }
         };
@@ -156,19 +157,25 @@ async fn list(cluster: &Cluster, filter: &FilterArgs, parked: bool, format: Form
     }
     let head = ["region", "id", "state", "kind", "reason", "from", "about", "missing", "age"];
     show(format, &head, rows, &documents);
-    if silent.is_empty() { Ok(()) } else { Err(Refused::Failed(silent.join("; "))) }
+    silent.end()
 }
 
 async fn inspect(cluster: &Cluster, id: &str, region: Option<&str>, format: Format) -> Result<(), Refused> {
+    let mut silent = Silent::default();
     for region in cluster.some(region)? {
-        let Ok(mut agent) = region.agent().await else { continue };
+        let mut agent = match region.agent().await {
+            Ok(agent) => agent,
+            Err(error) => {
+                silent.note(&region.name, error);
+                continue;
+            }
+        };
         match agent.inspect_held(InspectHeldRequest { id: id.to_owned() }).await {
             Ok(held) => {
                 let document = to_json(&region.name, &held.into_inner());
                 let rows = document.as_object().into_iter().flatten();
-                let rows = rows.map(|(key, value)| {
-                    vec![key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]
-                });
+                let rows =
+                    rows.map(|(key, value)| vec![key.trim_end_matches("_ms").to_owned(), text(key, value)]);
                 show(format, &["what", "value"], rows.collect(), &document);
                 return Ok(());
             }
@@ -176,7 +183,20 @@ async fn inspect(cluster: &Cluster, id: &str, region: Option<&str>, format: Form
             Err(status) => return Err(status.into()),
         }
     }
-    Err(Refused::Failed(format!("no gate that answers holds {id}")))
+    Err(silent.not_found(format!("{id} is held by no gate")))
+}
+
+/// A member of a message as people read it: moments from now, lists in a row.
+fn text(key: &str, value: &Value) -> String {
+    match value {
+        Value::Number(at_ms) if key.ends_with("_ms") => match at_ms.as_u64().unwrap_or(0) {
+            0 => "–".to_owned(),
+            at_ms => format!("{} ({})", rfc3339(at_ms), relative(at_ms, now_ms())),
+        },
+        Value::Array(items) => items.iter().map(|item| text("", item)).collect::<Vec<_>>().join(" "),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
 }
 
 async fn redrive(
@@ -187,8 +207,15 @@ async fn redrive(
     act: &ActArgs,
     format: Format,
 ) -> Result<(), Refused> {
-    let mut done = Vec::new();
+    let (mut done, mut silent) = (Vec::new(), Silent::default());
     for region in cluster.some(filter.region.as_deref())? {
+        let mut agent = match region.agent().await {
+            Ok(agent) => agent,
+            Err(error) => {
+                silent.note(&region.name, error);
+                continue;
+            }
+        };
         let request = RedriveRequest {
             id: id.clone().unwrap_or_default(),
             filter: id.is_none().then(|| filter.request("dead")),
@@ -197,13 +224,13 @@ async fn redrive(
             identity: act.identity.clone(),
             reason: act.reason_text.clone(),
         };
-        match region.agent().await?.redrive(request).await {
+        match agent.redrive(request).await {
             Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
             Err(status) if status.code() == tonic::Code::NotFound => {}
             Err(status) => return Err(status.into()),
         }
     }
-    acted(done, if act.dry_run { "would redrive" } else { "redriven" }, format)
+    acted(done, silent, if act.dry_run { "would redrive" } else { "redriven" }, format)
 }
 
 async fn discard(
@@ -216,28 +243,35 @@ async fn discard(
     if act.reason_text.is_empty() {
         return Err(Refused::Usage("a discard needs its reason: --reason-text".to_owned()));
     }
-    let mut done = Vec::new();
+    let (mut done, mut silent) = (Vec::new(), Silent::default());
     for region in cluster.some(region)? {
+        let mut agent = match region.agent().await {
+            Ok(agent) => agent,
+            Err(error) => {
+                silent.note(&region.name, error);
+                continue;
+            }
+        };
         let request = DiscardRequest {
             id: id.to_owned(),
             reason: act.reason_text.clone(),
             identity: act.identity.clone(),
             dry_run: act.dry_run,
         };
-        match region.agent().await?.discard(request).await {
+        match agent.discard(request).await {
             Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
             Err(status) if status.code() == tonic::Code::NotFound => {}
             Err(status) => return Err(status.into()),
         }
     }
-    acted(done, if act.dry_run { "would discard" } else { "discarded" }, format)
+    acted(done, silent, if act.dry_run { "would discard" } else { "discarded" }, format)
 }
 
-fn acted(done: Vec<(String, String)>, what: &str, format: Format) -> Result<(), Refused> {
+fn acted(done: Vec<(String, String)>, silent: Silent, what: &str, format: Format) -> Result<(), Refused> {
     let json: Vec<Value> =
         done.iter().map(|(region, id)| json!({ "region": region, "id": id, "what": what })).collect();
     let found = !done.is_empty();
     let rows = done.into_iter().map(|(region, id)| vec![region, id, what.to_owned()]);
     show(format, &["region", "id", "what"], rows.collect(), &json);
-    if found { Ok(()) } else { Err(Refused::Failed("no gate holds such a message".to_owned())) }
+    if found { silent.end() } else { Err(silent.not_found("such a message is held by no gate".to_owned())) }
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Region};
-use crate::output::{Format, Refused, age, show};
+use crate::output::{Format, Refused, Silent, age, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -20,8 +20,31 @@ pub(crate) enum Verb {
 #[derive(Debug, Serialize)]
 struct Row {
     region: String,
-    node: Result<NodeRow, String>,
-    agent: Result<AgentRow, String>,
+    node: Seen<NodeRow>,
+    agent: Seen<AgentRow>,
+}
+
+/// What somebody said, or why nothing.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Seen<T> {
+    Answered(T),
+    Silent { unreachable: String },
+}
+
+impl<T> From<Result<T, String>> for Seen<T> {
+    fn from(asked: Result<T, String>) -> Seen<T> {
+        asked.map_or_else(|unreachable| Seen::Silent { unreachable }, Seen::Answered)
+    }
+}
+
+impl<T> Seen<T> {
+    fn silence(&self) -> Option<&str> {
+        match self {
+            Seen::Answered(_) => None,
+            Seen::Silent { unreachable } => Some(unreachable),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -58,10 +81,13 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
         "region", "node", "position", "agent", "parked", "dead", "peer", "changes", "lag", "messages", "lag",
     ];
     show(format, &head, lines, &rows);
-    if rows.iter().all(|row| row.node.is_err() && row.agent.is_err()) {
-        return Err(Refused::Failed("no region answers".to_owned()));
+    let mut silent = Silent::default();
+    for row in &rows {
+        let node = row.node.silence().map(|error| format!("its node: {error}"));
+        let agent = row.agent.silence().map(|error| format!("its agent: {error}"));
+        node.iter().chain(&agent).for_each(|error| silent.note(&row.region, error));
     }
-    Ok(())
+    silent.end()
 }
 
 async fn look(region: &Region) -> Row {
@@ -74,7 +100,7 @@ async fn look(region: &Region) -> Row {
         reply.map(|reply| agent_row(reply.into_inner())).map_err(|status| status.message().to_owned())
     };
     let (node, agent) = tokio::join!(node, agent);
-    Row { region: region.name.clone(), node, agent }
+    Row { region: region.name.clone(), node: node.into(), agent: agent.into() }
 }
 
 fn node_row(reply: StatusReply) -> NodeRow {
@@ -109,13 +135,13 @@ fn agent_row(reply: AgentStatusReply) -> AgentRow {
 
 fn lines(row: &Row) -> Vec<Vec<String>> {
     let (node, position) = match &row.node {
-        Ok(node) => (node.actor.clone(), node.durable_position.to_string()),
-        Err(error) => (error.clone(), String::new()),
+        Seen::Answered(node) => (node.actor.clone(), node.durable_position.to_string()),
+        Seen::Silent { .. } => ("does not answer".to_owned(), String::new()),
     };
     let agent = match &row.agent {
-        Ok(agent) => agent,
-        Err(error) => {
-            let mut line = vec![row.region.clone(), node, position, error.clone()];
+        Seen::Answered(agent) => agent,
+        Seen::Silent { .. } => {
+            let mut line = vec![row.region.clone(), node, position, "does not answer".to_owned()];
             line.resize(11, String::new());
             return vec![line];
         }

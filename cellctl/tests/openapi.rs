@@ -23,6 +23,11 @@ fn the_router_has_an_entry_for_every_operation_of_the_document_and_for_no_other(
 }
 
 #[test]
+fn the_edge_takes_no_longer_body_than_the_node() {
+    assert_eq!(router::Limits::default().body_bytes_max, region_node::BODY_BYTES_MAX as u64);
+}
+
+#[test]
 fn the_document_names_every_problem_of_the_edge_with_its_status() {
     let document = region_node::openapi().to_string();
     for (name, status, _) in PROBLEMS {

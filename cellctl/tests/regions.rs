@@ -9,7 +9,7 @@ use cell_proto::v1;
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::messages_client::MessagesClient;
 use cell_proto::v1::node_client::NodeClient;
-use chaos_tests::harness::{Api, Cluster, Kind, Latency, LinkState, Plan, Role};
+use chaos_tests::harness::{Answer, Api, Cluster, Kind, Latency, LinkState, Plan, Role};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -54,11 +54,15 @@ impl Regions {
         Regions { cluster, api: Api::default(), buyer, _folder: folder }
     }
 
-    async fn place(&self, key: &str) -> String {
+    async fn place_answer(&self, key: &str) -> Answer {
         let body = json!({ "content": { "currency": "CNY",
             "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
         let router = self.cluster.router();
-        let answer = self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap();
+        self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap()
+    }
+
+    async fn place(&self, key: &str) -> String {
+        let answer = self.place_answer(key).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.body["id"].as_str().unwrap().to_owned()
     }
@@ -344,6 +348,20 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
         peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
     })
     .await;
+    let ask = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl"))
+            .arg("--cluster")
+            .arg(regions.cluster.cluster_file())
+            .args(["-o", "json"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(ask(&["diff", "north", "east"])[0]["slots"], json!([]));
+    let repaired = ask(&["repair", "east", "north", "--as", "sre"]);
+    assert_eq!((&repaired[0]["repaired"], &repaired[1]["repaired"]), (&json!(0), &json!(0)));
     regions.cluster.stop().await.unwrap();
 }
 
@@ -374,11 +392,18 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
     let any = ["listen.data", "listen.messages", "listen.grpc", "listen.admin"];
     let free: Vec<String> = any.iter().map(|key| format!("{key}=127.0.0.1:0")).collect();
     let free: Vec<&str> = free.iter().map(String::as_str).collect();
-    let cases: [(&str, &str, Vec<&str>, &str); 6] = [
+    let cases: [(&str, &str, Vec<&str>, &str); 8] = [
         ("sync-agent", "east/agent.toml", vec![], "listen.data"),
         ("sync-agent", "east/agent.toml", free.clone(), "data_dir"),
         ("sync-agent", "east/agent.toml", vec!["gate.patience=5"], "gate.patience"),
         ("sync-agent", "east/agent.toml", vec!["region=west"], "region"),
+        (
+            "router",
+            "router.toml",
+            vec!["region=west"],
+            "region: 'west' is no member of the placement (--set)",
+        ),
+        ("region-node", "cluster.toml", vec![], "cluster.toml)"),
         ("region-node", "east/node.toml", vec![], "listen.http"),
         (
             "region-node",
@@ -392,6 +417,102 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
         assert_eq!(code, Some(2), "{role} {sets:?}: {said}");
         assert!(said.contains(key), "{role} {sets:?}: {said}");
     }
+    regions.cluster.stop().await.unwrap();
+}
+
+/// `cellctl` as an operator calls it: its exit code, what it printed, what it said.
+fn cellctl(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl")).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_a_deployment_runs_on_is_left_as_it_is() {
+    let regions = Regions::start().await;
+    let folder = regions.cluster.data_folder().to_owned();
+    let configs = || {
+        ["cluster.toml", "router.toml", "east/node.toml"]
+            .map(|name| std::fs::read(folder.join(name)).unwrap())
+    };
+    let before = configs();
+    let shown = folder.canonicalize().unwrap().display().to_string();
+    let (code, _, said) = cellctl(&["demo", "--data", &shown]);
+    assert_eq!((code, said), (Some(2), format!("cellctl: --data {shown}: in use by another demo")));
+    assert_eq!(configs(), before);
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_what_answered_and_by_the_code_that_not_all_did() {
+    let mut regions = Regions::start().await;
+    let order = regions.place("k").await;
+    let cluster = regions.cluster.cluster_file().display().to_string();
+    for region in ["east", "south"] {
+        until("all have it", async || regions.sees(region, &order).await).await;
+    }
+    let commands = [
+        &["region", "status"][..],
+        &["dlq", "list"],
+        &["order", "get", &order],
+        &["order", "explain", &order],
+    ];
+    let run = |args: &[&str]| cellctl(&[&["--cluster", &cluster, "-o", "json"], args].concat());
+    for args in commands {
+        let (code, _, said) = run(args);
+        assert_eq!(code, Some(0), "{args:?}: {said}");
+    }
+    let page = async |admin| regions.api.text(admin, "/metrics").await.unwrap();
+    let (node, agent) =
+        (regions.cluster.node_admin("east").unwrap(), regions.cluster.agent_admin("east").unwrap());
+    for (admin, lines) in [
+        (
+            node,
+            &[
+                "# HELP cell_alarms_total ",
+                "cell_alarms_total{kind=\"forked\"} 0",
+                "cell_problems_total{type=\"busy\"} 0",
+            ][..],
+        ),
+        (
+            agent,
+            &[
+                "cell_gate_warnings_total 0",
+                "cell_gate_dead_lettered_total{reason=\"poison\"} 0",
+                "cell_gate_fetched_total{from=\"north\"} 0",
+            ],
+        ),
+        (
+            regions.cluster.router_admin(),
+            &["cell_router_refused_total{reason=\"moving\"} 0", "# HELP cell_router_requests_total "],
+        ),
+    ] {
+        let page = page(admin).await;
+        lines.iter().for_each(|line| assert!(page.contains(line), "{line} in\n{page}"));
+    }
+    let (_, printed, _) = run(&["order", "explain", &order]);
+    let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let versions = ["north", "east", "south"].map(|region| document[region]["version"].as_str().unwrap());
+    assert!(
+        versions.iter().all(|version| *version == versions[0] && version.starts_with("north-0.")),
+        "{printed}"
+    );
+
+    regions.cluster.kill(Role::Agent, "south").await.unwrap();
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    for args in commands {
+        let (code, printed, said) = run(args);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert!(said.starts_with("cellctl: south: ") && said.contains("does not answer"), "{args:?}: {said}");
+        assert!(serde_json::from_str::<serde_json::Value>(&printed).is_ok(), "{args:?}: {printed}");
+    }
+    let (_, printed, _) = run(&["region", "status"]);
+    let rows: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let row = |name: &str| rows.as_array().unwrap().iter().find(|row| row["region"] == name).unwrap();
+    assert!(row("north")["node"]["durable_position"].is_u64(), "{printed}");
+    assert!(row("south")["node"]["unreachable"].is_string(), "{printed}");
+    let (code, _, said) = run(&["order", "explain", "ord_zzz"]);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
     regions.cluster.stop().await.unwrap();
 }
 
@@ -462,5 +583,44 @@ async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers()
         first.2
     };
     assert!(of_north(&regions.frontier("north").await) >= of_north(&before), "without a gap");
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
+    let mut regions = Regions::start().await;
+    let mut orders = Vec::new();
+    for i in 0..60 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    until("south has them", async || regions.sees("south", &orders[59]).await).await;
+    until("east has them", async || regions.sees("east", &orders[59]).await).await;
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    // Writes go on meanwhile; a repeat of what was lost is the same order.
+    let again = regions.place_answer("k7").await;
+    assert!(matches!(again.status, 200 | 201), "{}", again.body);
+    assert_eq!(again.body["id"], orders[7].as_str());
+    regions.cluster.ready(Role::Node, "north").await.unwrap();
+    for order in &orders {
+        until("what was wiped is back", async || regions.sees("north", order).await).await;
+    }
+    // It decides on what it knew before, and the others agree.
+    let cancel = format!("/v1/orders/{}/cancel", orders[3]);
+    let router = regions.cluster.router();
+    let done = regions.api.call(router, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    assert_eq!(done.status, 201, "{}", done.body);
+    for region in ["east", "south"] {
+        until("the cancel is everywhere", async || {
+            let at = regions.cluster.node_http(region).unwrap();
+            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[3]), &regions.buyer).await;
+            seen.is_ok_and(|seen| seen.body["status"] == "Cancelled")
+        })
+        .await;
+    }
+    // It is another actor than the one that was wiped.
+    let actors = regions.frontier("east").await.into_iter().filter(|(region, ..)| region == "north").count();
+    assert!(actors >= 2, "{actors}");
     regions.cluster.stop().await.unwrap();
 }

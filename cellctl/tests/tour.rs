@@ -13,7 +13,7 @@ fn the_tour_verifies_every_step_and_leaves_nothing_behind() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    for chapter in 1..=6 {
+    for chapter in 1..=7 {
         assert!(said.contains(&format!("── {chapter}  ")), "chapter {chapter} is missing:\n{said}");
     }
     assert!(said.contains("every step was verified"), "{said}");
@@ -33,7 +33,23 @@ fn a_folder_that_holds_something_else_is_refused() {
         .arg(folder.path())
         .output()
         .unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("holds something else"), "{said}");
+}
+
+#[test]
+fn what_the_demo_and_the_bench_cannot_do_anything_with_is_refused() {
+    for args in [
+        &["demo", "--tour", "-o", "json"][..],
+        &["-o", "json", "demo"],
+        &["--cluster", "cluster.toml", "demo"],
+        &["--cluster", "cluster.toml", "bench", "place"],
+        &["bench", "place", "--seconds", "0"],
+        &["demo", "--data", "/proc/homecell"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_cellctl")).args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+    }
 }

@@ -6,6 +6,6 @@ mod link;
 mod process;
 
 pub use api::{Answer, Api, ApiError, Event, Events};
-pub use cluster::{Cluster, ClusterError, Kind, Plan, Role};
+pub use cluster::{CLAIM, Cluster, ClusterError, Kind, Plan, Role};
 pub use link::{Latency, Link, LinkState};
 pub use process::{ENDS_WITHIN, Process, ProcessError, READY_WITHIN, Spec, tail};

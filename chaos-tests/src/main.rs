@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use chaos_tests::sim::{Coverage, Exhibit, SCHEDULES, run_seed};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A run of at least this many seeds has to exercise every fault and every row.
@@ -21,20 +22,23 @@ struct Args {
 enum Command {
     /// Run random scripts.
     Sim {
-        #[arg(long, default_value_t = 500)]
+        /// How many.
+        #[arg(long, default_value_t = SEEDS_THAT_COVER, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: u64,
+        /// The first of them.
         #[arg(long, default_value_t = 1)]
         from: u64,
         /// Replay one seed and say everything that happens.
         #[arg(long)]
         seed: Option<u64>,
-        /// Go on behind this many failures.
-        #[arg(long, default_value_t = 3)]
-        failures: usize,
+        /// End at this many failures.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+        failures: u64,
     },
     /// Show that each planted bug is caught.
     Museum {
-        #[arg(long, default_value_t = 3_000)]
+        /// At most so many for each.
+        #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: u64,
     },
     /// Run the named schedules.
@@ -69,7 +73,7 @@ fn bar(length: u64) -> Result<ProgressBar> {
     Ok(bar)
 }
 
-fn simulate(seeds: u64, from: u64, failures_max: usize) -> Result<()> {
+fn simulate(seeds: u64, from: u64, failures_max: u64) -> Result<()> {
     let started = Instant::now();
     let bar = bar(seeds)?;
     let next = std::sync::atomic::AtomicU64::new(from);
@@ -80,7 +84,7 @@ fn simulate(seeds: u64, from: u64, failures_max: usize) -> Result<()> {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= from + seeds {
+                    if seed >= from.saturating_add(seeds) {
                         return;
                     }
                     let outcome = run_seed(seed, false);
@@ -93,7 +97,7 @@ fn simulate(seeds: u64, from: u64, failures_max: usize) -> Result<()> {
                         total.1.push(seed);
                         bar.set_message(format!("{} failed", total.1.len()));
                     }
-                    if total.1.len() >= failures_max {
+                    if total.1.len() as u64 >= failures_max {
                         return;
                     }
                 }
@@ -113,6 +117,12 @@ fn simulate(seeds: u64, from: u64, failures_max: usize) -> Result<()> {
     let missing = coverage.missing();
     if seeds >= SEEDS_THAT_COVER && !missing.is_empty() {
         bail!("never fired, so nothing is proven: {}", missing.join(", "));
+    }
+    if !missing.is_empty() {
+        let faults =
+            coverage.table().iter().filter(|(kind, _, times)| *kind == "fault" && *times == 0).count();
+        let rows = missing.len() - faults;
+        println!("{rows} rows and {faults} faults never fired; judged from {SEEDS_THAT_COVER} seeds on");
     }
     Ok(())
 }
@@ -140,8 +150,14 @@ fn museum(seeds: u64) -> Result<()> {
 }
 
 fn schedules(name: &str) -> Result<()> {
+    let chosen: Vec<_> = SCHEDULES.iter().filter(|schedule| schedule.name.contains(name)).collect();
+    if chosen.is_empty() {
+        let known: Vec<&str> = SCHEDULES.iter().map(|schedule| schedule.name).collect();
+        let message = format!("no schedule has '{name}' in its name; there are:\n  {}", known.join("\n  "));
+        Args::command().error(ErrorKind::InvalidValue, message).exit();
+    }
     let mut failed = 0;
-    for schedule in SCHEDULES.iter().filter(|schedule| schedule.name.contains(name)) {
+    for schedule in &chosen {
         match (schedule.run)() {
             Ok(()) => println!("ok      {}", schedule.name),
             Err(error) => {
@@ -151,7 +167,8 @@ fn schedules(name: &str) -> Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} schedules fail");
+        bail!("{failed} of {} schedules fail", chosen.len());
     }
+    println!("{} of {} schedules, all ok", chosen.len(), SCHEDULES.len());
     Ok(())
 }

@@ -91,7 +91,7 @@ fn every_part_of_the_example_is_of_its_region_and_goes_by_the_one_placement() {
         let Example { nodes, agents, routers, .. } = &example_of;
         let (node, agent, router) = (&nodes[region], &agents[region], &routers[region]);
         assert_eq!([&node.region, &agent.region, &router.region], [region; 3]);
-        for path in [&node.placement_file, &agent.placement_file, &router.placement] {
+        for path in [&node.placement_file, &agent.placement_file, &router.placement_file] {
             assert_eq!(file(path), shared, "{region}");
         }
         data_dirs.extend([node.data_dir.clone(), agent.data_dir.clone()]);
@@ -152,7 +152,7 @@ fn what_the_example_shows_as_default_is_the_default() {
         for (name, required) in [
             ("node", &["region", "listen", "data_dir", "placement_file", "gateway"][..]),
             ("agent", &["region", "listen", "node", "data_dir", "placement_file", "peers"]),
-            ("router", &["region", "listen", "placement", "admin", "upstreams"]),
+            ("router", &["region", "listen", "placement_file", "admin", "upstreams"]),
         ] {
             let name = format!("{region}/{name}.toml");
             let shown = table(&name);

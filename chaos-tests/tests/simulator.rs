@@ -1,6 +1,6 @@
 //! The simulator as part of every test run: a slice of what `chaos-tests sim` and `museum` do at length.
 
-use chaos_tests::sim::{Coverage, Exhibit, run_seed};
+use chaos_tests::sim::{Coverage, Exhibit, SCHEDULES, run_seed};
 
 #[test]
 fn sixty_seeds_of_disasters_end_at_rest_with_every_invariant_holding() {
@@ -14,6 +14,26 @@ fn sixty_seeds_of_disasters_end_at_rest_with_every_invariant_holding() {
     let (fired, all) =
         (coverage.table().iter().filter(|(_, _, times)| *times > 0).count(), coverage.table().len());
     assert!(fired * 4 > all * 3, "only {fired} of {all} faults and rows fired");
+}
+
+#[test]
+fn what_proves_nothing_is_a_usage_error_or_said() {
+    let run = |args: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_chaos-tests")).args(args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(run(&["sim", "--seeds", "0"]).0, Some(2));
+    let (code, printed, said) = run(&["schedules", "no-such-schedule"]);
+    assert_eq!((code, printed.as_str()), (Some(2), ""), "{said}");
+    assert!(SCHEDULES.iter().all(|schedule| said.contains(schedule.name)), "{said}");
+    let (code, printed, _) = run(&["schedules", SCHEDULES[0].name]);
+    assert_eq!(code, Some(0));
+    assert!(printed.contains(&format!("of {} schedules, all ok", SCHEDULES.len())), "{printed}");
+    let (code, printed, _) = run(&["sim", "--seeds", "2"]);
+    assert_eq!(code, Some(0));
+    assert!(printed.contains(" faults never fired; judged from 500 seeds on"), "{printed}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use axum::http::Uri;
 use cell_core::id::RegionId;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
 use cell_store::Engine;
@@ -113,6 +114,7 @@ fn default_ask_every_ms() -> u64 {
 pub struct Config {
     /// This node's region; a member of the placement.
     pub region: String,
+    /// There is one node per cell so far: 0.
     #[serde(default)]
     pub node_index: u64,
     pub listen: Listen,
@@ -168,6 +170,7 @@ impl Validate for Config {
                 problems.check(member, "region", format!("'{}' is no member of the placement", self.region));
             }
         }
+        problems.check(self.node_index == 0, "node_index", "must be 0: there is one node per cell so far");
         if let Err(error) = self.gateway.secret_file.load() {
             problems.push("gateway.secret_file", error);
         }
@@ -177,10 +180,97 @@ impl Validate for Config {
         let fits = rules.permit_window_ms <= PAY_WINDOW_MS;
         let detail = format!("must not be longer than orders can be paid, {PAY_WINDOW_MS}");
         problems.check(fits, "rules.permit_window_ms", detail);
-        let urls = std::iter::once(&self.gateway.url).chain(&self.gateway.callback_urls);
-        for url in urls {
-            problems.check(url.starts_with("http://"), "gateway", format!("'{url}' is no http:// address"));
-        }
+        problems.section("gateway", &self.gateway);
         problems.section("telemetry", &self.telemetry);
+    }
+}
+
+impl Validate for GatewayConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let url = &self.url;
+        let whole = authority(url).is_some_and(|authority| *url == format!("http://{authority}"));
+        let detail = format!("'{url}' is not http:// and a host and a port, without a path");
+        problems.check(whole, "url", detail);
+        for (i, url) in self.callback_urls.iter().enumerate() {
+            let detail = format!("'{url}' is not http:// and a host, a port and a path");
+            problems.check(authority(url).is_some(), &format!("callback_urls[{i}]"), detail);
+        }
+        problems.check(self.timeout_ms > 0, "timeout_ms", "must be above 0");
+        problems.check(self.ask_every_ms > 0, "ask_every_ms", "must be above 0");
+    }
+}
+
+/// Host and port of an `http://` address.
+fn authority(url: &str) -> Option<String> {
+    let uri = url.parse::<Uri>().ok().filter(|uri| uri.scheme_str() == Some("http"))?;
+    uri.authority().filter(|authority| !authority.host().is_empty()).map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use service_kit::config::load_from;
+
+    use super::*;
+
+    fn example() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/north/node.toml")
+    }
+
+    fn problems(sets: &[&str]) -> Vec<String> {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        load_from::<Config>(Some(&example()), "UNSET", [], &sets).map_or_else(
+            |error| {
+                error
+                    .problems()
+                    .iter()
+                    .map(|line| line.replace(&example().display().to_string(), "FILE"))
+                    .collect()
+            },
+            |_| Vec::new(),
+        )
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_by_its_own_key_and_blamed_on_who_set_it() {
+        assert_eq!(problems(&[]), [""; 0]);
+        for (set, expected) in [
+            (
+                "gateway.url=ftp://pay",
+                "gateway.url: 'ftp://pay' is not http:// and a host and a port, without a path (--set)",
+            ),
+            (
+                "gateway.url=http://pay/v1",
+                "gateway.url: 'http://pay/v1' is not http:// and a host and a port, without a path (--set)",
+            ),
+            (
+                "gateway.callback_urls=[\"http://a/x\", \"b\"]",
+                "gateway.callback_urls[1]: 'b' is not http:// and a host, a port and a path (--set)",
+            ),
+            ("low_water_mib=-1", "low_water_mib: must be a whole number from 0 on, not -1 (--set)"),
+            ("node_index=3", "node_index: must be 0: there is one node per cell so far (--set)"),
+            ("region=west", "region: 'west' is no member of the placement (--set)"),
+            ("engine=rocks", "engine: must be one of `sled`, `fjall`, `memory`, not `rocks` (--set)"),
+        ] {
+            assert_eq!(problems(&[set]), [expected]);
+        }
+    }
+
+    #[test]
+    fn an_address_in_the_file_is_named_by_its_own_line() {
+        let text = std::fs::read_to_string(example()).unwrap();
+        let (text, folder) = (text.replace("http://127.0.0.1:7201/", "east/"), tempfile::tempdir().unwrap());
+        let line = text.lines().position(|line| line.contains("\"east/")).unwrap() + 1;
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        let configs = example().parent().unwrap().join("..");
+        let sets = [
+            format!("placement_file={}", configs.join("placement.toml").display()),
+            format!("gateway.secret_file={}", configs.join("gateway.secret").display()),
+        ];
+        let error = load_from::<Config>(Some(&path), "UNSET", [], &sets).unwrap_err().to_string();
+        assert!(error.starts_with("gateway.callback_urls[1]: 'east/v1"), "{error}");
+        assert!(error.ends_with(&format!("({}:{line})", path.display())), "{error}");
     }
 }

@@ -2,10 +2,12 @@
 
 use cell_core::cell::View;
 use cell_core::duty::{Act, Duty};
-use cell_core::entity::{Entity, Kind, Link, Reading};
+use cell_core::entity::{Blocked, Entity, Kind, Link, Reading};
+use cell_core::event::Fact;
 use cell_core::id::EntityId;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
+use cell_core::version::Dot;
 use serde_json::{Value, json};
 
 use crate::writer::NodeError;
@@ -25,6 +27,29 @@ fn line<D>(link: &Link<'_, D>, name: &str) -> Value {
     line
 }
 
+/// The dot of the newest event held here of it, and when that was made.
+fn version(entity: &Entity) -> Option<(Dot, u64)> {
+    let newest = entity.items().map(|(_, item)| item).max_by_key(|item| item.since)?;
+    Some((newest.origins.first()?.dot, newest.since.wall_ms))
+}
+
+fn fact_kind(fact: &Fact) -> &'static str {
+    match fact {
+        Fact::Capture(_) => "capture",
+        Fact::Refund(_) => "refund",
+        Fact::Failure(_) => "failure",
+        Fact::Barred(_) => "barred",
+    }
+}
+
+fn blocked(blocked: Blocked) -> &'static str {
+    match blocked {
+        Blocked::Orphan => "orphan: its record is not here",
+        Blocked::Newer => "it holds an event that needs a newer version of this service",
+        Blocked::Forked => "forked: the next epoch chooses",
+    }
+}
+
 fn common<K: Kind>(reading: &Reading<'_, K>, name: impl Fn(&K::Decision) -> &'static str) -> Value {
     let lines = |links: &[Link<'_, K::Decision>]| -> Vec<Value> {
         links.iter().map(|link| line(link, name(link.body))).collect()
@@ -32,14 +57,18 @@ fn common<K: Kind>(reading: &Reading<'_, K>, name: impl Fn(&K::Decision) -> &'st
     let facts: Vec<Value> = reading
         .facts
         .iter()
-        .map(
-            |(key, contents)| json!({ "kind": key.kind, "outside": key.outside, "contents": contents.len() }),
-        )
+        .map(|(key, contents)| {
+            let kind = contents.first().map(|(fact, _)| fact_kind(fact));
+            json!({ "kind": kind, "outside": key.outside, "contents": contents.len() })
+        })
         .collect();
+    let version = version(reading.entity);
     json!({
         "id": reading.entity.id.to_string(),
         "epoch": reading.epoch.map(|epoch| epoch.to_string()),
-        "blocked": reading.blocked.map(|blocked| format!("{blocked:?}")),
+        "version": version.map(|(dot, _)| dot.to_string()),
+        "version_at_ms": version.map(|(_, at_ms)| at_ms),
+        "blocked": reading.blocked.map(blocked),
         "history": lines(&reading.history),
         "strays": lines(&reading.strays),
         "facts": facts,

@@ -25,11 +25,13 @@ use cell_core::event::Op;
 use cell_core::id::{OrderId, PaymentId, UserId};
 use cell_core::version::Dot;
 use document::{Body, Operation, Route};
+pub(crate) use problem::PROBLEM_NAMES;
 use problem::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use serde_path_to_error::Segment;
-use service_kit::{Shutdown, TraceParent};
+use service_kit::{Shutdown, TraceParent, Words};
 use shapes::{
     AskShape, CardShape, ContentShape, EmptyShape, Object, OrderShape, PaymentShape, PlaceShape, RefundShape,
     event_shapes, order_shape, payment_shape,
@@ -41,8 +43,8 @@ use crate::gateway::{CallbackError, Callbacks};
 use crate::node::Node;
 use crate::writer::now_ms;
 
-/// Largest request body.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest request body; the router in front has the same limit.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Event streams open at once.
 pub(crate) const STREAMS_MAX: usize = 10_000;
@@ -299,7 +301,13 @@ fn body_of<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     match serde_json::from_slice(body) {
         Ok(Object(shape)) => Ok(shape),
-        Err(error) => Err(Problem::invalid(pointer_of::<T>(body), error.to_string())),
+        Err(error) => {
+            let detail = match error.classify() {
+                Category::Data => Words::Json.say(&error.to_string()),
+                Category::Syntax | Category::Eof | Category::Io => format!("the body is not JSON: {error}"),
+            };
+            Err(Problem::invalid(pointer_of::<T>(body), detail))
+        }
     }
 }
 

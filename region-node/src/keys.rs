@@ -24,7 +24,9 @@ pub(crate) const POSITION: &[u8] = b"mposition";
 pub(crate) const IDENTITY: &[u8] = b"midentity";
 /// What the view's keys and values mean; another number is another version's.
 pub(crate) const FORMAT: &[u8] = b"mformat";
+/// Of so many slots under each key: few keys where many orders come together, few bytes where one comes alone.
 pub(crate) const DIGESTS: &[u8] = b"mdigests/";
+pub(crate) const DIGESTS_OF_KEY: u16 = 64;
 /// Every entity's key begins with it.
 pub(crate) const ENTITIES: &[u8] = b"e";
 /// What was damaged, as it was found.
@@ -45,6 +47,10 @@ pub(crate) fn entity_part(id: &EntityId, part: u16) -> Bytes {
 
 pub(crate) fn entity_prefix(id: &EntityId) -> Bytes {
     join(&[b"e", &id.to_bytes()])
+}
+
+pub(crate) fn digests(nth: u16) -> Bytes {
+    join(&[DIGESTS, &nth.to_be_bytes()])
 }
 
 /// The entity and the part of an `e` key.

@@ -10,6 +10,7 @@ mod gateway;
 mod grpc;
 mod http;
 mod keys;
+mod metrics;
 mod node;
 mod notice;
 mod process;
@@ -24,7 +25,8 @@ mod working;
 mod writer;
 
 pub use config::{Config, EngineName, GatewayConfig, Listen, RulesConfig, load_placement};
-pub use http::document as openapi;
+pub use http::{BODY_BYTES_MAX, document as openapi};
+pub use metrics::METRICS;
 pub use node::{Identity, Node, OpenError, Running};
 pub use notice::Notice;
 pub use process::process;

@@ -25,7 +25,7 @@ use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use cell_core::version::{Dot, VersionVector};
 use cell_proto::v1;
-use cell_store::{DiskMedium, Log, LogConfig, LogReader, Store, StoreError};
+use cell_store::{DiskMedium, Log, LogConfig, LogReader, Medium, Position, Store, StoreError};
 use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
@@ -73,6 +73,9 @@ pub enum OpenError {
     /// What is on the disk cannot be used.
     #[error("{0}")]
     Damaged(String),
+    /// The view is damaged; it can be made anew from the log.
+    #[error("{0}")]
+    View(String),
 }
 
 /// Asked inside the writer, right before a command takes effect.
@@ -189,6 +192,54 @@ fn random64() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Log and view, the one brought up to the other.
+struct Opened {
+    log: Log,
+    records: u64,
+    working: Working,
+    traces: Traces,
+    cell: Cell,
+    replayed: u64,
+}
+
+impl Opened {
+    fn open(
+        dir: &Path,
+        engine: EngineName,
+        medium: Arc<dyn Medium>,
+        mut cell: Cell,
+    ) -> Result<Opened, OpenError> {
+        let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
+        let view_dir = dir.join(stopped::VIEW);
+        let of_view = |error: StoreError| match error {
+            StoreError::Damaged(_) => OpenError::View(format!("{}: {error}", view_dir.display())),
+            error => OpenError::Folder(format!("{}: {error}", view_dir.display())),
+        };
+        let store = cell_store::open(engine.into(), &view_dir).map_err(|error| match error {
+            StoreError::OtherEngine { found, asked, .. } => OpenError::Engine(format!(
+                "{error}; set it to \"{found}\", or run `cellctl store migrate --data {} --to {asked}` first",
+                dir.display()
+            )),
+            error @ StoreError::Damaged(_) => OpenError::View(error.to_string()),
+            error => folder(&error),
+        })?;
+        // What is in the view was in the log: its positions are not given out again.
+        let least = view::position(&store).map_err(of_view)?.unwrap_or(Position(0));
+        let config = LogConfig { least, ..LogConfig::default() };
+        let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
+        for damage in &recovery.damage {
+            tracing::error!(?damage, "the log is damaged here");
+        }
+        let (working, traces) = (Working::new(store), Traces::default());
+        let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
+        let replayed = replayed.map_err(|error| match error {
+            StartError::Store(error) => of_view(error),
+            error => OpenError::Damaged(error.to_string()),
+        })?;
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed })
+    }
+}
+
 impl Node {
     /// Opens the folder, brings the view up to the log, and starts as a new actor.
     ///
@@ -202,35 +253,32 @@ impl Node {
     ) -> Result<(Node, Running), OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
         let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
-        let (log, recovery) =
-            Log::open(Arc::new(medium), LogConfig::default()).map_err(|error| folder(&error))?;
-        for damage in &recovery.damage {
-            tracing::error!(?damage, "the log is damaged here");
-        }
+        let medium: Arc<dyn Medium> = Arc::new(medium);
         stopped::clear(dir);
-        let view_dir = dir.join(stopped::VIEW);
-        let damaged = |error: StoreError| OpenError::Damaged(format!("{}: {error}", view_dir.display()));
-        let store = cell_store::open(engine.into(), &view_dir).map_err(|error| match error {
-            StoreError::OtherEngine { found, asked, .. } => OpenError::Engine(format!(
-                "{error}; set it to \"{found}\", or run `cellctl store migrate --data {} --to {asked}` first",
-                dir.display()
-            )),
-            error => folder(&error),
-        })?;
         let node = NodeId { region: identity.region, index: identity.index };
-        let (reader, members) = (log.reader(), identity.placement.members().to_vec());
-        let working = Working::new(store);
-        let traces = Traces::default();
-        let placeholder = ActorId { node, start: 0, nonce: 0 };
-        let mut restored = Cell::new(placeholder, identity.placement, identity.rules);
-        let replayed =
-            view::restore(&mut restored, &working, &traces, &log.reader(), random64()).map_err(|error| {
-                match error {
-                    StartError::Store(error) => damaged(error),
-                    error => OpenError::Damaged(error.to_string()),
-                }
-            })?;
-        let view_id = view::identity(working.store()).map_err(damaged)?;
+        let members = identity.placement.members().to_vec();
+        let cell = || {
+            let placeholder = ActorId { node, start: 0, nonce: 0 };
+            Cell::new(placeholder, identity.placement.clone(), identity.rules.clone())
+        };
+        let aside = |why: &dyn std::fmt::Display| {
+            let aside = stopped::put_aside(dir).map_err(|error| folder(&error))?;
+            tracing::error!(%why, aside = %aside.display(), "the view is damaged; it is made anew from the log");
+            Ok::<_, OpenError>(())
+        };
+        if stopped::is_condemned(dir) {
+            aside(&"found by the last start")?;
+        }
+        let opened = match Opened::open(dir, engine, medium.clone(), cell()) {
+            Err(OpenError::View(why)) => {
+                aside(&why)?;
+                Opened::open(dir, engine, medium, cell())?
+            }
+            opened => opened?,
+        };
+        let Opened { log, records, working, traces, cell: restored, replayed } = opened;
+        let reader = log.reader();
+        let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
@@ -239,7 +287,7 @@ impl Node {
             cell.hold_back();
         }
         working.set_recovering(recovering);
-        tracing::info!(actor = %me, replayed, records = recovery.records, "opened");
+        tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
         let sessions = Sessions::new(cell.frontier(), log.durable().0);
@@ -250,7 +298,7 @@ impl Node {
             tray: tray.clone(),
             sessions: sessions.clone(),
         };
-        let (apply_to, apply_traces) = (working.clone(), traces.clone());
+        let (apply_to, apply_traces, apply_dir) = (working.clone(), traces.clone(), dir.to_owned());
         let scrub = Scrub::default();
         let applied_scrub = scrub.clone();
         let (shown, _) = broadcast::channel(SIGNALS_MAX);
@@ -260,7 +308,12 @@ impl Node {
         let apply = move |group: Group| {
             let mut pass = applied_scrub.pass();
             pass.grow(&group.grown);
-            let users = view::apply(&apply_to, &apply_traces, &group).map_err(|error| error.to_string())?;
+            let users = view::apply(&apply_to, &apply_traces, &group).map_err(|error| {
+                if matches!(error, StoreError::Damaged(_)) {
+                    stopped::condemn(&apply_dir);
+                }
+                error.to_string()
+            })?;
             drop(pass);
             applied_sessions.shown(group.end.0);
             if !users.is_empty() {

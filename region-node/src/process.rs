@@ -8,18 +8,20 @@ use clap::Parser;
 use service_kit::{Exit, MetricsHandle, Shutdown, config, main_exit, telemetry};
 
 use crate::config::Config;
+use crate::metrics::METRICS;
 use crate::service;
 
 /// A cell's node: owns its slots' orders and payments.
 #[derive(Debug, Parser)]
 #[command(name = "region-node", version)]
 struct Cli {
-    #[arg(long)]
+    /// Configuration file, TOML.
+    #[arg(long, env = "CELL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// `section.key=value`, over file and environment.
-    #[arg(long = "set")]
+    /// Overrides one key, over file and environment (CELL_SECTION__KEY), e.g. `--set rules.permit_window_ms=600000`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Read the configuration, say what is wrong with it, and stop.
+    /// Reads the configuration, says what is wrong with it, and ends.
     #[arg(long)]
     check_config: bool,
 }
@@ -34,6 +36,7 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         telemetry::init("region-node", &config.region, &config.telemetry)?;
         let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
+        metrics.declare(METRICS, &[]);
         // The writer and the applier have threads of their own; a worker more than there are cores left only takes turns with
         // them, and a lone request then wakes two where one would do.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

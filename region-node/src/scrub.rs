@@ -7,6 +7,7 @@
 //! then what is not found in that slot is not denied.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use service_kit::Shutdown;
 
 use crate::node::Node;
 use crate::working::{self, Working};
-use crate::{keys, view};
+use crate::{keys, stopped, view};
 
 /// Keys read while the applier waits.
 const CHUNK_MAX: usize = 512;
@@ -162,7 +163,7 @@ pub(crate) fn damage(working: &Working, id: EntityId, how: &str) -> Result<(), S
 }
 
 /// Passes over the view, one at once and then again and again; until the shutdown begins.
-pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, shutdown: Shutdown) {
+pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shutdown: Shutdown) {
     let mut first = true;
     loop {
         let per_s = if first { u32::MAX } else { pace.per_s };
@@ -176,6 +177,14 @@ pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, shutdown: Shutdow
                 first = false;
             }
             Ok(()) => {}
+            Err(StoreError::Damaged(error)) => {
+                tracing::error!(
+                    error,
+                    "the view is damaged beyond its entities; the next start makes it anew"
+                );
+                stopped::condemn(&dir);
+                return shutdown.fail(format!("the view is damaged: {error}"));
+            }
             Err(error) => tracing::error!(%error, "the view cannot be read through"),
         }
         tokio::select! {
@@ -262,6 +271,7 @@ mod tests {
             let (step, _) = self.cell.command(&self.working, &command, 1_000).unwrap();
             let mut group = Group::at(Position(n));
             group.take(&step);
+            group.note_digests(self.cell.digests(), []);
             self.scrub.pass().grow(&group.grown);
             view::apply(&self.working, &Traces::default(), &group).unwrap();
             id

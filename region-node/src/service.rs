@@ -82,7 +82,7 @@ pub async fn build(
     let (node, running) =
         Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
             OpenError::Engine(_) => at("engine", &error),
-            OpenError::Folder(_) | OpenError::Damaged(_) => at("data_dir", &error),
+            OpenError::Folder(_) | OpenError::Damaged(_) | OpenError::View(_) => at("data_dir", &error),
         })?;
     let readiness = Readiness::new(&["storage", "view", "predecessors"]);
     readiness.set("storage", true);
@@ -125,8 +125,13 @@ impl RegionNode {
         Box::pin(async move {
             let shutdown = self.shutdown;
             let store: Arc<dyn Store> = self.node.store().clone();
-            let scrubbed =
-                scrub::keep(self.node.clone(), self.node.scrub().clone(), self.pace, shutdown.clone());
+            let scrubbed = scrub::keep(
+                self.node.clone(),
+                self.node.scrub().clone(),
+                self.pace,
+                self.data_dir.clone(),
+                shutdown.clone(),
+            );
             shutdown.spawn("scrub", scrubbed);
             shutdown.spawn("timers", self.node.clone().keep_time(shutdown.clone()));
             let desk = Desk {

@@ -7,6 +7,8 @@ use cell_store::{DiskMedium, Engine, MediumError, MigrateError, Migrated, Stage,
 
 pub(crate) const LOG: &str = "log";
 pub(crate) const VIEW: &str = "view";
+/// A file that says that the view is damaged.
+const CONDEMNED: &str = "view.is-damaged";
 /// Where a view grows that is to take the place of the other.
 const VIEW_BESIDE: &str = "view.new";
 
@@ -74,6 +76,26 @@ impl StoppedNode {
             error => StoppedError::Migrate(error),
         })
     }
+}
+
+/// Moves a damaged view out of the way, for whoever wants to look at it, and says where; a new one is made from the log.
+pub(crate) fn put_aside(dir: &Path) -> std::io::Result<PathBuf> {
+    let name = |nth: u32| dir.join(format!("{VIEW}.damaged-{nth}"));
+    let aside = (1..).map(name).find(|aside| !aside.exists()).unwrap_or_else(|| name(0));
+    std::fs::rename(dir.join(VIEW), &aside)?;
+    Ok(aside)
+}
+
+/// A running node found its view damaged: the next start makes it anew.
+pub(crate) fn condemn(dir: &Path) {
+    if let Err(error) = std::fs::write(dir.join(CONDEMNED), b"") {
+        tracing::error!(%error, "the next start does not know that the view is damaged");
+    }
+}
+
+/// Whether the view was condemned; it is asked once.
+pub(crate) fn is_condemned(dir: &Path) -> bool {
+    std::fs::remove_file(dir.join(CONDEMNED)).is_ok()
 }
 
 /// Removes what an interrupted move left in the folder of a node that has its log open.

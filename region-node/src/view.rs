@@ -11,7 +11,7 @@ use cell_core::digest::Digest;
 use cell_core::duty::Act;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Closed;
-use cell_core::id::{ActorId, EntityId, Hash, OrderId, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, OrderId, SLOT_COUNT, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
@@ -64,8 +64,8 @@ pub(crate) fn apply(
         let closed = Closed { actor: *actor, last: *last };
         batch.put([keys::CLOSED, actor.to_string().as_bytes()].concat(), closed.to_canon());
     }
-    for (slot, digest) in &group.digests {
-        batch.put([keys::DIGESTS, &slot.number().to_be_bytes()].concat(), digest.to_bytes().to_vec());
+    for (nth, digests) in &group.digests {
+        batch.put(keys::digests(*nth), digests.clone());
     }
     for life in &group.lives {
         batch.put([keys::LIVES, life.actor.to_string().as_bytes()].concat(), life.to_canon());
@@ -248,6 +248,15 @@ pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<Vec<(ActorId, u64)>, St
     Ok(frontier.iter().filter_map(|(_, value)| dot(value)).map(|dot| (dot.actor, dot.seq)).collect())
 }
 
+/// Everything in the log before it is in the view; `None` of a new one.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn position(store: &Arc<dyn Store>) -> Result<Option<Position>, StoreError> {
+    let position = store.get(keys::POSITION)?;
+    Ok(position.and_then(|value| Some(Position(u64::from_be_bytes(value.as_ref().try_into().ok()?)))))
+}
+
 /// Which view this is: places in it mean nothing in another, nor after some of it was written a second time.
 ///
 /// # Errors
@@ -274,14 +283,12 @@ pub(crate) fn restore(
     fresh: u64,
 ) -> Result<u64, StartError> {
     let store = working.store();
-    let position = store.get(keys::POSITION)?;
+    let position = position(store)?;
     if position.is_some() && store.get(keys::FORMAT)?.as_deref() != Some(&FORMAT.to_be_bytes()[..]) {
         return Err(StartError::OtherFormat);
     }
     cell.restore(kept(store)?);
-    let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
-    let position = position.unwrap_or(0);
-    let from = Position(position.max(log.first().0));
+    let from = Position(position.map_or(0, |position| position.0).max(log.first().0));
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
         identify(store, fresh)?;
     }
@@ -356,6 +363,7 @@ fn replay(
         }
         group.epochs = cell.placement().learned().collect();
         group.closed = cell.closed().clone();
+        group.note_digests(cell.digests(), []);
         group.lives = cell.lives_mut().take_changed();
         group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();
         replayed += records.len() as u64;
@@ -378,12 +386,17 @@ fn replay(
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn digests(store: &Arc<dyn Store>) -> Result<Vec<(Slot, Digest)>, StoreError> {
-    let digests = store.scan(&Scan::prefix(keys::DIGESTS, usize::MAX))?;
-    let digest = |(key, value): &(Bytes, Bytes)| {
-        let number = u16::from_be_bytes(key.get(keys::DIGESTS.len()..)?.try_into().ok()?);
-        Some((Slot::new(number).ok()?, Digest::from_bytes(value.as_ref().try_into().ok()?)))
-    };
-    Ok(digests.iter().filter_map(digest).collect())
+    let mut digests = Vec::new();
+    for nth in 0..SLOT_COUNT / keys::DIGESTS_OF_KEY {
+        let Some(value) = store.get(&keys::digests(nth))? else { continue };
+        let first = nth * keys::DIGESTS_OF_KEY;
+        for (number, digest) in
+            (first..).zip(value.as_chunks::<32>().0).take(usize::from(keys::DIGESTS_OF_KEY))
+        {
+            digests.extend(Slot::new(number).ok().map(|slot| (slot, Digest::from_bytes(*digest))));
+        }
+    }
+    Ok(digests)
 }
 
 /// Entities in one answer.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Alarm, Cell, Front, Step, Unavailable, View};
+use cell_core::cell::{Alarm, Cell, Front, SlotDigests, Step, Unavailable, View};
 use cell_core::digest::Digest;
 use cell_core::duty::{Act, Duty, every_permit};
 use cell_core::entity::{Entity, Reading};
@@ -25,6 +25,7 @@ use cell_core::version::Dot;
 use cell_store::{Log, Position};
 use tokio::sync::{oneshot, watch};
 
+use crate::keys;
 use crate::record::Record;
 use crate::traces::Traces;
 use crate::working::{Stacked, Working};
@@ -92,7 +93,8 @@ pub(crate) struct Group {
     pub(crate) epochs: BTreeMap<Slot, Epoch>,
     pub(crate) closed: BTreeMap<ActorId, u64>,
     pub(crate) lives: Vec<ActorLife>,
-    pub(crate) digests: BTreeMap<Slot, Digest>,
+    /// As the view keeps them, by key: those of slots that changed.
+    pub(crate) digests: BTreeMap<u16, Bytes>,
     /// By how much the digests of entities grew.
     pub(crate) grown: BTreeMap<EntityId, Digest>,
     /// The last changes of actors behind a hole; only a replay meets them.
@@ -122,8 +124,19 @@ impl Group {
     /// Takes what a step did to entities.
     pub(crate) fn take(&mut self, step: &Step) {
         self.entities.extend(step.entities.iter().map(|(id, entity)| (*id, entity.clone())));
-        self.digests.extend(&step.digests);
         grow(&mut self.grown, &step.grown);
+    }
+
+    /// Takes the digests as they are now: of what grew, and of these slots.
+    pub(crate) fn note_digests(&mut self, digests: &SlotDigests, also: impl IntoIterator<Item = Slot>) {
+        let of_key = usize::from(keys::DIGESTS_OF_KEY);
+        for slot in self.grown.keys().map(EntityId::slot).chain(also) {
+            let nth = slot.number() / keys::DIGESTS_OF_KEY;
+            self.digests.entry(nth).or_insert_with(|| {
+                let of_key = &digests.all()[usize::from(nth) * of_key..][..of_key];
+                of_key.iter().flat_map(|digest| digest.to_bytes()).collect()
+            });
+        }
     }
 
     /// Whether somebody may be told of it: of a fresh order nobody is.
@@ -369,7 +382,7 @@ impl<T: Told> Loop<T> {
     }
 
     fn hand_on(&mut self, made: Made, end: Position) -> Result<(), NodeError> {
-        if made.records.is_empty() && made.touched.is_empty() && made.digests.is_empty() {
+        if made.records.is_empty() && made.touched.is_empty() && made.corrected.is_empty() {
             return Ok(());
         }
         let mut frontier = BTreeMap::new();
@@ -382,7 +395,7 @@ impl<T: Told> Loop<T> {
             epochs.extend(home.actor.map(|actor| (id, Epoch { term: home.term, step: home.step, actor })));
         }
         let sheets = self.sheets(&made.entities)?;
-        let group = Group {
+        let mut group = Group {
             number: self.number,
             end,
             entities: made.entities,
@@ -391,11 +404,12 @@ impl<T: Told> Loop<T> {
             epochs,
             closed: self.cell.closed().clone(),
             lives: self.cell.lives_mut().take_changed(),
-            digests: made.digests,
+            digests: BTreeMap::new(),
             grown: made.grown,
             beyond: Vec::new(),
             sheets,
         };
+        group.note_digests(self.cell.digests(), made.corrected);
         self.told.published(&self.cell, &group);
         self.told.sheets(&group.sheets);
         self.told.alarms(&made.alarms);
@@ -452,7 +466,7 @@ struct Made {
     lost: Vec<Slot>,
     alarms: Vec<Alarm>,
     keys: Vec<Bytes>,
-    digests: BTreeMap<Slot, Digest>,
+    corrected: BTreeSet<Slot>,
     grown: BTreeMap<EntityId, Digest>,
 }
 
@@ -463,7 +477,7 @@ impl Made {
             self.actors.insert(entry.dot.actor);
             self.records.push(Record::Entry(entry).to_bytes());
         }
-        self.digests.extend(step.digests);
+        self.corrected.extend(step.corrected);
         grow(&mut self.grown, &step.grown);
         self.touched.extend(step.entities.keys());
         self.entities.extend(step.entities);

@@ -22,7 +22,7 @@ pub struct Config {
     /// The region this router runs in: asked first by requests that any region can answer.
     pub region: String,
     /// The placement file.
-    pub placement: PathBuf,
+    pub placement_file: PathBuf,
     #[serde(default)]
     pub identity: Identity,
     pub admin: AdminConfig,
@@ -80,7 +80,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams_max: u32,
-    /// Longest request body; above it 413.
+    /// Longest request body; above it 413. A node takes 64 KiB, so more is of no use.
     pub body_bytes_max: u64,
     /// Attempts to connect to a region before a request is answered 502 or 504.
     pub connect_attempts: u32,
@@ -109,14 +109,13 @@ pub(crate) fn read_address(text: &str) -> Result<Authority, String> {
 
 impl Validate for Config {
     fn locate(&mut self, folder: &Path) {
-        self.placement = folder.join(&self.placement);
+        self.placement_file = folder.join(&self.placement_file);
     }
 
     fn validate(&self, problems: &mut Problems) {
         if let Err(error) = RegionId::new(&self.region) {
             problems.push("region", error);
         }
-        problems.check(!self.placement.as_os_str().is_empty(), "placement", "names no file");
         problems.check(!self.upstreams.is_empty(), "upstreams", "names no region");
         for (region, address) in &self.upstreams {
             let key = format!("upstreams.{region}");
@@ -181,7 +180,7 @@ impl Default for Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 4_096, streams_max: 64, body_bytes_max: 256 * 1024, connect_attempts: 2 }
+        Self { connections_max: 4_096, streams_max: 64, body_bytes_max: 64 * 1024, connect_attempts: 2 }
     }
 }
 
@@ -193,7 +192,7 @@ mod tests {
         let text = r#"
             listen = "127.0.0.1:0"
             region = "north"
-            placement = "placement.toml"
+            placement_file = "placement.toml"
             admin.listen = "127.0.0.1:0"
             upstreams.north = "127.0.0.1:8081"
         "#;
@@ -203,7 +202,7 @@ mod tests {
         let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
         match Config::load(Some(&path), &overrides) {
             Ok((config, _)) => {
-                assert_eq!(config.placement, folder.path().join("placement.toml"));
+                assert_eq!(config.placement_file, folder.path().join("placement.toml"));
                 Vec::new()
             }
             Err(error) => error.problems().to_vec(),
@@ -213,6 +212,14 @@ mod tests {
     #[test]
     fn a_minimal_file_is_enough_and_names_the_placement_beside_it() {
         assert_eq!(problems_of(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_region_that_is_no_member_is_refused() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/north/router.toml");
+        let (config, origins) = Config::load(Some(&example), &["region=west".to_owned()]).unwrap();
+        let error = crate::Router::check(&config, &origins).unwrap_err().to_string();
+        assert_eq!(error, "region: 'west' is no member of the placement (--set)");
     }
 
     #[test]

@@ -17,10 +17,11 @@ struct Arguments {
     /// Configuration file, TOML.
     #[arg(long, env = "CELL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Overrides one key, e.g. `--set timeouts.response_ms=5000`. May be repeated.
+    /// Overrides one key, over file and environment (CELL_SECTION__KEY), e.g. `--set timeouts.response_ms=5000`. May be
+    /// repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Checks the configuration and the placement file, and exits.
+    /// Reads the configuration, says what is wrong with it, and ends.
     #[arg(long)]
     check_config: bool,
 }

@@ -21,6 +21,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::config::{Config, read_address};
 use crate::connection::{Admission, Serving};
 use crate::decide::Upstreams;
+use crate::metrics::{DROPPED, METRICS};
 use crate::proxy::Proxy;
 
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
@@ -74,9 +75,11 @@ impl Router {
     /// See [`BuildError`].
     pub async fn build(config: Config, origins: &Origins) -> Result<Self, BuildError> {
         let (placement, upstreams) = resolve(&config, origins)?;
+        let metrics = MetricsHandle::install()?;
+        metrics.declare(METRICS, &[]);
         Ok(Self {
             seed: getrandom::u64()?,
-            metrics: MetricsHandle::install()?,
+            metrics,
             http: bind("listen", config.listen, origins).await?,
             admin: bind("admin.listen", config.admin.listen, origins).await?,
             placement,
@@ -161,8 +164,12 @@ fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams),
     let at = |key: &str, error: &dyn std::fmt::Display| ConfigError::at(key, error, origins);
     let region_of = |key: &str, name: &str| RegionId::new(name).map_err(|error| at(key, &error));
 
-    let placement = placement_file::load(&config.placement).map_err(|error| at("placement", &error))?;
+    let placement =
+        placement_file::load(&config.placement_file).map_err(|error| at("placement_file", &error))?;
     let local = region_of("region", &config.region)?;
+    if !placement.members().contains(&local) {
+        return Err(at("region", &format!("'{local}' is no member of the placement")));
+    }
     let mut addresses = Vec::with_capacity(config.upstreams.len());
     for (name, address) in &config.upstreams {
         let key = format!("upstreams.{name}");
@@ -215,8 +222,7 @@ impl Acceptor {
             Err(_) => match Arc::clone(&self.refused).try_acquire_owned() {
                 Ok(permit) => Admission::Refused(permit),
                 Err(_) => {
-                    metrics::counter!("cell_router_refused_total", "reason" => "connection-dropped")
-                        .increment(1);
+                    metrics::counter!("cell_router_refused_total", "reason" => DROPPED).increment(1);
                     return;
                 }
             },

@@ -60,3 +60,19 @@ pub(crate) fn of_amount(amount_minor: u64) -> (Behaviour, u64) {
     let magic = MAGIC_AMOUNTS.iter().find(|magic| magic.cents == amount_minor % 100);
     magic.map_or((Behaviour::Capture, 0), |magic| (magic.behaviour, magic.delay_ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_every_amount_that_misbehaves_and_no_other() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sandbox.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| 9")).collect();
+        assert_eq!(rows.len(), MAGIC_AMOUNTS.len());
+        for (row, magic) in rows.iter().zip(MAGIC_AMOUNTS) {
+            assert!(row.starts_with(&format!("| {} | {} | ", magic.cents, magic.what)), "{row}");
+        }
+    }
+}

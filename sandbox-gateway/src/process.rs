@@ -13,12 +13,13 @@ use crate::Config;
 #[derive(Debug, Parser)]
 #[command(name = "sandbox-gateway", version)]
 struct Cli {
-    #[arg(long)]
+    /// Configuration file, TOML.
+    #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// `key=value`, over file and environment.
-    #[arg(long = "set")]
+    /// Overrides one key, over file and environment (GATEWAY_SECTION__KEY), e.g. `--set listen=127.0.0.1:7901`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Read the configuration, say what is wrong with it, and stop.
+    /// Reads the configuration, says what is wrong with it, and ends.
     #[arg(long)]
     check_config: bool,
 }

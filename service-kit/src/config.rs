@@ -45,7 +45,8 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Records that the value of `key` (relative to the section being validated) cannot work.
+    /// Records that the value of `key` (relative to the section being validated) cannot work. An item of a list is
+    /// `key[0]`, a key of such an item `key[0].name`.
     pub fn push(&mut self, key: &str, message: impl fmt::Display) {
         self.found.push((join_key(&self.prefix, key), message.to_string()));
     }
@@ -144,6 +145,11 @@ pub fn load_from<T: DeserializeOwned + Validate>(
     let (table, origins, mut problems) = sources.finish();
 
     let config = read::read::<T>(table, &origins, &mut problems);
+    if path.is_none() && problems.iter().any(|problem| problem.ends_with(read::REQUIRED)) {
+        problems.push(format!(
+            "no configuration file is named: --config FILE, or {env_prefix}_CONFIG in the environment"
+        ));
+    }
     match config {
         Some(mut config) if problems.is_empty() => {
             if let Some(folder) = path.and_then(Path::parent) {

@@ -19,6 +19,7 @@ mod secret;
 mod signals;
 pub mod telemetry;
 mod trace_parent;
+mod words;
 
 pub use admin::{Admin, Readiness, Version};
 pub use announce::{Announcement, announce};
@@ -26,8 +27,9 @@ pub use bind::{BindError, bind, nodelay};
 pub use config::{ConfigError, Origins, Problems, Validate};
 pub use drain::{DrainError, Shutdown};
 pub use exit::{Exit, main_exit};
-pub use metrics::{MetricsError, MetricsHandle};
+pub use metrics::{Metric, MetricKind, MetricsError, MetricsHandle};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use signals::{EXIT_WITH_STDIN_ENV, watch_signals};
 pub use telemetry::{LogFormat, TelemetryConfig, TelemetryError};
 pub use trace_parent::{TraceParent, TraceParentError};
+pub use words::Words;

@@ -44,6 +44,9 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         problems.check(!self.region.is_empty(), "region", "must not be empty");
         problems.section("http", &self.http);
+        for (i, peer) in self.peers.iter().enumerate() {
+            problems.check(!peer.name.is_empty(), &format!("peers[{i}].name"), "must not be empty");
+        }
     }
 }
 
@@ -126,12 +129,15 @@ fn every_problem_is_reported_at_once_with_its_key_and_place() {
     };
     expect("--set secret: must be section.key=value", "");
     expect("http.listen.port: http.listen is not a section", "(--set)");
-    expect("http.listne: unknown field `listne`", "(environment CELL_HTTP__LISTNE)");
-    expect("regoin: unknown field `regoin`", "(FILE:1)");
-    expect("http.body_bytes_max: invalid value", "(FILE:4)");
-    expect("http.listen: invalid type", "(FILE:3)");
-    expect("peers[0].name: invalid type", "(FILE:5)");
-    expect("region: invalid type", "(environment CELL_REGION__NAME)");
+    expect(
+        "http.listne: unknown key `listne`; known: `listen`, `body_bytes_max`",
+        "(environment CELL_HTTP__LISTNE)",
+    );
+    expect("regoin: unknown key `regoin`; known are `region`, `http`, `peers`, `secret`", "(FILE:1)");
+    expect("http.body_bytes_max: must be a whole number from 0 to 4294967295, not -1", "(FILE:4)");
+    expect("http.listen: must be an address and a port, such as 127.0.0.1:8080, not 80", "(FILE:3)");
+    expect("peers[0].name: must be text, not 3", "(FILE:6)");
+    expect("region: must be text, not a section", "(environment CELL_REGION__NAME)");
     assert!(found.iter().all(|line| !line.contains('\n')));
     assert_eq!(found.len(), 8, "{found:#?}");
 }
@@ -140,8 +146,30 @@ fn every_problem_is_reported_at_once_with_its_key_and_place() {
 fn a_missing_key_is_named() {
     assert_eq!(
         problems("[http]\n", &[], &[]),
-        ["http.listen: is required and not set (FILE:1)", "region: is required and not set",]
+        ["http.listen: is required and not set (FILE:1)", "region: is required and not set (FILE)"]
     );
+}
+
+#[test]
+fn without_a_file_it_is_said_how_to_name_one() {
+    let error = load(None, &[("CELL_REGION", "north")], &[]).unwrap_err();
+    assert_eq!(
+        error.problems(),
+        [
+            "http: is required and not set",
+            "no configuration file is named: --config FILE, or CELL_CONFIG in the environment"
+        ]
+    );
+}
+
+#[test]
+fn an_item_of_a_list_is_named_with_its_own_line_or_with_what_set_the_list() {
+    let text = format!("{GOOD}[[peers]]\nname = \"\"\n[[peers]]\n\nname = \"\"\n");
+    assert_eq!(
+        problems(&text, &[], &[]),
+        ["peers[0].name: must not be empty (FILE:6)", "peers[1].name: must not be empty (FILE:9)"]
+    );
+    assert_eq!(problems(&text, &[], &["peers=[{name=\"\"}]"]), ["peers[0].name: must not be empty (--set)"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use service_kit::{
-    Admin, Announcement, DrainError, MetricsHandle, Origins, Readiness, Shutdown, Version, bind,
+    Admin, Announcement, DrainError, Metric, MetricsHandle, Origins, Readiness, Shutdown, Version, bind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -67,6 +67,36 @@ async fn the_admin_port_tells_alive_ready_metrics_and_version() {
 
 fn metrics_example() {
     metrics::counter!("cell_kit_example_total").increment(1);
+}
+
+#[test]
+fn declared_metrics_are_described_and_their_counters_begin_at_zero() {
+    const METRICS: &[Metric] = &[
+        Metric::counter(
+            "cell_kit_alarms_total",
+            &[("kind", &["orphan", "forked"]), ("peer", &[])],
+            "What it warned of.",
+        ),
+        Metric::counter("cell_kit_open_total", &[("route", &[])], "As they come."),
+        Metric::gauge("cell_kit_up", &[], "Whether it is up."),
+    ];
+    let handle = MetricsHandle::install().unwrap();
+    handle.declare(METRICS, &[("peer", vec!["east".to_owned()])]);
+    metrics::gauge!("cell_kit_up").set(1.0);
+    let page = handle.render();
+    for line in [
+        "# HELP cell_kit_alarms_total What it warned of.",
+        "cell_kit_alarms_total{kind=\"orphan\",peer=\"east\"} 0",
+        "cell_kit_alarms_total{kind=\"forked\",peer=\"east\"} 0",
+        "# HELP cell_kit_up Whether it is up.",
+    ] {
+        assert!(page.contains(line), "{line} in\n{page}");
+    }
+    assert!(!page.contains("cell_kit_open_total{"), "{page}");
+    assert_eq!(
+        METRICS[0].to_string(),
+        "| `cell_kit_alarms_total` | counter | `kind`: orphan, forked; `peer` | What it warned of. |"
+    );
 }
 
 #[tokio::test]

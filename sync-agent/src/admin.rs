@@ -29,6 +29,13 @@ pub(crate) struct Operators {
     pub(crate) comparer: Comparer,
 }
 
+fn named(identity: String) -> Result<String, Status> {
+    match identity.trim().is_empty() {
+        true => Err(Status::invalid_argument("an operator's action needs an identity")),
+        false => Ok(identity),
+    }
+}
+
 fn ending() -> Status {
     Status::unavailable("the agent is ending")
 }
@@ -46,8 +53,18 @@ impl AgentAdmin for Operators {
         &self,
         request: Request<v1::CompareRequest>,
     ) -> Result<Response<v1::CompareReply>, Status> {
-        let v1::CompareRequest { peer, repair } = request.into_inner();
+        let v1::CompareRequest { peer, repair, identity } = request.into_inner();
         let peer = peer.parse::<RegionId>().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if repair {
+            let identity = named(identity)?;
+            let audit = v1::AuditRequest {
+                identity,
+                action: "repair".to_owned(),
+                subject: peer.to_string(),
+                reason: String::new(),
+            };
+            self.node.client().record_audit(audit).await?;
+        }
         self.comparer.report(peer, repair).await.map(Response::new)
     }
 
@@ -114,9 +131,7 @@ impl AgentAdmin for Operators {
 impl Operators {
     /// No action without its record: the node must be there to take it.
     async fn operate(&self, identity: String, action: Action) -> Result<Vec<MessageId>, Status> {
-        if identity.trim().is_empty() {
-            return Err(Status::invalid_argument("an operator's action needs an identity"));
-        }
+        let identity = named(identity)?;
         if !self.node.is_connected() {
             let what = "the node is away, so the action could not be recorded; nothing was done";
             return Err(Status::unavailable(what));

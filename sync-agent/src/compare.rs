@@ -194,7 +194,9 @@ impl Comparer {
     pub(crate) async fn report(&self, peer: RegionId, repair: bool) -> Result<v1::CompareReply, Status> {
         let slots = match self.compare(peer, true).await? {
             Compared::Equal => return Ok(v1::CompareReply::default()),
-            Compared::Inconclusive(why) => return Err(Status::failed_precondition(why)),
+            Compared::Inconclusive(why) => {
+                return Err(Status::unavailable(format!("they cannot be compared now: {why}")));
+            }
             Compared::Different(slots) => slots,
         };
         let differences = self.narrow(peer, &slots).await?;

@@ -145,13 +145,11 @@ impl Validate for Config {
                 }
             }
         }
-        let addresses = self.peers.iter().flat_map(|peer| [&peer.data, &peer.messages]);
-        for address in addresses {
-            problems.check(
-                transport::is_address(address),
-                "peers",
-                format!("'{address}' is no http:// address"),
-            );
+        for (i, peer) in self.peers.iter().enumerate() {
+            for (key, address) in [("data", &peer.data), ("messages", &peer.messages)] {
+                let detail = format!("'{address}' is no http:// address");
+                problems.check(transport::is_address(address), &format!("peers[{i}].{key}"), detail);
+            }
         }
         problems.check(
             transport::is_address(&self.node),

@@ -16,6 +16,7 @@ mod config;
 mod gate;
 mod hints;
 mod inbox;
+mod metrics;
 mod node;
 mod outbox;
 mod placement;
@@ -28,5 +29,6 @@ mod subscriber;
 mod transport;
 
 pub use config::{Config, GateConfig, Limits, Listen, PeerConfig};
+pub use metrics::METRICS;
 pub use process::process;
 pub use service::{SyncAgent, build};

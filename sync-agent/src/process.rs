@@ -8,18 +8,20 @@ use clap::Parser;
 use service_kit::{Exit, MetricsHandle, Shutdown, config, main_exit, telemetry};
 
 use crate::config::Config;
+use crate::metrics::{METRICS, OF_PEERS};
 use crate::service;
 
 /// Moves changes and messages between regions; parks what arrives before its data.
 #[derive(Debug, Parser)]
 #[command(name = "sync-agent", version)]
 struct Cli {
-    #[arg(long)]
+    /// Configuration file, TOML.
+    #[arg(long, env = "CELL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// `section.key=value`, over file and environment.
-    #[arg(long = "set")]
+    /// Overrides one key, over file and environment (CELL_SECTION__KEY), e.g. `--set gate.warn_after_ms=5000`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Read the configuration, say what is wrong with it, and stop.
+    /// Reads the configuration, says what is wrong with it, and ends.
     #[arg(long)]
     check_config: bool,
 }
@@ -34,6 +36,8 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         telemetry::init("sync-agent", &config.region, &config.telemetry)?;
         let metrics = MetricsHandle::install().map_err(|error| Exit::failed(&error))?;
+        let peers: Vec<String> = config.peers.iter().map(|peer| peer.region.clone()).collect();
+        metrics.declare(METRICS, &OF_PEERS.map(|label| (label, peers.clone())));
         // It shares the machine with the node, which comes first.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = (cores / 2).max(1);

@@ -162,10 +162,27 @@ impl Refusal {
         Refusal { pointer: Some(pointer), ..Refusal::new(Problem::Invalid, detail) }
     }
     fn not_found() -> Refusal {
-        Refusal::new(Problem::NotFound, "no such order or payment of yours")
+        Refusal::new(Problem::NotFound, NOT_FOUND)
     }
-    fn forbidden(what: &str, status: &str, op: Op, verdict: Verdict) -> Refusal {
-        Refusal::new(Problem::Forbidden, format!("'{op}' is refused: the {what} is {status} ({verdict})"))
+    fn forbidden(what: &str, op: Op, verdict: Verdict) -> Refusal {
+        let why = match verdict {
+            Verdict::Allowed => "it is being looked at",
+            Verdict::PermitIsOpen => {
+                "somebody was asked to pay for it, or is paying; withdraw that, or wait for its end"
+            }
+            Verdict::NothingOpen => "nobody is asked to pay for it",
+            Verdict::AlreadyPaid => "it is paid",
+            Verdict::AlreadyCancelled => "it is cancelled",
+            Verdict::AlreadyExpired => "its time to be paid is over",
+            Verdict::CancelIsPending => "it is being cancelled",
+            Verdict::NotPaid => "it is not paid",
+            Verdict::NotReceived => "the request has not come to the payer yet",
+            Verdict::AlreadyAccepted => "it is accepted already",
+            Verdict::AlreadyEnded => "it has ended",
+            Verdict::IsClosing => "it is being closed; wait for its end",
+            Verdict::WrongKind => "it is not meant for that",
+        };
+        Refusal::new(Problem::Forbidden, format!("'{op}' cannot be done to this {what}: {why}"))
     }
 }
 
@@ -175,6 +192,9 @@ impl From<MoneyError> for Refusal {
         Refusal::invalid(pointer, error.to_string())
     }
 }
+
+/// What somebody is told of what is not there, or not theirs.
+pub const NOT_FOUND: &str = "there is no such order or payment of yours";
 
 type Outcome = Result<Result<Reply, Refusal>, Unavailable>;
 
@@ -340,7 +360,7 @@ impl Draft<'_> {
         let status = order_status(state);
         match order_admits(status, op) {
             Verdict::Allowed => {}
-            verdict => return Ok(Err(Refusal::forbidden("order", status.as_str(), op, verdict))),
+            verdict => return Ok(Err(Refusal::forbidden("order", op, verdict))),
         }
         self.decide_command(command, reference, order, &reading, state)
     }
@@ -399,9 +419,7 @@ impl Draft<'_> {
             Ask::Withdraw { payment } => {
                 let open = state.open_permit().filter(|(open, _)| *open == payment);
                 if open.is_none() {
-                    let status = order_status(state);
-                    let verdict = Verdict::NothingOpen;
-                    return Ok(Err(Refusal::forbidden("order", status.as_str(), Op::Withdraw, verdict)));
+                    return Ok(Err(Refusal::forbidden("order", Op::Withdraw, Verdict::NothingOpen)));
                 }
                 self.close_permit(order, *payment, Why::Withdrawal, reference)?;
                 (reply.payment, reply.pending) = (Some(*payment), true);
@@ -414,7 +432,7 @@ impl Draft<'_> {
                 None => {
                     let refund = remaining(state);
                     if state.phase == OrderPhase::Paid && refund.is_none() {
-                        let detail = "'cancel' is refused: the order is refunded in part or whole";
+                        let detail = "'cancel' cannot be done to this order: it is refunded in part or whole";
                         return Ok(Err(Refusal::new(Problem::Forbidden, detail)));
                     }
                     let cancelled = OrderDecision::Cancelled(Cancelled { refund });
@@ -423,7 +441,11 @@ impl Draft<'_> {
             },
             Ask::Refund { amount_minor, .. } => {
                 let Some(refund) = granted(state, *amount_minor, &reference) else {
-                    let detail = "more than was captured and not yet refunded";
+                    let detail = match amount_minor {
+                        Some(0) => "a refund is of 1 or more",
+                        Some(_) => "more than was captured and is not refunded yet",
+                        None => "all that was captured is refunded",
+                    };
                     return Ok(Err(Refusal::invalid("/amount_minor", detail)));
                 };
                 let granted = OrderDecision::RefundGranted(RefundGranted { refund });
@@ -569,14 +591,14 @@ impl Draft<'_> {
         let status = payment_status(state);
         match payment_admits(status, op) {
             Verdict::Allowed => {}
-            verdict => return Ok(Err(Refusal::forbidden("payment", status.as_str(), op, verdict))),
+            verdict => return Ok(Err(Refusal::forbidden("payment", op, verdict))),
         }
         let decision = match &command.ask {
             Ask::Accept { card, .. } => {
                 let late =
                     self.now_ms.saturating_add(self.cell.rules.attempt_margin_ms) >= state.permit.until_ms;
                 if late {
-                    let detail = "'accept' is refused: too late to pay before the request ends";
+                    let detail = "'accept' cannot be done to this payment: it is too late to pay before the request ends";
                     return Ok(Err(Refusal::new(Problem::Forbidden, detail)));
                 }
                 PaymentDecision::Accepted(Accepted { card: card.clone() })

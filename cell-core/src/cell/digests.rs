@@ -92,6 +92,12 @@ impl SlotDigests {
         self.slots[usize::from(slot.number())]
     }
 
+    /// Of everything in each slot, in order.
+    #[must_use]
+    pub fn all(&self) -> &[Digest] {
+        &self.slots
+    }
+
     /// Of each slot, in order, what `at` covers, for a region that is as far as `version`.
     ///
     /// # Errors

@@ -487,19 +487,18 @@ impl<'a> Draft<'a> {
             entries.push(entry);
         }
         let cell = self.cell;
-        let (frontier, mut digests, mut grown) = (&cell.frontier, BTreeMap::new(), BTreeMap::new());
+        let (frontier, mut grown) = (&cell.frontier, BTreeMap::new());
         let covers = |dot: &Dot| frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq);
         for (dot, id, term) in self.entered.into_iter().filter(|(_, _, term)| *term != Digest::default()) {
             let slot = id.slot();
             let of_entity: &mut Digest = grown.entry(id).or_default();
             *of_entity = of_entity.plus(term);
             cell.digests.add(&covers, self.now_ms, dot, slot, term);
-            digests.insert(slot, cell.digests.of(slot));
         }
         Ok(Step {
             entries,
             grown,
-            digests,
+            corrected: BTreeSet::new(),
             merged: Vec::new(),
             entities: self.changed,
             rows: self.rows,

@@ -32,6 +32,23 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// The log was longer once: its last segment, if there is one, ended at `end`.
+    pub(crate) fn lose_end(&mut self, last: Option<&mut Segment>, end: u64) {
+        let damage = match last {
+            Some(last) => {
+                let lost = std::mem::replace(&mut last.end, end)..end;
+                let segment = last.name.to_string();
+                Damage { segment, offset: last.bytes, lost, reason: DamageReason::Missing }
+            }
+            None => {
+                let segment = "all".to_owned();
+                Damage { segment, offset: 0, lost: 0..end, reason: DamageReason::Missing }
+            }
+        };
+        tracing::error!(?damage, "the end of the log is missing");
+        self.damage.push(damage);
+    }
+
     /// Whether every record ever acknowledged and not deleted can be read.
     pub fn is_clean(&self) -> bool {
         self.damage.is_empty()

@@ -12,7 +12,7 @@ pub(crate) fn record(n: u64, bytes: usize) -> Vec<u8> {
 }
 
 pub(crate) fn small_segments() -> LogConfig {
-    LogConfig { segment_bytes_max: 1_500, recent_bytes_max: 400 }
+    LogConfig { segment_bytes_max: 1_500, recent_bytes_max: 400, ..LogConfig::default() }
 }
 
 pub(crate) fn reopen(medium: &FaultMedium, config: LogConfig) -> (Log, Recovery) {

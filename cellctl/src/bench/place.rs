@@ -49,6 +49,21 @@ pub(super) struct Row {
     pub(super) floor_orders_per_s: f64,
     pub(super) floor_p50_ms: f64,
     pub(super) steal_percent: f64,
+    /// It cannot be: durable orders that are faster than the bare syncs under them. Repeat it.
+    pub(super) disturbed: bool,
+}
+
+impl Row {
+    /// What part of the floor was reached, and how many of its medians one order took; `None` without a floor.
+    pub(super) fn ratios(&self) -> Option<(f64, f64)> {
+        let floor = self.floor_orders_per_s > 0.0 && self.floor_p50_ms > 0.0;
+        floor.then(|| (self.orders_per_s / self.floor_orders_per_s, self.p50_ms / self.floor_p50_ms))
+    }
+
+    fn judged(self) -> Row {
+        let disturbed = self.ratios().is_some_and(|(share, times)| share > 1.0 || times < 1.0);
+        Row { disturbed, ..self }
+    }
 }
 
 pub(super) async fn run(args: &PlaceArgs) -> Result<Vec<Row>> {
@@ -191,7 +206,7 @@ async fn measure(
     let group = (orders / syncs).round().max(1.0) as usize;
     let (floor_orders_per_s, floor_p50_ms) = floor(folder, bytes as usize, group)?;
     let what = rate.map_or_else(|| what.to_owned(), |rate| format!("{what}, open loop at {rate}/s"));
-    Ok(Row {
+    let row = Row {
         cpu_us_per_order: (cpu_after.0 - cpu.0) / orders * 1e6,
         cpu_us_per_order_total: (cpu_after.1 - cpu.1) / orders * 1e6,
         orders_per_fsync: orders / syncs,
@@ -200,7 +215,8 @@ async fn measure(
         floor_p50_ms,
         steal_percent,
         ..row(what, clients, &taken)
-    })
+    };
+    Ok(row.judged())
 }
 
 fn row(what: String, clients: usize, taken: &Taken) -> Row {
@@ -219,6 +235,7 @@ fn row(what: String, clients: usize, taken: &Taken) -> Row {
         floor_orders_per_s: 0.0,
         floor_p50_ms: 0.0,
         steal_percent: 0.0,
+        disturbed: false,
     }
 }
 
@@ -343,4 +360,23 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
         steal_percent,
         ..row("in process".to_owned(), clients, &taken)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_beats_its_floor_is_said_to_be_disturbed() {
+        let taken = Taken { latency: load::histogram().unwrap(), seconds: 1.0 };
+        let run = |orders_per_s, p50_ms| {
+            let row = row("http".to_owned(), 1, &taken);
+            Row { orders_per_s, p50_ms, floor_orders_per_s: 100.0, floor_p50_ms: 1.0, ..row }
+                .judged()
+                .disturbed
+        };
+        assert!(!run(99.0, 1.1));
+        assert!(run(101.0, 1.1) && run(99.0, 0.9));
+        assert!(!row("in process".to_owned(), 1, &taken).judged().disturbed, "there is no floor");
+    }
 }

@@ -32,8 +32,10 @@ pub(super) fn show(format: Format, args: &PlaceArgs, rows: &[Row]) {
         "floor p50 ms",
         "p50 / floor",
         "steal %",
+        "",
     ];
     let known = |value: f64, text: String| if value > 0.0 { text } else { "–".to_owned() };
+    let ratio = |row: &Row, text: fn((f64, f64)) -> String| row.ratios().map_or_else(|| "–".to_owned(), text);
     let lines = rows.iter().map(|row| {
         vec![
             row.what.clone(),
@@ -45,13 +47,11 @@ pub(super) fn show(format: Format, args: &PlaceArgs, rows: &[Row]) {
             format!("{:.0}", row.cpu_us_per_order_total),
             known(row.orders_per_fsync, format!("{:.1}", row.orders_per_fsync)),
             known(row.floor_orders_per_s, format!("{:.0}", row.floor_orders_per_s)),
-            known(
-                row.floor_orders_per_s,
-                format!("{:.0} %", row.orders_per_s / row.floor_orders_per_s * 100.0),
-            ),
+            ratio(row, |(share, _)| format!("{:.0} %", share * 100.0)),
             known(row.floor_p50_ms, format!("{:.2}", row.floor_p50_ms)),
-            known(row.floor_p50_ms, format!("{:.1}", row.p50_ms / row.floor_p50_ms)),
+            ratio(row, |(_, times)| format!("{times:.1}")),
             format!("{:.1}", row.steal_percent),
+            if row.disturbed { "disturbed, repeat" } else { "" }.to_owned(),
         ]
     });
     output::show(format, &head, lines.collect(), &rows);

@@ -1,9 +1,10 @@
-//! The tour: six chapters, each of which does something and then checks what came of it, in the three regions' APIs and
+//! The tour: seven chapters, each of which does something and then checks what came of it, in the three regions' APIs and
 //! in the gateway's own books.
 
 mod endings;
 mod late;
 mod road;
+mod wiped;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -17,6 +18,7 @@ pub(super) async fn tour(stage: &mut Stage) -> Result<()> {
     endings::each_ends_once(stage).await.context("chapter 4")?;
     late::dead_letters(stage).await.context("chapter 5")?;
     late::killed(stage).await.context("chapter 6")?;
+    wiped::wiped(stage).await.context("chapter 7")?;
     balance(stage).await.context("the balance")
 }
 

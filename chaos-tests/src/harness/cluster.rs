@@ -5,9 +5,10 @@
 //! links; everything else is inside a region.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata, TryLockError};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ const BLOCK: u16 = 60;
 /// From the last process on its ports to a cluster that decides.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const SLOTS: usize = 1_024;
+/// In a deployment's folder: locked while the deployment runs.
+pub const CLAIM: &str = ".lock";
 const SECRET: &str = "callbacks of the sandbox are signed with this";
 
 /// Which program a process is.
@@ -80,6 +83,11 @@ pub enum ClusterError {
     Process(#[from] ProcessError),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    /// Another deployment runs on the folder, which is left as it is.
+    #[error("{}: in use by another demo", .0.display())]
+    InUse(PathBuf),
+    #[error("{}: cannot be used: {source}", path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
     #[error("no free ports from {} on", PORTS.start)]
     NoPorts,
     #[error("there is no region '{0}'")]
@@ -124,16 +132,38 @@ pub struct Cluster {
     links: BTreeMap<(String, String, Kind), Link>,
     running: BTreeMap<(Role, String), Process>,
     _ports: Block,
+    /// Behind the processes: the folder is somebody else's only when they are gone.
+    _folder: Claim,
 }
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+/// A deployment's folder, for as long as this lives; the system lets go of it however the process ends.
+#[derive(Debug)]
+struct Claim {
+    _file: File,
+}
+
+impl Claim {
+    fn take(folder: &Path) -> Result<Claim, ClusterError> {
+        let unusable = |source| ClusterError::Folder { path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(unusable)?;
+        let file = File::options().create(true).append(true).open(folder.join(CLAIM)).map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Claim { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(ClusterError::InUse(folder.to_owned())),
+            Err(TryLockError::Error(source)) => Err(unusable(source)),
+        }
+    }
+}
+
 /// A block of ports that is one deployment's for as long as this lives, against every other on this machine.
 #[derive(Debug)]
 struct Block {
     first: u16,
+    path: PathBuf,
     /// Locked; the system lets go of it however the process ends.
     _claim: File,
 }
@@ -144,10 +174,16 @@ impl Block {
         for first in PORTS.step_by(usize::from(BLOCK)) {
             let path = std::env::temp_dir().join(format!("homecell-ports-{first}"));
             // A file of another user's: their block.
-            let Ok(claim) = File::options().create(true).append(true).open(path) else { continue };
+            let Ok(claim) = File::options().create(true).append(true).open(&path) else { continue };
             let free = |port: u16| TcpListener::bind(at(port)).is_ok();
-            if claim.try_lock().is_ok() && (first..first + BLOCK).all(free) {
-                return Ok(Block { first, _claim: claim });
+            // Whoever had the block before may have removed the file in between: then the lock is on no file at all.
+            let number = |metadata: std::io::Result<Metadata>| metadata.map(|it| it.ino()).ok();
+            if claim.try_lock().is_err() || number(claim.metadata()) != number(path.metadata()) {
+                continue;
+            }
+            let block = Block { first, path, _claim: claim };
+            if block.ports().all(free) {
+                return Ok(block);
             }
         }
         Err(ClusterError::NoPorts)
@@ -155,6 +191,13 @@ impl Block {
 
     fn ports(&self) -> Range<u16> {
         self.first..self.first + BLOCK
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // While it is locked still; a file that stays behind harms nobody.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -167,8 +210,9 @@ impl Cluster {
     /// Starts everything, in an order in which nobody waits: but any order works.
     ///
     /// # Errors
-    /// [`ClusterError`]; nothing is left running.
+    /// [`ClusterError`]; nothing is left running. A folder in use is left as it is.
     pub async fn start(plan: Plan) -> Result<Cluster, ClusterError> {
+        let claim = Claim::take(&plan.folder)?;
         let block = Block::claim()?;
         let mut free = block.ports();
         let mut next = || free.next().ok_or(ClusterError::NoPorts);
@@ -206,6 +250,7 @@ impl Cluster {
             links,
             running: BTreeMap::new(),
             _ports: block,
+            _folder: claim,
         };
         cluster.write_configs()?;
         cluster.start_one(Role::Gateway, "").await?;
@@ -350,7 +395,7 @@ impl Cluster {
         let upstreams: String =
             self.ports.iter().map(|(region, ports)| format!("{region} = \"{}\"\n", at(ports.http))).collect();
         format!(
-            "listen = \"{}\"\nregion = {:?}\nplacement = \"placement.toml\"\n\n[admin]\nlisten = \"{}\"\n\n\
+            "listen = \"{}\"\nregion = {:?}\nplacement_file = \"placement.toml\"\n\n[admin]\nlisten = \"{}\"\n\n\
              [upstreams]\n{upstreams}\n[telemetry]\nlevels = {:?}\n",
             at(self.router_ports[0]),
             self.plan.regions[0],
@@ -475,6 +520,10 @@ impl Cluster {
         at(self.router_ports[0])
     }
     #[must_use]
+    pub fn router_admin(&self) -> SocketAddr {
+        at(self.router_ports[1])
+    }
+    #[must_use]
     pub fn gateway(&self) -> SocketAddr {
         at(self.gateway_port)
     }
@@ -521,5 +570,34 @@ impl Cluster {
             UserId::new(name).is_ok_and(|user| (from..=to).contains(&usize::from(user.slot().number())))
         };
         names.find(home).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_ports_is_nobody_elses_and_leaves_no_file_behind() {
+        let one = Block::claim().unwrap();
+        let other = Block::claim().unwrap();
+        assert_ne!(one.first, other.first);
+        // Held open, so that no other file gets its number.
+        let (path, file) = (one.path.clone(), File::open(&one.path).unwrap());
+        drop(one);
+        let there = path.metadata().ok().map(|there| there.ino());
+        assert_ne!(there, Some(file.metadata().unwrap().ino()));
+    }
+
+    #[test]
+    fn a_folder_is_taken_once_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let claim = Claim::take(folder.path()).unwrap();
+        assert!(
+            matches!(Claim::take(folder.path()), Err(ClusterError::InUse(path)) if path == folder.path())
+        );
+        drop(claim);
+        Claim::take(folder.path()).unwrap();
+        assert!(matches!(Claim::take(Path::new("/proc/homecell")), Err(ClusterError::Folder { .. })));
     }
 }

@@ -60,6 +60,8 @@ impl Process {
         let name = spec.name.clone();
         let failed = |source| ProcessError::Start { name: name.clone(), source };
         let log = File::options().create(true).append(true).open(&spec.log).map_err(failed)?;
+        // What earlier runs said is none of this one's.
+        let said_before = log.metadata().map_err(failed)?.len();
         let mut child = Command::new(&spec.program)
             .args(&spec.args)
             .env(EXIT_WITH_STDIN_ENV, "1")
@@ -86,7 +88,7 @@ impl Process {
         };
         match tokio::time::timeout(READY_WITHIN, ready).await {
             Err(_) => Err(ProcessError::NotReady { name, log: spec.log.clone() }),
-            Ok(None) => Err(ProcessError::Ended { name, tail: tail(&spec.log) }),
+            Ok(None) => Err(ProcessError::Ended { name, tail: tail(&spec.log, said_before) }),
             Ok(Some(announcement)) => {
                 // Whatever it prints later must not block it.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -142,10 +144,28 @@ impl Process {
     }
 }
 
-/// The last lines of a log, on one line.
+/// The last lines of a log behind its first `from` bytes, on one line.
 #[must_use]
-pub fn tail(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+pub fn tail(log: &Path, from: u64) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
+    let text = String::from_utf8_lossy(&bytes[from..]);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_does_not_come_up_is_told_of_by_its_own_last_lines_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        std::fs::write(&log, "an older run: on fire\n").unwrap();
+        let args = ["-c", "echo 'no such key' >&2; exit 2"].map(str::to_owned).into();
+        let spec = Spec { name: "north/node".to_owned(), program: "/bin/sh".into(), args, log };
+        let error = Process::start(&spec).await.unwrap_err().to_string();
+        assert_eq!(error, "north/node: ended before it was ready: no such key");
+    }
 }

@@ -58,8 +58,10 @@ pub(super) fn document<S>(routes: &[Route<S>]) -> Value {
         "info": {
             "title": "Homecell",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Orders of the users at home here; those of other regions can be read. Clients must expect new \
-                            members in answers; unknown members in requests are refused.",
+            "description": "Orders of the users at home here. Through a router each request is answered at the home of its \
+                            user, order or payment; at a node's own port those of other regions can be read, too, as far as \
+                            they have arrived. Clients must expect new members in answers; unknown members in requests are \
+                            refused.",
             "license": { "name": "Apache-2.0" },
         },
         "paths": paths,

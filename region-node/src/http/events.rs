@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::cursor::{Cursor, Here, Seen};
-use super::lists::{Listed, PAGE_MAX};
+use super::lists::{Listed, PAGE_MAX, limit_of, read};
 use super::problem::Problem;
 use super::{Api, Shared, User};
 use crate::keys::NOTICE_BYTES;
@@ -129,8 +129,8 @@ pub(super) async fn notifications(
     User(user): User,
     after: AfterQuery,
 ) -> Result<Response, Problem> {
-    let Query(After { after, limit }) = after.map_err(|error| Problem::invalid("", error.body_text()))?;
-    let limit = limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+    let After { after, limit } = read(after)?;
+    let limit = limit_of(limit, PAGE_MAX)?;
     let cursor = after.map_or_else(|| Ok(Cursor::default()), |after| Cursor::read(&after))?;
     let Page { owed, end, .. } = api.owed(&user, cursor, limit).await?;
     let items: Vec<Notice> = owed.into_iter().map(|owed| owed.notice).collect();
@@ -144,7 +144,7 @@ pub(super) async fn events(
     headers: HeaderMap,
     after: AfterQuery,
 ) -> Result<Response, Problem> {
-    let Query(After { after, limit }) = after.map_err(|error| Problem::invalid("", error.body_text()))?;
+    let After { after, limit } = read(after)?;
     if limit.is_some() {
         return Err(Problem::invalid("/limit", "a stream has no limit"));
     }

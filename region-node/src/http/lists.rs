@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{EntityId, OrderId, PaymentId, PublicId, UserId};
-use cell_core::order::Order;
+use cell_core::order::{Order, OrderState};
 use cell_core::version::Dot;
 use cell_store::{Scan, Store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use service_kit::Words;
 
 use super::problem::Problem;
 use super::shapes::{order_shape, payment_shape};
@@ -38,7 +39,11 @@ pub(super) const ROLE: Parameters =
 pub(super) const ORDER_FILTERS: Parameters = &[
     PAGING[0],
     PAGING[1],
-    ("status", "string", "Only those whose `status` is this."),
+    (
+        "status",
+        "string",
+        "Only those whose `status` is this: PendingPayment, Paid, Refunding, Refunded, Cancelled or Expired.",
+    ),
     ("created_from_ms", "integer", "Only those accepted at or after this."),
     ("created_to_ms", "integer", "Only those accepted before this."),
     ("min_total_minor", "integer", "Only those that cost at least this."),
@@ -168,12 +173,26 @@ fn page_of<T>(
     Ok(Listed { items, next })
 }
 
-fn limit_of(limit: Option<usize>) -> usize {
-    limit.unwrap_or(PAGE_USUAL).clamp(1, PAGE_MAX)
+/// How many items a page has.
+pub(super) fn limit_of(limit: Option<usize>, usual: usize) -> Result<usize, Problem> {
+    match limit.unwrap_or(usual) {
+        limit @ 1..=PAGE_MAX => Ok(limit),
+        limit => Err(Problem::invalid("/limit", format!("a page has 1 to {PAGE_MAX} items, not {limit}"))),
+    }
 }
 
-fn read<T: DeserializeOwned>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    query.map(|Query(query)| query).map_err(|error| Problem::invalid("", error.body_text()))
+/// The query's parameters; what is wrong with one is said of it, in our words.
+pub(super) fn read<T: DeserializeOwned>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    query.map(|Query(query)| query).map_err(|error| {
+        let text = error.body_text();
+        let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        match text.split_once(": ") {
+            Some((name, what)) if !name.contains(' ') => {
+                Problem::invalid(format!("/{name}"), Words::Query.say(what))
+            }
+            _ => Problem::invalid("", Words::Query.say(text)),
+        }
+    })
 }
 
 fn check_user(pointer: &str, user: &str) -> Result<UserId, Problem> {
@@ -189,11 +208,16 @@ pub(super) async fn list_orders(
     if let Some(counterparty) = &query.counterparty {
         check_user("/counterparty", counterparty)?;
     }
+    if let Some(status) = query.status.as_deref().filter(|status| !OrderState::LABELS.contains(status)) {
+        let detail = format!("no order is '{status}'; they are {}", OrderState::LABELS.join(", "));
+        return Err(Problem::invalid("/status", detail));
+    }
     let head = match &query.external_ref {
         Some(wanted) => keys::of_ref(wanted, &user),
         None => keys::of_user(b'u', &user),
     };
-    let index = Index { head, limit: limit_of(query.limit), cursor: query.cursor.take() };
+    let limit = limit_of(query.limit, PAGE_USUAL)?;
+    let index = Index { head, limit, cursor: query.cursor.take() };
     let node = api.node.clone();
     let order = move |id: PublicId| {
         let entity = node.entity(EntityId::from(OrderId(id)))?;
@@ -214,8 +238,8 @@ pub(super) async fn list_pay_requests(
         Some("buyer") => b'b',
         Some(_) => return Err(Problem::invalid("/role", "a role is 'payer' or 'buyer'")),
     };
-    let index =
-        Index { head: keys::of_user(prefix, &user), limit: limit_of(query.limit), cursor: query.cursor };
+    let limit = limit_of(query.limit, PAGE_USUAL)?;
+    let index = Index { head: keys::of_user(prefix, &user), limit, cursor: query.cursor };
     let node = api.node.clone();
     let payment = move |id: PublicId| {
         let entity = node.entity(EntityId::from(PaymentId(id)))?;

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cell_core::cell::{Problem as Kind, Refusal};
+use cell_core::cell::{NOT_FOUND, Problem as Kind, Refusal};
 use serde_json::json;
 
 use crate::writer::NodeError;
@@ -52,6 +52,19 @@ pub(crate) const NAMES: &[(&str, u16, &str)] = &[
     ("unavailable", 503, "the store does not answer"),
 ];
 
+const fn names<const N: usize>() -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut i = 0;
+    while i < N {
+        names[i] = NAMES[i].0;
+        i += 1;
+    }
+    names
+}
+
+/// The names of [`NAMES`] alone.
+pub(crate) const PROBLEM_NAMES: [&str; NAMES.len()] = names();
+
 /// What else a client can be told, by the router in front.
 pub(crate) const AT_THE_EDGE: &[(&str, u16, &str)] = &[
     ("body-too-slow", 408, "the rest of the body did not arrive in time"),
@@ -98,7 +111,7 @@ impl Problem {
         Problem { pointer: self.pointer.map(|pointer| format!("{member}{pointer}")), ..self }
     }
     pub(crate) fn not_found() -> Problem {
-        Problem::new("not-found", "there is no such thing of yours")
+        Problem::new("not-found", NOT_FOUND)
     }
 }
 

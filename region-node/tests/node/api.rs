@@ -110,6 +110,8 @@ async fn asking_a_payer_opens_one_permit_and_withdrawing_closes_it_with_a_notice
     let payment = asked["payment"]["id"].as_str().unwrap().to_owned();
     let (status, second) = node.call("POST", &ask, &a, "k3", json!({ "payer": b })).await;
     assert_eq!((status, second["type"].as_str()), (409, Some("https://homecell.dev/problems/state-forbids")));
+    let detail = "'ask' cannot be done to this order: somebody was asked to pay for it, or is paying; withdraw that, or wait for its end";
+    assert_eq!(second["detail"], detail);
     let (status, seen) = node.call("GET", &format!("/v1/pay-requests/{payment}"), &b, "", Value::Null).await;
     assert_eq!((status, seen["amount_minor"].as_u64()), (200, Some(9100)));
     let withdraw = format!("/v1/pay-requests/{payment}/withdraw");
@@ -181,6 +183,29 @@ async fn bad_input_is_a_clear_problem_and_touches_nothing() {
         let (status, problem) = node.call("POST", "/v1/orders", &a, "k", body).await;
         assert_eq!((status, problem["pointer"].as_str()), (400, Some(pointer)), "{problem}");
     }
+    // In words for whoever wrote it.
+    let mut surprised = order_body();
+    surprised["content"]["surprise"] = json!(1);
+    for (body, said) in [
+        (with("/content/lines/0/quantity", json!("two")), "must be a whole number from 0 on, not \"two\""),
+        (with("/content/lines/0/unit_minor", json!(-1)), "must be a whole number from 0 on, not -1"),
+        (surprised, "unknown member `surprise`; known are `currency`, "),
+        (json!({}), "`content` is missing"),
+        (
+            with("/content/lines/0/unit_minor", json!(u64::MAX)),
+            "with lines/0 the total is above 1000000000000",
+        ),
+    ] {
+        let (_, problem) = node.call("POST", "/v1/orders", &a, "k", body).await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.starts_with(said) && !detail.contains(" at line "), "{problem}");
+    }
+    let half = hyper::Request::post(format!("http://{}/v1/orders", node.address))
+        .header("x-user-id", &a)
+        .header("idempotency-key", "k");
+    let answer = node.send(half, "{\"content\":".to_owned()).await;
+    assert_eq!(answer.0, 400);
+    assert!(answer.1["detail"].as_str().unwrap().starts_with("the body is not JSON: "), "{}", answer.1);
     // Said twice, or in another alphabet.
     let request = || hyper::Request::post(format!("http://{}/v1/orders", node.address));
     let twice = request().header("x-user-id", &a).header("x-user-id", &a).header("idempotency-key", "k");
@@ -205,6 +230,11 @@ async fn bad_input_is_a_clear_problem_and_touches_nothing() {
     assert_eq!(node.call("POST", "/v1/orders", &a, "k", huge).await.0, 413);
     assert_eq!(node.call("GET", "/v1/orders/ord_nonsense", &a, "", Value::Null).await.0, 400);
     assert_eq!(node.call("GET", "/nowhere", &a, "", Value::Null).await.0, 404);
+    // What is not there is not there in the same words, whatever is asked of it.
+    let nobodys = "/v1/orders/ord_00000000000000000000000000";
+    let (status, read) = node.call("GET", nobodys, &a, "", Value::Null).await;
+    let (_, cancelled) = node.call("POST", &format!("{nobodys}/cancel"), &a, "n", Value::Null).await;
+    assert_eq!((status, &read["detail"]), (404, &cancelled["detail"]));
     let (_, listed) = node.call("GET", "/v1/orders", &a, "", Value::Null).await;
     assert_eq!(listed["items"], json!([]));
 }
@@ -236,6 +266,14 @@ async fn paying_charges_the_gateway_once_whatever_it_answers_and_a_cancel_gives_
         let (status, _) = node.call("POST", &format!("{path}/pay"), &a, &format!("p{i}"), card).await;
         assert_eq!(status, 200, "a repeat is the same command");
         assert_eq!(node.ledger(&order).await, (unit_minor, 0));
+        for (amount, said) in [
+            (json!(0), "a refund is of 1 or more"),
+            (json!(unit_minor + 1), "more than was captured and is not refunded yet"),
+        ] {
+            let (refund, key) = (json!({ "amount_minor": amount }), format!("r{i}"));
+            let (status, problem) = node.call("POST", &format!("{path}/refunds"), &a, &key, refund).await;
+            assert_eq!((status, problem["detail"].as_str()), (400, Some(said)));
+        }
         assert_eq!(
             node.call("POST", &format!("{path}/cancel"), &a, &format!("c{i}"), Value::Null).await.0,
             201
@@ -471,5 +509,75 @@ async fn what_was_under_way_at_a_stop_is_taken_up_at_the_next_start() {
     node.stop().await;
     let node = Service::of(of(gateway)).await;
     node.until(&path, &a, "Paid").await;
+    node.stop().await;
+}
+
+/// Twenty orders, and the node stopped.
+async fn twenty(folder: &std::path::Path, engine: EngineName) -> (Vec<String>, std::net::SocketAddr) {
+    let node = start(folder, engine).await;
+    let a = user_of("north", 0);
+    let mut orders = Vec::new();
+    for i in 0..20 {
+        orders.push(node.place(&a, &format!("o{i}")).await);
+    }
+    let gateway = node.gateway;
+    node.stop().await;
+    (orders, gateway)
+}
+
+async fn all_there(node: &Service, orders: &[String]) {
+    let a = user_of("north", 0);
+    for order in orders {
+        node.until(&format!("/v1/orders/{order}"), &a, "PendingPayment").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_view_is_put_aside_and_made_anew_from_the_log() {
+    for engine in [EngineName::Sled, EngineName::Fjall] {
+        let folder = tempfile::tempdir().unwrap();
+        let (orders, gateway) = twenty(folder.path(), engine).await;
+        let data = folder.path().join("north");
+        // The largest file of the view loses its end, and whatever names the others.
+        for entry in walk(&data.join("view")) {
+            let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+            if ["db", "conf", "current"].contains(&name.as_str()) {
+                let bytes = std::fs::read(&entry).unwrap();
+                std::fs::write(&entry, &bytes[..bytes.len() / 3]).unwrap();
+            }
+        }
+        let node = Service::of(config(folder.path(), engine, gateway, "north")).await;
+        all_there(&node, &orders).await;
+        node.stop().await;
+        assert!(data.join("view.damaged-1").exists(), "{engine:?}: it was not noticed");
+    }
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_gone_goes_on_behind_what_the_view_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut orders, gateway) = twenty(folder.path(), EngineName::Sled).await;
+    for file in walk(&folder.path().join("north/log")) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let a = user_of("north", 0);
+    for i in 0..2 {
+        // Twice: what is written behind the loss is there after the next start, too.
+        let node = Service::of(config(folder.path(), EngineName::Sled, gateway, "north")).await;
+        all_there(&node, &orders).await;
+        orders.push(node.place(&a, &format!("later{i}")).await);
+        node.stop().await;
+    }
+    let node = Service::of(config(folder.path(), EngineName::Sled, gateway, "north")).await;
+    all_there(&node, &orders).await;
     node.stop().await;
 }

@@ -156,9 +156,31 @@ async fn lists_are_filtered_and_paged_without_losing_or_repeating() {
     for (filter, expected) in cases {
         node.lists(&format!("/v1/orders?limit=2&{filter}"), &a, &expected).await;
     }
-    for bad in ["limit=x", "colour=red", "cursor=zz", "cursor=00", "min_total_minor=-1", "counterparty="] {
-        let (status, _) = node.call("GET", &format!("/v1/orders?{bad}"), &a, "", Value::Null).await;
-        assert_eq!(status, 400, "{bad}");
+    for (bad, said) in [
+        ("limit=x", "must be a whole number from 0 on"),
+        ("limit=0", "a page has 1 to 100 items, not 0"),
+        ("limit=101", "a page has 1 to 100 items, not 101"),
+        ("colour=red", "unknown parameter `colour`; known are `limit`, `cursor`, `status`"),
+        (
+            "status=Foo",
+            "no order is 'Foo'; they are PendingPayment, Paid, Refunding, Refunded, Cancelled, Expired",
+        ),
+        ("cursor=zz", ""),
+        ("cursor=00", ""),
+        ("min_total_minor=-1", "must be a whole number from 0 on"),
+        ("counterparty=", ""),
+    ] {
+        let (status, problem) = node.call("GET", &format!("/v1/orders?{bad}"), &a, "", Value::Null).await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(status == 400 && detail.starts_with(said), "{bad}: {problem}");
+    }
+    for status in cell_core::order::OrderState::LABELS {
+        let (code, _) = node.call("GET", &format!("/v1/orders?status={status}"), &a, "", Value::Null).await;
+        assert_eq!(code, 200, "{status}");
+    }
+    for path in ["/v1/pay-requests?limit=0", "/v1/notifications?limit=0", "/v1/events?limit=1"] {
+        let (status, problem) = node.call("GET", path, &a, "", Value::Null).await;
+        assert_eq!((status, problem["pointer"].as_str()), (400, Some("/limit")), "{path}: {problem}");
     }
     let (_, foreign) = node.call("GET", "/v1/orders?external_ref=SHOP-7", &other, "", Value::Null).await;
     assert_eq!(foreign["items"], json!([]), "another user's");

@@ -134,7 +134,7 @@ pub(crate) fn config(placement: PathBuf, regions: &[(&str, SocketAddr)]) -> Conf
     Config {
         listen: any_port,
         region: "north".to_owned(),
-        placement,
+        placement_file: placement,
         identity: Identity::Header,
         admin: AdminConfig { listen: any_port },
         upstreams,

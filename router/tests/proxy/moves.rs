@@ -90,7 +90,10 @@ async fn a_move_that_names_no_home_is_passed_on() {
 #[tokio::test]
 async fn a_move_of_a_body_too_long_to_keep_is_passed_on() {
     let (north, east) = (moved_to("east").await, echo("east").await);
-    let edge = Edge::start(&[("north", north), ("east", east)]).await;
+    let edge = Edge::start_with(&[("north", north), ("east", east)], |config| {
+        config.limits.body_bytes_max = 128 * 1024;
+    })
+    .await;
     let answer = edge.send(edge.post("alice", "/v1/orders", vec![b'x'; 64 * 1024 + 1])).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["home"]), (421, &"east".into()));
     let answer = edge.send(edge.post("alice", "/v1/orders", vec![b'x'; 64 * 1024])).await;

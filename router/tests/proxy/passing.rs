@@ -62,7 +62,8 @@ async fn a_body_passes_piece_by_piece_both_ways_at_once() {
 
 #[tokio::test]
 async fn a_long_body_arrives_whole() {
-    let edge = Edge::start(&[("north", echo("north").await)]).await;
+    let change = |config: &mut router::Config| config.limits.body_bytes_max = 256 * 1024;
+    let edge = Edge::start_with(&[("north", echo("north").await)], change).await;
     let body = "0123456789abcdef".repeat(12 * 1024);
     let answer = edge.send(edge.post("alice", "/v1/orders", body.clone())).await;
     let seen = answer.json();

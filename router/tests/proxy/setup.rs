@@ -21,7 +21,7 @@ fn the_example_configuration_is_complete_and_shares_the_slots_evenly() {
     let (config, origins) = Config::load(Some(&example("north/router.toml")), &[]).unwrap();
     Router::check(&config, &origins).unwrap();
     assert_eq!((&config.timeouts, &config.limits), (&Default::default(), &Default::default()));
-    let placement = placement_file::load(&config.placement).unwrap();
+    let placement = placement_file::load(&config.placement_file).unwrap();
     let homes = cell_core::id::Slot::all().map(|slot| placement.home(slot).node.region);
     let mut shares = std::collections::BTreeMap::new();
     homes.for_each(|home| *shares.entry(home.to_string()).or_insert(0) += 1);
@@ -36,7 +36,7 @@ async fn a_placement_with_a_gap_is_one_line_that_names_key_and_file() {
     std::fs::write(&path, PLACEMENT.replace("511", "500")).unwrap();
     let config = config(path.clone(), &[("north", "127.0.0.1:1".parse().unwrap())]);
     let error = Router::build(config, &Origins::default()).await.unwrap_err().to_string();
-    assert_eq!(error, format!("placement: {}: slots 501..=511 have no home", path.display()));
+    assert_eq!(error, format!("placement_file: {}: slots 501..=511 have no home", path.display()));
 }
 
 #[tokio::test]

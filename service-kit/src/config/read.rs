@@ -3,16 +3,20 @@
 //! serde stops at the first error. So each error is recorded, the key behind it is taken out, and the rest is read again:
 //! one round per problem, and an operator sees them all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 use toml::{Table, Value};
 
 use super::{Origins, describe, join_key};
+use crate::words::Words;
 
 /// Rounds of reading; a file with more problems than this is told about the first ones.
 const PROBLEMS_MAX: usize = 64;
+
+/// What is said of a key that is nowhere.
+pub(super) const REQUIRED: &str = "is required and not set";
 
 /// Returns the value only if it could be read whole, without a problem of its own or before.
 pub(super) fn read<T: DeserializeOwned>(
@@ -21,7 +25,8 @@ pub(super) fn read<T: DeserializeOwned>(
     problems: &mut Vec<String>,
 ) -> Option<T> {
     let mut taken_out = BTreeSet::new();
-    let mut as_text = BTreeSet::new();
+    // What was said of a value before it was read as text.
+    let mut as_text: BTreeMap<String, String> = BTreeMap::new();
     for _ in 0..PROBLEMS_MAX {
         let error = match serde_path_to_error::deserialize(Value::Table(table.clone())) {
             Ok(value) => return problems.is_empty().then_some(value),
@@ -33,17 +38,19 @@ pub(super) fn read<T: DeserializeOwned>(
         if let Some(field) = missing_field(&message) {
             let missing = join_key(&key, field);
             if !taken_out.contains(&missing) {
-                problems.push(describe(&missing, "is required and not set", origins));
+                problems.push(describe(&missing, REQUIRED, origins));
             }
         } else if let Some((set_at, text)) = typed_as_text(&key, origins)
-            && as_text.insert(set_at.to_owned())
+            && !as_text.contains_key(set_at)
             && let Some(value) = slot(&mut table, set_at).filter(|value| !value.is_str() && !value.is_table())
         {
             // `CELL_REGION=7` was read as a number; where the key wants a string, the text is what was meant.
             *value = Value::String(text.to_owned());
+            as_text.insert(set_at.to_owned(), message);
             continue;
         } else {
-            problems.push(describe(&key, &message, origins));
+            let message = as_text.get(&key).unwrap_or(&message);
+            problems.push(describe(&key, &Words::Configuration.say(message), origins));
         }
         let whole = &key[..key.find('[').unwrap_or(key.len())];
         if whole.is_empty() || !take_out(&mut table, whole) {

@@ -41,13 +41,14 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
     by_key: BTreeMap<String, Origin>,
+    file: Option<String>,
 }
 
 impl Origins {
     /// `north.toml:3`, `environment CELL_HTTP__LISTEN` or `--set`; of the nearest section for a key that is not set
-    /// itself, and `None` where neither was.
+    /// itself, and the file as a whole where neither was. `None` without a file.
     pub fn describe(&self, key: &str) -> Option<String> {
-        self.nearest(key).map(|(_, origin)| origin.to_string())
+        self.nearest(key).map(|(_, origin)| origin.to_string()).or_else(|| self.file.clone())
     }
 
     /// The key itself or its nearest enclosing section or array that was set.
@@ -62,8 +63,8 @@ impl Origins {
     }
 
     fn forget_below(&mut self, key: &str) {
-        let below = format!("{key}.");
-        self.by_key.retain(|known, _| !known.starts_with(&below));
+        let below = |known: &str| known.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']));
+        self.by_key.retain(|known, _| !below(known));
     }
 }
 
@@ -97,6 +98,7 @@ impl Sources {
             return Err(problems.collect());
         }
         self.note_lines("", positions.get_ref(), &file, &text);
+        self.origins.file = Some(file);
         Ok(())
     }
 
@@ -105,9 +107,22 @@ impl Sources {
             let key = super::join_key(prefix, name.get_ref());
             let line = line_of(text, name.span().start);
             self.origins.by_key.insert(key.clone(), Origin::File { file: file.to_owned(), line });
-            if let DeValue::Table(nested) = value.get_ref() {
-                self.note_lines(&key, nested, file, text);
+            self.note_value(&key, value.get_ref(), file, text);
+        }
+    }
+
+    fn note_value(&mut self, key: &str, value: &DeValue<'_>, file: &str, text: &str) {
+        match value {
+            DeValue::Table(nested) => self.note_lines(key, nested, file, text),
+            DeValue::Array(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    let key = format!("{key}[{i}]");
+                    let line = line_of(text, item.span().start);
+                    self.origins.by_key.insert(key.clone(), Origin::File { file: file.to_owned(), line });
+                    self.note_value(&key, item.get_ref(), file, text);
+                }
             }
+            _ => {}
         }
     }
 

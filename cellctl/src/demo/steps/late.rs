@@ -121,13 +121,13 @@ pub(super) async fn killed(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-async fn kill(stage: &mut Stage, region: &str) -> Result<()> {
+pub(super) async fn kill(stage: &mut Stage, region: &str) -> Result<()> {
     stage.cluster.kill(Role::Node, region).await?;
     stage.cluster.kill(Role::Agent, region).await?;
     Ok(())
 }
 
-async fn restart(stage: &mut Stage, region: &str) -> Result<()> {
+pub(super) async fn restart(stage: &mut Stage, region: &str) -> Result<()> {
     stage.cluster.restart(Role::Node, region).await.with_context(|| format!("{region}'s node"))?;
     stage.cluster.restart(Role::Agent, region).await.with_context(|| format!("{region}'s agent"))?;
     Ok(())

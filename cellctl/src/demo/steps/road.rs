@@ -120,8 +120,10 @@ async fn say_wake(stage: &Stage, region: &str, before: [f64; 3], what: &str) -> 
         let took_ms = (after[1] - before[1]) / (after[0] - before[0]) * 1e3;
         stage.say(&format!("from the apply of {what} to the end of the delivery: {took_ms:.1} ms"));
     } else {
-        stage
-            .say(&format!("{what}'s data alone had raised it already; the message found nothing left to do"));
+        stage.say(&format!(
+            "from the apply of {what} to its effect: 0 ms, the very change raised it; the message, woken too, found \
+             nothing left to do"
+        ));
     }
     Ok(())
 }

@@ -1,0 +1,124 @@
+//! `diff` and `repair`: what two regions have of what both should have.
+
+use cell_proto::v1::{CompareReply, CompareRequest};
+use clap::Args;
+use serde::Serialize;
+
+use crate::cluster::Cluster;
+use crate::output::{Format, Refused, line, show};
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// A region.
+    here: String,
+    /// The region it is compared with.
+    there: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RepairArgs {
+    /// A region.
+    here: String,
+    /// The region it is compared with; both take over what they lack.
+    there: String,
+    /// Only say what differs.
+    #[arg(long)]
+    dry_run: bool,
+    /// Who does this, for the record.
+    #[arg(long = "as", env = "USER", default_value = "operator")]
+    identity: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Compared {
+    here: String,
+    there: String,
+    /// Slots that differ at a version that both have.
+    slots: Vec<u32>,
+    differences: Vec<Difference>,
+    /// Entities that got something.
+    repaired: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Difference {
+    entity: String,
+    what: String,
+}
+
+pub(crate) async fn diff(cluster: &Cluster, args: DiffArgs, format: Format) -> Result<(), Refused> {
+    let compared = compare(cluster, &args.here, &args.there, None).await?;
+    print(&[compared], format);
+    Ok(())
+}
+
+pub(crate) async fn repair(cluster: &Cluster, args: RepairArgs, format: Format) -> Result<(), Refused> {
+    let RepairArgs { here, there, dry_run, identity } = args;
+    let identity = (!dry_run).then_some(identity.as_str());
+    let one = compare(cluster, &here, &there, identity).await?;
+    let other = compare(cluster, &there, &here, identity).await?;
+    print(&[one, other], format);
+    Ok(())
+}
+
+/// Asks the agent of `here`; it takes over what it lacks if somebody says who wants that.
+async fn compare(
+    cluster: &Cluster,
+    here: &str,
+    there: &str,
+    identity: Option<&str>,
+) -> Result<Compared, Refused> {
+    let regions = cluster.some(Some(here))?;
+    cluster.some(Some(there))?;
+    let Some(region) = regions.first() else {
+        return Err(Refused::Usage(format!("there is no region '{here}'")));
+    };
+    let request = CompareRequest {
+        peer: there.to_owned(),
+        repair: identity.is_some(),
+        identity: identity.unwrap_or_default().to_owned(),
+    };
+    let CompareReply { slots, differences, repaired } =
+        region.agent().await?.compare(request).await?.into_inner();
+    let named = |what: String| match what.as_str() {
+        "missing here" => format!("missing in {here}"),
+        "missing there" => format!("missing in {there}"),
+        _ => what,
+    };
+    let differences = differences
+        .into_iter()
+        .map(|difference| Difference { entity: difference.entity, what: named(difference.what) });
+    Ok(Compared {
+        here: here.to_owned(),
+        there: there.to_owned(),
+        slots,
+        differences: differences.collect(),
+        repaired,
+    })
+}
+
+fn print(compared: &[Compared], format: Format) {
+    let rows = compared.iter().flat_map(|compared| {
+        let row = |difference: &Difference| {
+            vec![
+                compared.here.clone(),
+                compared.there.clone(),
+                difference.entity.clone(),
+                difference.what.clone(),
+            ]
+        };
+        compared.differences.iter().map(row).collect::<Vec<_>>()
+    });
+    show(format, &["region", "with", "entity", "what"], rows.collect(), &compared);
+    if format == Format::Table {
+        for Compared { here, there, slots, differences, repaired } in compared {
+            match slots.len() {
+                0 => line(format!("{here} has all that it should have of what {there} has")),
+                count => line(format!(
+                    "{here} and {there} differ in {count} slots, {} entities; {here} took over {repaired}",
+                    differences.len()
+                )),
+            }
+        }
+    }
+}

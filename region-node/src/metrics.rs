@@ -1,0 +1,41 @@
+//! What the node counts: the table that `/metrics` and the glossary are made of.
+
+use service_kit::Metric;
+
+use crate::http::PROBLEM_NAMES;
+
+/// Every metric of a node.
+pub const METRICS: &[Metric] = &[
+    Metric::counter("cell_log_syncs_total", &[], "Groups made durable."),
+    Metric::histogram("cell_log_sync_seconds", &[], "How long it took to make a group durable."),
+    Metric::histogram("cell_log_group_records", &[], "Records of a group."),
+    Metric::counter("cell_log_bytes_total", &[], "Bytes appended to the log."),
+    Metric::counter("cell_log_full_total", &[], "Groups that found no room on the disk and had to wait."),
+    Metric::gauge(
+        "cell_log_holes",
+        &[],
+        "Actors of whose changes some are missing here; not there while it never changed.",
+    ),
+    Metric::gauge("cell_disk_free_bytes", &[], "Free under the data folder."),
+    Metric::counter("cell_duties_computed_total", &[], "Duties found."),
+    Metric::counter(
+        "cell_alarms_total",
+        &[("kind", &["orphan", "clock-ahead", "forked"])],
+        "What was warned of.",
+    ),
+    Metric::counter("cell_problems_total", &[("type", &PROBLEM_NAMES)], "Requests answered with a problem."),
+    Metric::gauge("cell_sessions_waiting", &[], "Requests that wait for the version they present."),
+    Metric::counter(
+        "cell_sessions_total",
+        &[("outcome", &["met", "not-here", "never", "unavailable"])],
+        "Requests that presented a version, and what came of them.",
+    ),
+    Metric::counter("cell_scrubs_total", &[], "Readings of the whole view that came to their end."),
+    Metric::counter("cell_scrubbed_keys_total", &[], "Keys of the view read by them."),
+    Metric::counter("cell_damaged_entities_total", &[], "Entities found damaged by them."),
+    Metric::gauge(
+        "cell_doubted_slots",
+        &[],
+        "Slots that may lack something, until a comparison with a peer finds no difference.",
+    ),
+];
