@@ -29,7 +29,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter(
         "cell_sessions_total",
         &[("outcome", &["met", "not-here", "never", "unavailable"])],
-        "Requests that presented a version, and what came of them.",
+        "What came of requests that presented a version.",
     ),
     Metric::counter(
         "cell_conflicts_total",
