@@ -10,6 +10,7 @@ mod command;
 mod digests;
 mod draft;
 mod reached;
+mod resolve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply
 pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
 pub use reached::Reached;
+pub use resolve::{Resolve, remedies};
 
 use crate::clock::HlcClock;
 use crate::digest::Digest;

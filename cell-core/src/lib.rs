@@ -6,6 +6,7 @@
 pub mod canon;
 pub mod cell;
 pub mod clock;
+pub mod conflict;
 pub mod digest;
 pub mod duty;
 pub mod entity;

@@ -148,6 +148,18 @@ codes! {
     }
 }
 
+codes! {
+    /// What a person decides about a case.
+    pub enum Remedy {
+        /// It stays as it is.
+        1 => Keep: "keep",
+        /// What was captured and not yet given back goes back.
+        2 => Refund: "refund",
+        /// The order is cancelled, and the money goes back.
+        3 => Cancel: "cancel",
+    }
+}
+
 message! {
     /// A refund that is owed. `case` is its outside subject and never depends on a position or an epoch.
     pub struct RefundCase {
@@ -224,6 +236,10 @@ message! {
     pub struct CaseOpened { 1 => subject: String, 2 => reason: String }
 }
 message! {
+    /// A person decided about a case. What follows from it are the decisions in front of this one, in the same change.
+    pub struct CaseResolved { 1 => subject: String, 2 => with: Remedy, 3 => identity: String, 4 => reason: String }
+}
+message! {
     pub struct RefundGranted { 1 => refund: RefundCase }
 }
 message! {
@@ -250,6 +266,7 @@ message! {
         11 => RefundGranted(RefundGranted),
         12 => Amended(Amended),
         13 => FactNoted(FactNoted),
+        14 => CaseResolved(CaseResolved),
     }
 }
 
@@ -271,6 +288,7 @@ impl OrderDecision {
             OrderDecision::RefundGranted(_) => "refund-granted",
             OrderDecision::Amended(_) => "amended",
             OrderDecision::FactNoted(_) => "fact-noted",
+            OrderDecision::CaseResolved(_) => "case-resolved",
         }
     }
 
@@ -323,6 +341,26 @@ pub struct RefundState {
     pub owed_by: crate::version::Dot,
 }
 
+/// A human case in the effective history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    pub subject: String,
+    pub reason: String,
+    pub resolved: Option<Remedy>,
+}
+
+/// Opens a case; one that was resolved and comes up again is another one.
+pub(crate) fn open_case(cases: &mut Vec<Case>, opened: &CaseOpened) {
+    let CaseOpened { subject, reason } = opened.clone();
+    cases.push(Case { subject, reason, resolved: None });
+}
+
+/// Resolves what is open of this subject.
+pub(crate) fn resolve_case(cases: &mut [Case], resolved: &CaseResolved) {
+    let open = |case: &&mut Case| case.subject == resolved.subject && case.resolved.is_none();
+    cases.iter_mut().filter(open).for_each(|case| case.resolved = Some(resolved.with));
+}
+
 /// What an effective history folds to.
 #[derive(Clone, Debug)]
 pub struct OrderState {
@@ -334,6 +372,8 @@ pub struct OrderState {
     pub refunds: BTreeMap<[u8; 16], RefundState>,
     /// Refunds to ask the gateway about, from strays that were not adopted.
     pub asked: BTreeMap<[u8; 16], RefundCase>,
+    /// Of each capture, what was given back although nobody owed it.
+    pub unasked_minor: BTreeMap<String, u64>,
     pub settled: BTreeSet<FactKey>,
     pub reconciled: BTreeSet<Hash>,
     /// Command ids that were ruled void or withdrawn as strays: a repeat answers 409 `superseded`.
@@ -341,7 +381,7 @@ pub struct OrderState {
     /// Command id → request digest.
     pub commands: BTreeMap<[u8; 16], [u8; 16]>,
     pub stalled: BTreeSet<PaymentId>,
-    pub cases: Vec<CaseOpened>,
+    pub cases: Vec<Case>,
     pub decisions: usize,
 }
 
@@ -352,11 +392,12 @@ impl OrderState {
         self.permits.iter().find(|(_, permit)| permit.closed.is_none())
     }
 
-    /// Of a capture, what refunds are owed or done.
+    /// Of a capture, what refunds are owed or done, by hand too.
     #[must_use]
     pub fn refunded_minor(&self, intent: &str) -> u64 {
         let of_intent = self.refunds.values().filter(|refund| refund.case.intent == intent);
-        of_intent.map(|refund| refund.case.amount_minor).fold(0, u64::saturating_add)
+        let unasked = self.unasked_minor.get(intent).copied().unwrap_or(0);
+        of_intent.map(|refund| refund.case.amount_minor).fold(unasked, u64::saturating_add)
     }
 
     /// Every label there is.
@@ -414,6 +455,7 @@ impl Kind for Order {
             applied: None,
             refunds: BTreeMap::new(),
             asked: BTreeMap::new(),
+            unasked_minor: BTreeMap::new(),
             settled: BTreeSet::new(),
             reconciled: BTreeSet::new(),
             superseded: BTreeSet::new(),
@@ -464,8 +506,12 @@ impl Kind for Order {
             OrderDecision::RefundSettled(settled) => {
                 state.settled.insert(FactKey { kind: 2, outside: settled.refund.clone() });
                 state.asked.remove(&settled.case);
-                if let Some(refund) = state.refunds.get_mut(&settled.case) {
-                    refund.settled = true;
+                match state.refunds.get_mut(&settled.case) {
+                    Some(refund) => refund.settled = true,
+                    None => {
+                        let unasked = state.unasked_minor.entry(settled.intent.clone()).or_default();
+                        *unasked = unasked.saturating_add(settled.amount_minor);
+                    }
                 }
             }
             OrderDecision::Cancelled(_) => state.phase = OrderPhase::Cancelled,
@@ -474,7 +520,8 @@ impl Kind for Order {
             OrderDecision::Stalled(stalled) => {
                 state.stalled.insert(stalled.payment);
             }
-            OrderDecision::CaseOpened(case) => state.cases.push(case.clone()),
+            OrderDecision::CaseOpened(case) => open_case(&mut state.cases, case),
+            OrderDecision::CaseResolved(case) => resolve_case(&mut state.cases, case),
             OrderDecision::RefundGranted(_) => {}
             OrderDecision::Amended(amended) => {
                 state.content = amended.content.clone();

@@ -7,7 +7,10 @@ use crate::entity::{Kind, Link};
 use crate::event::{Decision, FactKey, Record};
 use crate::id::{EntityId, Hash, OrderId, PaymentId, PublicId, UserId};
 use crate::museum::{Bug, planted};
-use crate::order::{CaseOpened, FactNoted, How, Reconciled, RefundCase, Ruling, Why};
+use crate::order::{
+    Case, CaseOpened, CaseResolved, FactNoted, How, Reconciled, RefundCase, Ruling, Why, open_case,
+    resolve_case,
+};
 use crate::version::Dot;
 
 message! {
@@ -116,6 +119,7 @@ message! {
         9 => ClosingAsked(ClosingAsked),
         10 => RefundOrphan(RefundOrphan),
         11 => CaseOpened(CaseOpened),
+        12 => CaseResolved(CaseResolved),
     }
 }
 
@@ -134,6 +138,7 @@ impl PaymentDecision {
             PaymentDecision::ClosingAsked(_) => "closing-asked",
             PaymentDecision::RefundOrphan(_) => "refund-orphan",
             PaymentDecision::CaseOpened(_) => "case-opened",
+            PaymentDecision::CaseResolved(_) => "case-resolved",
         }
     }
 }
@@ -177,6 +182,7 @@ pub struct PaymentState {
     pub reconciled: BTreeSet<Hash>,
     pub superseded: BTreeSet<[u8; 16]>,
     pub commands: BTreeMap<[u8; 16], [u8; 16]>,
+    pub cases: Vec<Case>,
     pub decisions: usize,
 }
 
@@ -245,6 +251,7 @@ impl Kind for Payment {
             reconciled: BTreeSet::new(),
             superseded: BTreeSet::new(),
             commands: BTreeMap::new(),
+            cases: Vec::new(),
             decisions: 0,
         }
     }
@@ -299,7 +306,8 @@ impl Kind for Payment {
             PaymentDecision::RefundOrphan(orphan) => {
                 state.orphan_refunds.insert(orphan.refund.case, orphan.refund.clone());
             }
-            PaymentDecision::CaseOpened(_) => {}
+            PaymentDecision::CaseOpened(case) => open_case(&mut state.cases, case),
+            PaymentDecision::CaseResolved(case) => resolve_case(&mut state.cases, case),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod cluster;
 mod compare;
+mod conflict;
 mod demo;
 mod dlq;
 mod explain;
@@ -33,7 +34,7 @@ const CODES: &str = "Exit codes: 0 done, and everybody asked has answered; 1 fai
 #[command(name = "cellctl", version, about = "Operate a Homecell cluster", after_help = CODES)]
 struct Cli {
     // Both stand before or behind the noun, and only where they mean something.
-    /// The file that names the regions and where their nodes and agents answer: for order, payment, dlq, region, diff and repair [env:
+    /// The file that names the regions and where their nodes and agents answer: for order, payment, dlq, conflict, region, diff and repair [env:
     /// CELLCTL_CLUSTER] [default: cluster.toml].
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
@@ -88,6 +89,8 @@ enum Noun {
     Payment(Asking<explain::Verb>),
     /// Messages that could not be delivered.
     Dlq(Asking<dlq::Verb>),
+    /// Where two homes, or the world outside and a decision, said different things.
+    Conflict(Asking<conflict::Verb>),
     /// Regions: how far they know each other.
     Region(Asking<status::Verb>),
     /// Compare what two regions have of what both should have.
@@ -122,6 +125,10 @@ async fn run(cli: Cli) -> Result<(), Refused> {
         Noun::Dlq(asking) => {
             let (cluster, verb, format) = asking.read(cluster, output)?;
             dlq::run(&cluster, verb, format).await
+        }
+        Noun::Conflict(asking) => {
+            let (cluster, verb, format) = asking.read(cluster, output)?;
+            conflict::run(&cluster, verb, format).await
         }
         Noun::Region(asking) => {
             let (cluster, verb, format) = asking.read(cluster, output)?;

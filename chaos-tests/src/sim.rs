@@ -15,6 +15,7 @@ mod log;
 mod museum;
 mod net;
 mod node;
+mod operator;
 mod post;
 mod reader;
 mod rng;

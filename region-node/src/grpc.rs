@@ -1,5 +1,6 @@
 //! What the node serves to its own sync-agent and to operators.
 
+mod conflicts;
 mod digests;
 
 use std::pin::Pin;
@@ -382,6 +383,27 @@ impl NodeService for Grpc {
         let document = self.node.explain(id).await.map_err(status)?;
         let json = document.map(|document| document.to_string()).unwrap_or_default();
         Ok(Response::new(v1::ExplainReply { json }))
+    }
+
+    async fn list_conflicts(
+        &self,
+        request: Request<v1::ConflictsRequest>,
+    ) -> Result<Response<v1::ConflictsReply>, Status> {
+        conflicts::list(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_conflict(
+        &self,
+        request: Request<v1::ConflictRequest>,
+    ) -> Result<Response<v1::ConflictReply>, Status> {
+        conflicts::get(&self.node, &request.into_inner().id).map(Response::new)
+    }
+
+    async fn resolve_conflict(
+        &self,
+        request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveReply>, Status> {
+        conflicts::resolve(&self.node, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -11,6 +11,8 @@
 //! | `o` | user · 0 · id hash 16 | the place of its `n` key |
 //! | `d` | due ms 8 · entity 17 | – |
 //! | `x` | entity 17 | the due ms of its `d` key |
+//! | `c` | at ms 8 · entity 17 · id 8 | kind, class, open: an entry of the conflict journal |
+//! | `g` | entity 17 | at ms 8 · id 8 · kind, class, open, of each of its `c` keys |
 //! | `q` | as of `e` | what was damaged, as it was found |
 //! | `m` | name | the node's own state |
 
@@ -111,6 +113,24 @@ pub(crate) fn due(due_ms: u64, id: &EntityId) -> Bytes {
 
 pub(crate) fn due_of(id: &EntityId) -> Bytes {
     join(&[b"x", &id.to_bytes()])
+}
+
+/// Every entry of the conflict journal begins with it, oldest first.
+pub(crate) const CONFLICTS: &[u8] = b"c";
+
+pub(crate) fn conflict(at_ms: u64, entity: &EntityId, id: &[u8; 8]) -> Bytes {
+    join(&[CONFLICTS, &at_ms.to_be_bytes(), &entity.to_bytes(), id])
+}
+
+pub(crate) fn conflicts_of(entity: &EntityId) -> Bytes {
+    join(&[b"g", &entity.to_bytes()])
+}
+
+/// When, of what, and which one, of a `c` key.
+pub(crate) fn entry_of_conflict(key: &[u8]) -> Option<(u64, EntityId, [u8; 8])> {
+    let (at_ms, rest) = key.get(1..)?.split_first_chunk::<8>()?;
+    let (entity, id) = rest.split_first_chunk::<17>()?;
+    Some((u64::from_be_bytes(*at_ms), EntityId::from_bytes(entity), id.try_into().ok()?))
 }
 
 /// The entity of a `d` key.

@@ -4,6 +4,7 @@
 //! log: changes and messages in and out over gRPC. It never talks to another region.
 
 mod config;
+mod conflict;
 mod desk;
 mod explain;
 mod gateway;

@@ -2,6 +2,7 @@
 
 use service_kit::Metric;
 
+use crate::conflict::CLASSES;
 use crate::http::PROBLEM_NAMES;
 
 /// Every metric of a node.
@@ -29,6 +30,16 @@ pub const METRICS: &[Metric] = &[
         "cell_sessions_total",
         &[("outcome", &["met", "not-here", "never", "unavailable"])],
         "What came of requests that presented a version.",
+    ),
+    Metric::counter(
+        "cell_conflicts_total",
+        &[("class", &CLASSES)],
+        "Entries of the conflict journal, as they came.",
+    ),
+    Metric::gauge(
+        "cell_conflicts_open",
+        &[("class", &CLASSES)],
+        "Those not ruled upon, not given back, or not looked at; `paid-versus-cancelled` is worth an alarm.",
     ),
     Metric::counter("cell_scrubs_total", &[], "Readings of the whole view that came to their end."),
     Metric::counter("cell_scrubbed_keys_total", &[], "Keys of the view read by them."),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cell_core::cell::{
     Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Reached, Refusal, Refused, Reply,
-    Step, View,
+    Resolve, Step, View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -30,6 +30,7 @@ use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
 use crate::config::EngineName;
+use crate::conflict;
 use crate::desk::Tray;
 use crate::explain;
 use crate::grpc::Members;
@@ -279,6 +280,7 @@ impl Node {
         let Opened { log, records, working, traces, cell: restored, replayed } = opened;
         let reader = log.reader();
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
+        conflict::count_open(working.store()).map_err(|error| folder(&error))?;
         let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
@@ -479,6 +481,11 @@ impl Node {
             self.working.entity_or_lost(about)?;
         }
         Ok((reply, written))
+    }
+
+    /// A person decides about a human case; done when it is durable.
+    pub(crate) async fn resolve(&self, resolve: Resolve) -> Result<Result<(), Refusal>, NodeError> {
+        self.run(move |cell, view, now_ms| cell.resolve(view, &resolve, now_ms)).await
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {

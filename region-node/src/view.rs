@@ -19,6 +19,7 @@ use cell_core::placement::Epoch;
 use cell_core::version::Dot;
 use cell_store::{Batch, LogReader, Position, Scan, Store, StoreError};
 
+use crate::conflict::{self, Tally};
 use crate::keys;
 use crate::notice::{Kept, notices};
 use crate::record::Record;
@@ -27,7 +28,7 @@ use crate::working::Working;
 use crate::writer::{Group, Sheet};
 
 /// See [`keys::FORMAT`].
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// Records replayed between two writes of the view.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -40,9 +41,11 @@ pub(crate) fn apply(
 ) -> Result<BTreeSet<UserId>, StoreError> {
     let mut batch = Batch::new();
     let (mut orders_of, mut users) = (BTreeMap::new(), BTreeSet::new());
+    let mut tally = Tally::default();
     for entity in group.entities.values() {
         put_entity(entity, &mut batch)?;
         put_indexes(working, entity, &mut orders_of, &mut batch)?;
+        conflict::put(working.store(), entity, &mut batch, &mut tally)?;
         put_notices(working.store(), entity, &traces.of(&entity.id), group.end, &mut users, &mut batch)?;
     }
     for (key, orders) in orders_of {
@@ -75,6 +78,7 @@ pub(crate) fn apply(
     }
     batch.put(keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
     working.store().write(batch)?;
+    tally.count();
     Ok(users)
 }
 

@@ -155,7 +155,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(problem: Problem, detail: impl Into<String>) -> Refusal {
+    pub(super) fn new(problem: Problem, detail: impl Into<String>) -> Refusal {
         Refusal { problem, detail: detail.into(), pointer: None, home: None }
     }
     fn invalid(pointer: &'static str, detail: impl Into<String>) -> Refusal {
@@ -270,7 +270,7 @@ impl Draft<'_> {
         Ok(record.flatten().map(|permit| permit.order))
     }
 
-    fn misdirected(&self, id: EntityId) -> Option<Refusal> {
+    pub(super) fn misdirected(&self, id: EntityId) -> Option<Refusal> {
         let slot = id.slot();
         (!self.cell.is_home(slot)).then(|| {
             let home = *self.cell.placement().home(slot);
@@ -615,7 +615,7 @@ fn reference(command: &Command) -> CommandRef {
     CommandRef::new(&command.user, command.ask.op(), command.ask.entity(), &command.key, &command.body)
 }
 
-fn blocked(blocked: Option<Blocked>) -> Refusal {
+pub(super) fn blocked(blocked: Option<Blocked>) -> Refusal {
     let detail = match blocked {
         Some(Blocked::Newer) => "it holds an event that needs a newer version of this service",
         Some(Blocked::Forked) => "its history is forked; the next epoch chooses",

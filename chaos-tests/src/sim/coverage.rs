@@ -41,6 +41,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "version-waited-for",
     "version-not-here",
     "version-lost",
+    "case-resolved",
 ];
 
 /// How often each fault had an effect and each row of the settling table fired.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use cell_core::cell::Reached;
-use cell_core::entity::{Entity, ItemKey, Kind, Reading};
+use cell_core::entity::{Entity, Item, ItemKey, Kind, Reading};
 use cell_core::id::{EntityId, Hash};
 use cell_core::order::Order;
 use cell_core::payment::Payment;
@@ -25,19 +25,22 @@ pub(crate) struct Reader {
     about: EntityId,
     /// What is presented: the version of every answer so far.
     version: VersionVector,
-    /// Records and decisions that were shown as being in force.
+    /// Decisions that were shown as being in force, and records before there was one.
     saw: BTreeSet<Hash>,
     looks: u32,
 }
 
-/// What an answer shows as being in force, and its version.
+/// What an answer shows as being in force, and its version. A record counts where nothing was decided: copies of it may
+/// differ in what its id does not cover, and whichever a decision brings along is as good.
 fn shown<K: Kind>(entity: &Entity) -> (BTreeSet<Hash>, Option<Dot>) {
     let reading = Reading::<K>::of(entity);
-    let records = entity.items().filter_map(|(key, _)| match key {
-        ItemKey::Record(hash) => Some(*hash),
-        _ => None,
-    });
-    (records.chain(reading.history.iter().map(|link| link.hash)).collect(), reading.version())
+    let mut shown: BTreeSet<Hash> = reading.history.iter().map(|link| link.hash).collect();
+    if let (true, Some(created)) = (shown.is_empty(), reading.created_dot) {
+        let of_it = |item: &&Item| item.origins.iter().any(|origin| origin.dot == created);
+        let records = entity.items().filter(|(key, _)| matches!(key, ItemKey::Record(_)));
+        shown.extend(records.map(|(_, item)| item).filter(of_it).map(|item| item.event.hash));
+    }
+    (shown, reading.version())
 }
 
 impl World {

@@ -318,6 +318,7 @@ impl World {
                     if self.nodes[i].up {
                         self.subscribe_all(i);
                         self.sweep(i);
+                        self.operator_looks(i);
                     }
                 }
                 self.after(3_000, Event::SubscribeTimer);

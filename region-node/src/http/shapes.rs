@@ -256,6 +256,7 @@ pub(crate) struct OrderShape {
     refunded_minor: u64,
     /// Money is being looked for at the gateway.
     payment_being_checked: bool,
+    /// What a person has to look at, still.
     cases: Vec<String>,
     /// How many decisions and strays its history has here: a reader's version.
     decisions: usize,
@@ -291,7 +292,12 @@ pub(crate) fn order_shape(entity: &Entity, user: &UserId, now_ms: u64) -> Option
         paid_minor: state.applied.as_ref().map_or(0, |applied| applied.amount_minor),
         refunded_minor: state.applied.as_ref().map_or(0, |applied| state.refunded_minor(&applied.intent)),
         payment_being_checked: open.is_some_and(|(_, permit)| now_ms >= permit.permit.until_ms),
-        cases: state.cases.iter().map(|case| format!("{}: {}", case.subject, case.reason)).collect(),
+        cases: state
+            .cases
+            .iter()
+            .filter(|case| case.resolved.is_none())
+            .map(|case| format!("{}: {}", case.subject, case.reason))
+            .collect(),
         decisions: reading.history.len(),
         strays: reading.strays.len(),
         version: reading.version(),

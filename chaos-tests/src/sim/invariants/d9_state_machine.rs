@@ -3,7 +3,7 @@
 use cell_core::entity::{Kind, Link, Reading};
 use cell_core::event::Op;
 use cell_core::graph::{PaymentStatus, Verdict, order_admits, order_status, payment_admits, payment_status};
-use cell_core::order::{CaptureVerdict, How, Order, OrderDecision, OrderPhase, OrderState};
+use cell_core::order::{CaptureVerdict, Case, How, Order, OrderDecision, OrderPhase, OrderState};
 use cell_core::payment::{Payment, PaymentDecision, PaymentPhase, PaymentState};
 
 use super::{Invariant, ensure};
@@ -63,7 +63,12 @@ fn order_step(state: &OrderState, decision: &OrderDecision) -> bool {
             reconciled.verdicts.iter().all(|verdict| !state.reconciled.contains(&verdict.hash))
         }
         OrderDecision::Stalled(_) | OrderDecision::CaseOpened(_) | OrderDecision::FactNoted(_) => true,
+        OrderDecision::CaseResolved(resolved) => is_open(&state.cases, &resolved.subject),
     }
+}
+
+fn is_open(cases: &[Case], subject: &str) -> bool {
+    cases.iter().any(|case| case.subject == subject && case.resolved.is_none())
 }
 
 fn walk_payment(reading: &Reading<'_, Payment>) -> Result<(), String> {
@@ -114,5 +119,6 @@ fn payment_step(state: &PaymentState, decision: &PaymentDecision, forced: bool) 
         }
         PaymentDecision::ClosingAsked(_) => going,
         PaymentDecision::RefundOrphan(_) | PaymentDecision::CaseOpened(_) => true,
+        PaymentDecision::CaseResolved(resolved) => is_open(&state.cases, &resolved.subject),
     }
 }

@@ -62,6 +62,11 @@ impl Samples {
         or::CaseOpened { subject: self.text(), reason: self.text() }
     }
 
+    fn resolved(&self) -> or::CaseResolved {
+        let with = self.one_of(or::Remedy::Refund, or::Remedy::ALL);
+        or::CaseResolved { subject: self.text(), with, identity: self.text(), reason: self.text() }
+    }
+
     fn order_decisions(&self) -> Vec<or::OrderDecision> {
         use or::OrderDecision as D;
         let (payment, refund) = (self.payment(), self.maybe(|| self.refund()));
@@ -91,6 +96,7 @@ impl Samples {
             D::RefundGranted(or::RefundGranted { refund: self.refund() }),
             D::Amended(or::Amended { content: self.content() }),
             D::FactNoted(self.noted()),
+            D::CaseResolved(self.resolved()),
         ]
     }
 
@@ -113,6 +119,7 @@ impl Samples {
             D::ClosingAsked(pa::ClosingAsked { why: self.one_of(or::Why::Expiry, or::Why::ALL) }),
             D::RefundOrphan(pa::RefundOrphan { refund: self.refund() }),
             D::CaseOpened(self.case()),
+            D::CaseResolved(self.resolved()),
         ]
     }
 
