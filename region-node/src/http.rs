@@ -561,6 +561,14 @@ async fn callback(State(api): Shared, headers: HeaderMap, body: Bytes) -> Result
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// Reads that may wait for the disk, off the runtime.
+async fn read<T: Send + 'static, E: Into<Problem> + Send + 'static>(
+    read: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Problem> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|error| Problem::new("unavailable", error.to_string()))?.map_err(E::into)
+}
+
 // === text ===
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -98,8 +98,6 @@ pub struct Node {
     me: Arc<Mutex<ActorId>>,
     view_id: u64,
     scrub: Scrub,
-    /// Whether it decides nothing yet.
-    recovering: Arc<watch::Sender<bool>>,
     recovery_wait: Duration,
 }
 
@@ -288,7 +286,7 @@ impl Node {
         if recovering {
             cell.hold_back();
         }
-        working.set_recovering(recovering);
+        working.recovering().send_replace(recovering);
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
@@ -344,7 +342,6 @@ impl Node {
             me: Arc::new(Mutex::new(me)),
             view_id,
             scrub,
-            recovering: Arc::new(watch::Sender::new(recovering)),
             recovery_wait: identity.recovery_wait,
         };
         Ok((node.with_start(old), Running { writer }))
@@ -382,7 +379,7 @@ impl Node {
     /// Whether it has just started and decides nothing yet.
     #[must_use]
     pub fn is_recovering(&self) -> bool {
-        *self.recovering.borrow()
+        *self.working.recovering().borrow()
     }
 
     /// From now on it decides: what its peers hold of its predecessors is here, or was waited for long enough.
@@ -399,8 +396,7 @@ impl Node {
             })
             .await?;
         *self.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
-        self.working.set_recovering(false);
-        self.recovering.send_replace(false);
+        self.working.recovering().send_replace(false);
         tracing::info!(actor = %me, "decides from now on");
         Ok(())
     }
@@ -408,12 +404,12 @@ impl Node {
     /// Waits until it decides.
     pub(crate) async fn decides(&self) {
         // It holds the sender: there is an end.
-        let _ = self.recovering.subscribe().wait_for(|recovering| !recovering).await;
+        let _ = self.working.recovering().subscribe().wait_for(|recovering| !recovering).await;
     }
 
     /// Waits until it decides; at most as long as it was told, unless a part of its log is missing.
     async fn wait_for_peers(&self) {
-        let mut recovering = self.recovering.subscribe();
+        let mut recovering = self.working.recovering().subscribe();
         let heard = tokio::time::timeout(self.recovery_wait, recovering.wait_for(|recovering| !recovering));
         if heard.await.is_ok() {
             return;

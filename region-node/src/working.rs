@@ -4,7 +4,7 @@
 //! stay here for a while after they were applied: what was just written is what is read next.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -28,8 +28,8 @@ pub(crate) struct Working {
     over: Arc<RwLock<Over>>,
     /// Actors of whose changes some are missing, by damage: what is not found then may be what was lost.
     holes: Arc<AtomicUsize>,
-    /// So it may be before the peers were heard.
-    recovering: Arc<AtomicBool>,
+    /// So it may be before the peers were heard; nothing is decided as long.
+    recovering: Arc<watch::Sender<bool>>,
     doubt: Arc<Mutex<Doubt>>,
     /// The view was read through once since the start.
     verified: Arc<watch::Sender<bool>>,
@@ -69,7 +69,7 @@ impl Working {
             store,
             over: Arc::default(),
             holes: Arc::default(),
-            recovering: Arc::default(),
+            recovering: Arc::new(watch::Sender::new(false)),
             doubt: Arc::default(),
             verified: Arc::new(watch::Sender::new(false)),
         }
@@ -130,8 +130,9 @@ impl Working {
         self.holes.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn set_recovering(&self, recovering: bool) {
-        self.recovering.store(recovering, Ordering::Relaxed);
+    /// Whether the peers are still asked what they hold of this node.
+    pub(crate) fn recovering(&self) -> &watch::Sender<bool> {
+        &self.recovering
     }
 
     /// An entity for a reader: never "not found" for what was lost.
@@ -140,23 +141,25 @@ impl Working {
     /// [`Unavailable`].
     pub(crate) fn entity_or_lost(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
         let entity = self.entity(id)?;
-        if entity.is_none() && self.has_holes() {
-            return Err(Unavailable("a part of the log is damaged here and not back yet".to_owned()));
-        }
-        if entity.is_none() {
-            if !*self.verified.borrow() {
-                return Err(Unavailable("the view is being read through after the start".to_owned()));
-            }
-            if self.doubt().slots.contains(&id.slot()) {
-                return Err(Unavailable("a part of the view was lost here and is not back yet".to_owned()));
-            }
-        }
-        if entity.is_none() && self.recovering.load(Ordering::Relaxed) {
-            return Err(Unavailable(
-                "it has just started and asks its peers what they hold of it".to_owned(),
-            ));
+        if entity.is_none()
+            && let Some(why) = self.why_it_may_be_lost(id)
+        {
+            return Err(Unavailable(why.to_owned()));
         }
         Ok(entity)
+    }
+
+    fn why_it_may_be_lost(&self, id: EntityId) -> Option<&'static str> {
+        if self.has_holes() {
+            return Some("a part of the log is damaged here and not back yet");
+        }
+        if !*self.verified.borrow() {
+            return Some("the view is being read through after the start");
+        }
+        if self.doubt().slots.contains(&id.slot()) {
+            return Some("a part of the view was lost here and is not back yet");
+        }
+        self.recovering.borrow().then_some("it has just started and asks its peers what they hold of it")
     }
 
     fn over(&self) -> RwLockReadGuard<'_, Over> {

@@ -66,24 +66,20 @@ impl Api {
     /// Up to `limit` notices that the reader at `cursor` has not seen, in the order in which they came here.
     async fn owed(&self, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page, Problem> {
         let (node, user) = (self.node.clone(), user.clone());
-        let read = tokio::task::spawn_blocking(move || owed(&node, &user, cursor, limit)).await;
-        let unavailable = |error: String| Problem::new("unavailable", error);
-        read.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))
+        super::read(move || owed(&node, &user, cursor, limit)).await
     }
 
     /// The cursor of a reader who wants only what comes.
     async fn newest(&self, user: &UserId) -> Result<Cursor, Problem> {
         let (node, head) = (self.node.clone(), keys::of_user(b'n', user));
-        let read = move || -> Result<Cursor, StoreError> {
+        super::read(move || -> Result<Cursor, StoreError> {
             let seen = Seen::of(view::frontier(node.store())?);
             let newest = node.store().scan(&Scan::prefix(head.clone(), 1).reversed())?;
             let place = newest.first().and_then(|(key, _)| key.get(head.len()..)?.try_into().ok());
             let place = place.unwrap_or([0; NOTICE_BYTES]);
             Ok(Cursor { seen, here: Some(Here { view: node.view_id(), place, newcomer: false }) })
-        };
-        let unavailable = |error: String| Problem::new("unavailable", error);
-        let read = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(error.to_string()))?;
-        read.map_err(|error| unavailable(error.to_string()))
+        })
+        .await
     }
 }
 

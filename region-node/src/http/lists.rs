@@ -143,8 +143,7 @@ impl Api {
     ) -> Result<Response, Problem> {
         let scan = index.scan()?;
         let store = self.node.store().clone();
-        let page = tokio::task::spawn_blocking(move || page_of(store.as_ref(), &scan, &index, item)).await;
-        let page = page.map_err(|error| Problem::new("unavailable", error.to_string()))??;
+        let page = super::read(move || page_of(store.as_ref(), &scan, &index, item)).await?;
         // The first of a page are the newest.
         let versions: Vec<Dot> = page.items.iter().filter_map(version).collect();
         Ok(version::shows(Json(page).into_response(), versions))

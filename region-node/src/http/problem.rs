@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cell_core::cell::{NOT_FOUND, Problem as Kind, Refusal};
+use cell_store::StoreError;
 use serde_json::json;
 
 use crate::writer::NodeError;
@@ -136,6 +137,12 @@ impl From<Refusal> for Problem {
         let problem = Problem::new(name, refusal.detail);
         let retryable = problem.retryable || name == "misdirected";
         Problem { pointer: refusal.pointer.map(str::to_owned), home, retryable, ..problem }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        Problem::new("unavailable", error.to_string())
     }
 }
 
