@@ -9,6 +9,7 @@ mod absorb;
 mod command;
 mod digests;
 mod draft;
+mod quarantine;
 mod reached;
 mod resolve;
 
@@ -19,6 +20,7 @@ pub use absorb::{Answer, Delivery, Refused};
 pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply};
 pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
+pub use quarantine::{Ability, Cause, ENTRY_BYTES_MAX, HOLES_MAX, Hole, Quarantined};
 pub use reached::Reached;
 pub use resolve::{Resolve, remedies};
 
@@ -58,6 +60,10 @@ pub trait View {
 pub struct Step {
     /// In this order into the log: first what came from elsewhere, then what followed from it here.
     pub entries: Vec<Entry>,
+    /// Changes that could not be applied, as they are kept; logged in front of the entries.
+    pub quarantined: Vec<Quarantined>,
+    /// Those that were quarantined and are applied by now: they are among the entries once more.
+    pub released: Vec<Dot>,
     /// State that was merged and did not come as a change; logged beside the entries.
     pub merged: Vec<Entity>,
     /// New states of the entities touched.
@@ -106,6 +112,7 @@ pub struct Kept {
     pub closed: Vec<(ActorId, u64)>,
     pub lives: Vec<ActorLife>,
     pub digests: Vec<(Slot, Digest)>,
+    pub quarantine: Vec<(Dot, Hole)>,
 }
 
 /// The state of a cell's node beside its entities.
@@ -113,6 +120,7 @@ pub struct Kept {
 pub struct Cell {
     me: ActorId,
     pub rules: Rules,
+    pub ability: Ability,
     placement: Placement,
     clock: HlcClock,
     frontier: BTreeMap<ActorId, Front>,
@@ -120,6 +128,8 @@ pub struct Cell {
     lives: Lives,
     /// Replayed beyond a hole in the log: up to here there is something of the actor, and not all of it.
     beyond: BTreeMap<ActorId, u64>,
+    /// Changes that the frontier went over and that are not applied.
+    quarantine: BTreeMap<Dot, Hole>,
     /// Nothing is decided yet: see [`Cell::hold_back`].
     held_back: bool,
     digests: SlotDigests,
@@ -132,12 +142,14 @@ impl Cell {
         Cell {
             me,
             rules,
+            ability: Ability::default(),
             placement,
             clock: HlcClock::default(),
             frontier: BTreeMap::new(),
             closed: BTreeMap::new(),
             lives: Lives::default(),
             beyond: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
             held_back: false,
             digests: SlotDigests::default(),
         }
@@ -272,6 +284,7 @@ impl Cell {
         self.frontier.extend(kept.frontier);
         self.beyond.extend(kept.beyond);
         self.closed.extend(kept.closed);
+        self.quarantine.extend(kept.quarantine);
         kept.lives.into_iter().for_each(|life| self.lives.restore(life));
         let floor = self.version();
         self.digests.restore(kept.digests, &floor);
@@ -393,6 +406,9 @@ impl Cell {
         now_ms: u64,
     ) -> Result<Step, Unavailable> {
         let past = self.rules.close_margin_ms;
+        if self.withheld_by(view, payment.into())?.is_some() {
+            return Ok(Step::default());
+        }
         let mut draft = Draft::new(self, view, now_ms, "");
         draft.touch(payment.into());
         draft.settle_touched()?;
@@ -430,6 +446,9 @@ impl Cell {
         reason: &str,
         now_ms: u64,
     ) -> Result<Step, Unavailable> {
+        if self.withheld_by(view, payment.into())?.is_some() {
+            return Ok(Step::default());
+        }
         let mut draft = Draft::new(self, view, now_ms, "");
         draft.touch(payment.into());
         draft.settle_touched()?;
@@ -458,6 +477,9 @@ impl Cell {
         let Some(entity) = view.entity(id)? else {
             return Ok(Vec::new());
         };
+        if self.withheld_by(view, id)?.is_some() {
+            return Ok(Vec::new());
+        }
         let speaker = Speaker { region: self.me.region(), epoch };
         let mine = |slot| self.owned(slot).is_some();
         match id.kind {
@@ -480,9 +502,9 @@ impl Cell {
         }
     }
 
-    /// Whether a dot is covered by the frontier.
+    /// Whether the frontier went over a dot; what is quarantined is not applied all the same.
     #[must_use]
-    pub fn covers(&self, dot: &Dot) -> bool {
+    pub fn passed(&self, dot: &Dot) -> bool {
         self.frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq)
     }
 }

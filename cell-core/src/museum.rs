@@ -18,6 +18,8 @@ pub enum Bug {
     SecondAttemptEarly,
     /// A session is taken for up to date where anything of its actor is known.
     SessionByActor,
+    /// A change that cannot be applied is passed over without a word.
+    PoisonSkipped,
 }
 
 #[cfg(feature = "museum")]

@@ -416,7 +416,7 @@ async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyRepl
         reason: match refused {
             Refused::Gap { .. } => "gap",
             Refused::Conflict => "conflict",
-            Refused::Malformed(_) => "malformed",
+            Refused::NotKept => "not-kept",
             Refused::NotAMember => "not-a-member",
         }
         .to_owned(),

@@ -667,9 +667,7 @@ impl Node {
         self.run(move |cell, view, _| {
             let mut missing = Vec::new();
             for need in requires {
-                let held = cell.covers(&need.dot)
-                    || view.entity(need.entity)?.is_some_and(|entity| entity.contains(&need.dot));
-                if !held {
+                if !cell.meets(view, &need)? {
                     missing.push(need);
                 }
             }

@@ -324,6 +324,7 @@ fn kept(store: &Arc<dyn Store>) -> Result<KeptCell, StoreError> {
         closed: closed.map(|closed| (closed.actor, closed.last)).collect(),
         lives: lives.iter().filter_map(|(_, value)| ActorLife::decode(value).ok()).collect(),
         digests: digests(store)?,
+        quarantine: Vec::new(),
     })
 }
 
@@ -351,7 +352,7 @@ fn replay(
         for (_, bytes) in &records {
             let step = match Record::from_bytes(bytes)? {
                 Record::Entry(entry) => {
-                    let step = cell.replay(working, &entry, crate::writer::now_ms())??;
+                    let step = cell.replay(working, &entry, crate::writer::now_ms())?;
                     group
                         .frontier
                         .extend(cell.frontier().get(&entry.dot.actor).map(|front| (entry.dot.actor, *front)));

@@ -1,9 +1,9 @@
 //! What comes from elsewhere: replicated changes, merged state, and messages.
 
 use super::draft::Draft;
-use super::{Alarm, Cell, Front, Step, Unavailable, View};
-use crate::canon::{Malformed, Message};
-use crate::clock::Observed;
+use super::quarantine::Cause;
+use super::{Cell, Front, Step, Unavailable, View};
+use crate::canon::Message;
 use crate::duty::MessageBody;
 use crate::entity::{Blocked, Entity};
 use crate::event::{Body, Change, Entry, Event, Record};
@@ -23,10 +23,11 @@ pub enum Refused {
     /// Another content stands under its dot, or its chain does not fit: stop that stream and alarm.
     #[error("two contents for one dot")]
     Conflict,
-    #[error("malformed: {0}")]
-    Malformed(#[from] Malformed),
     #[error("its actor belongs to no member region")]
     NotAMember,
+    /// It cannot be applied, and there is no room to keep it: stop that stream and alarm.
+    #[error("it cannot be applied, nor kept")]
+    NotKept,
 }
 
 /// Why a message is handed to the node.
@@ -54,7 +55,8 @@ pub enum Answer {
 }
 
 impl Cell {
-    /// A change of another actor. `Ok(Ok(step))` with no entries if it was known already.
+    /// A change of another actor. `Ok(Ok(step))` with nothing in it if it was known already. One that is what its actor
+    /// wrote, and cannot be applied here, is quarantined: what comes behind it is not held up.
     ///
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.
@@ -79,22 +81,7 @@ impl Cell {
         if entry.hash != Entry::chain(&front.hash, &dot, &entry.bytes) || dot.actor == self.me {
             return Ok(Err(Refused::Conflict));
         }
-        let change = match Change::decode(&entry.bytes) {
-            Ok(change) if change.dot == dot => change,
-            Ok(_) => return Ok(Err(Refused::Conflict)),
-            Err(error) => return Ok(Err(error.into())),
-        };
-        let observed = self.clock.observe(change.at, now_ms);
-        let mut draft = Draft::new(self, view, now_ms, &change.trace);
-        if let Observed::Ahead { by_ms } = observed {
-            draft.alarm(Alarm::ClockAhead { actor: dot.actor, by_ms });
-        }
-        for (place, event) in change.events.iter().enumerate() {
-            draft.place(event, EventId { dot, place: place as u64 }, change.at)?;
-        }
-        draft.cell.frontier.insert(dot.actor, Front { seq: dot.seq, hash: entry.hash });
-        draft.settle_touched()?;
-        draft.finish(vec![entry.clone()]).map(Ok)
+        self.apply_or_hold(view, entry, now_ms)
     }
 
     /// State that was fetched because something waits for it. Logged as it is; its events keep their origins.
@@ -119,34 +106,27 @@ impl Cell {
     }
 
     /// Applies what the log holds, without deciding anything: replay after a restart. What stands behind a hole of the
-    /// log counts, but the frontier stays in front of it: the missing changes are asked for again.
+    /// log counts, but the frontier stays in front of it: the missing changes are asked for again. A change that this
+    /// software cannot read, though another could, is quarantined; one that was quarantined and stands here again was
+    /// applied after all.
     ///
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.
-    pub fn replay(
-        &mut self,
-        view: &dyn View,
-        entry: &Entry,
-        now_ms: u64,
-    ) -> Result<Result<Step, Malformed>, Unavailable> {
+    pub fn replay(&mut self, view: &dyn View, entry: &Entry, now_ms: u64) -> Result<Step, Unavailable> {
         let change = match Change::decode(&entry.bytes) {
             Ok(change) => change,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return self.hold(view, entry, (Cause::Malformed, error.to_string()), now_ms),
         };
         let _ = self.clock.observe(change.at, now_ms);
         let mut draft = Draft::new(self, view, now_ms, &change.trace);
         for (place, event) in change.events.iter().enumerate() {
             draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
         }
-        let known = draft.cell.frontier.get(&entry.dot.actor).map_or(0, |front| front.seq);
-        if entry.dot.seq == known + 1 {
-            let front = Front { seq: entry.dot.seq, hash: entry.hash };
-            draft.cell.frontier.insert(entry.dot.actor, front);
-        } else if entry.dot.seq > known {
-            let beyond = draft.cell.beyond.entry(entry.dot.actor).or_insert(0);
-            *beyond = entry.dot.seq.max(*beyond);
-        }
-        draft.finish(Vec::new()).map(Ok)
+        draft.cell.pass(entry);
+        let released = draft.cell.quarantine.remove(&entry.dot).map(|_| entry.dot);
+        let mut step = draft.finish(Vec::new())?;
+        step.released.extend(released);
+        Ok(step)
     }
 
     /// Merges fetched state that the log holds, without deciding anything: replay after a restart.
@@ -188,6 +168,12 @@ impl Cell {
             Ok(body) => body,
             Err(error) => return Ok((Step::default(), Answer::Failed(error.to_string()))),
         };
+        // Nobody is answered by what is known to be incomplete.
+        for about in envelope.requires.iter().map(|need| need.entity).chain([envelope.subject]) {
+            if self.withheld_by(view, about)?.is_some() {
+                return Ok((Step::default(), Answer::Busy));
+            }
+        }
         let mut draft = Draft::new(self, view, now_ms, &envelope.trace);
         draft.contact_by_message(envelope.from_slot, &envelope.epoch)?;
         let answer = match (&body, why) {

@@ -233,6 +233,10 @@ impl Cell {
             Err(refusal) if refusal.problem == Problem::NotFound && self.holes().next().is_some() => {
                 Err(Refusal::new(Problem::Blocked, "a part of the log is damaged here and not back yet"))
             }
+            Err(refusal) if refusal.problem == Problem::NotFound && self.is_obscured() => Err(Refusal::new(
+                Problem::Blocked,
+                "a change could not be read here: an operator has to look",
+            )),
             reply => reply,
         };
         Ok((step, reply))
@@ -240,6 +244,20 @@ impl Cell {
 }
 
 impl Draft<'_> {
+    /// Nothing is decided here on what is known to be incomplete.
+    pub(super) fn withheld(&self, id: EntityId) -> Result<Option<Refusal>, Unavailable> {
+        if !self.cell.is_home(id.slot()) {
+            return Ok(None);
+        }
+        let refusal = |dot| {
+            Refusal::new(
+                Problem::Blocked,
+                format!("the change {dot} could not be applied here: an operator has to look"),
+            )
+        };
+        Ok(self.withheld_by(id)?.map(refusal))
+    }
+
     fn carry_out(&mut self, command: &Command, precondition: Option<Precondition<'_>>) -> Outcome {
         if command.key.is_empty() || command.key.len() > KEY_BYTES_MAX {
             return Ok(Err(Refusal::new(Problem::Invalid, "an idempotency key has 1 to 255 bytes")));
@@ -316,6 +334,9 @@ impl Draft<'_> {
         precondition: Option<Precondition<'_>>,
         order: OrderId,
     ) -> Outcome {
+        if let Some(refusal) = self.withheld(order.into())? {
+            return Ok(Err(refusal));
+        }
         let Some(entity) = self.entity(order.into())? else {
             // Unknown here: the home may know it.
             return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
@@ -542,6 +563,9 @@ impl Draft<'_> {
         precondition: Option<Precondition<'_>>,
         payment: PaymentId,
     ) -> Outcome {
+        if let Some(refusal) = self.withheld(payment.into())? {
+            return Ok(Err(refusal));
+        }
         let Some(entity) = self.entity(payment.into())? else {
             return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
         };

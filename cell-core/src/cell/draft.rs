@@ -83,6 +83,11 @@ impl<'a> Draft<'a> {
         self.alarms.push(alarm);
     }
 
+    /// An entity that this draft would make larger than it may be.
+    pub(super) fn larger_than(&self, bytes_max: usize) -> Option<EntityId> {
+        self.changed.iter().find(|(_, entity)| entity.bytes() > bytes_max).map(|(id, _)| *id)
+    }
+
     pub(super) fn orders_of_key(
         &self,
         user: &crate::id::UserId,
@@ -97,6 +102,11 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(orders)
+    }
+
+    /// As [`Cell::withheld_by`], of the entity as it stands in this draft.
+    pub(super) fn withheld_by(&self, id: EntityId) -> Result<Option<Dot>, Unavailable> {
+        self.cell.withheld_by(&Drafted(self), id)
     }
 
     /// Whether an equal event is in every entity it belongs to already.
@@ -305,6 +315,9 @@ impl<'a> Draft<'a> {
         let Some(entity) = self.entity(id)? else {
             return Ok(false);
         };
+        if self.withheld_by(id)?.is_some() {
+            return Ok(false);
+        }
         match id.kind {
             EntityKind::ORDER => {
                 let reading = Reading::<Order>::of(&entity);
@@ -497,6 +510,8 @@ impl<'a> Draft<'a> {
         }
         Ok(Step {
             entries,
+            quarantined: Vec::new(),
+            released: Vec::new(),
             grown,
             corrected: BTreeSet::new(),
             merged: Vec::new(),
@@ -506,6 +521,18 @@ impl<'a> Draft<'a> {
             alarms: self.alarms,
             trace: self.trace,
         })
+    }
+}
+
+/// The entities of a draft, as a view.
+struct Drafted<'a>(&'a Draft<'a>);
+
+impl View for Drafted<'_> {
+    fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        self.0.entity(id)
+    }
+    fn orders_of_key(&self, user: &crate::id::UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+        self.0.orders_of_key(user, key)
     }
 }
 

@@ -27,8 +27,13 @@ impl Cell {
         about: Option<EntityId>,
         dot: &Dot,
     ) -> Result<Reached, Unavailable> {
-        if self.covers(dot) {
-            return Ok(Reached::Here);
+        if self.passed(dot) {
+            return match self.quarantine.get(dot) {
+                // Somebody did without it: it does not come any more.
+                Some(hole) if hole.given_up && !self.sees(view, about, dot)? => Ok(Reached::Never),
+                _ if self.is_holed(view, about, dot)? => Ok(Reached::NotYet),
+                _ => Ok(Reached::Here),
+            };
         }
         if planted(Bug::SessionByActor) && self.frontier.contains_key(&dot.actor) {
             return Ok(Reached::Here);
@@ -36,9 +41,7 @@ impl Cell {
         let known = self.frontier.get(&dot.actor).map_or(0, |front| front.seq);
         // Behind a hole there may be a part of an entity without what it builds on.
         let hole = self.beyond.get(&dot.actor).is_some_and(|beyond| *beyond > known);
-        if let Some(about) = about.filter(|_| !hole)
-            && view.entity(about)?.is_some_and(|entity| entity.decided_in(dot))
-        {
+        if !hole && self.sees(view, about, dot)? && !self.is_holed(view, about, dot)? {
             return Ok(Reached::Here);
         }
         let closed = self.closed.get(&dot.actor).is_some_and(|last| *last < dot.seq);
@@ -49,5 +52,11 @@ impl Cell {
         let own = dot.actor == self.me;
         let stranger = !self.placement.members().contains(&dot.actor.region());
         Ok(if closed || ended || own || stranger { Reached::Never } else { Reached::NotYet })
+    }
+
+    /// Whether what is read shows what the change decided.
+    fn sees(&self, view: &dyn View, about: Option<EntityId>, dot: &Dot) -> Result<bool, Unavailable> {
+        let Some(about) = about else { return Ok(false) };
+        Ok(view.entity(about)?.is_some_and(|entity| entity.decided_in(dot)))
     }
 }

@@ -96,6 +96,9 @@ impl Draft<'_> {
             let detail = "the node has just started and asks its peers what they hold of it";
             return Ok(Err(Refusal::new(Problem::Recovering, detail)));
         }
+        if let Some(refusal) = self.withheld(resolve.entity)? {
+            return Ok(Err(refusal));
+        }
         // The tail first: it may bring the case, or its end.
         self.touch(resolve.entity);
         self.settle_touched()?;

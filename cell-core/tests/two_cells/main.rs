@@ -1,5 +1,6 @@
 //! What two cells make of each other.
 
 mod conflicts;
+mod quarantine;
 mod reached;
 mod support;

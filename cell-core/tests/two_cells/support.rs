@@ -98,7 +98,8 @@ impl Region {
             external_ref: String::new(),
             sealed: bytes::Bytes::new(),
             sealed_key: String::new(),
-            attributes: String::new(),
+            // An order is larger than what is decided about it.
+            attributes: "a".repeat(300),
             time_ms: 0,
         };
         let order = record.order_id();

@@ -42,6 +42,8 @@ pub(crate) const FAULTS: &[&str] = &[
     "version-not-here",
     "version-lost",
     "case-resolved",
+    "change-quarantined",
+    "quarantine-released",
 ];
 
 /// How often each fault had an effect and each row of the settling table fired.

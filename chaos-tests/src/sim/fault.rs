@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cell_core::cell::Cell;
+use cell_core::cell::{Ability, Cell};
 use cell_core::id::{ActorId, NodeId, Slot};
 use cell_core::order::RefundCase;
 
@@ -54,6 +54,7 @@ impl World {
             }
             (Op::RefundByHand { part }, _) => self.refund_by_hand(*part),
             (Op::Redrive, Some(i)) => self.redrive(i),
+            (Op::OldSoftware { bytes_max, for_ms }, Some(i)) => self.run_old_software(i, *bytes_max, *for_ms),
             (Op::SlowDisk { for_ms }, Some(i)) => self.nodes[i].slow_until_ms = self.now_ms + for_ms,
             (
                 Op::Place { .. }
@@ -85,6 +86,7 @@ impl World {
             started_as: None,
             offset_ms: 0,
             slow_until_ms: 0,
+            ability: Ability::default(),
             cell: Cell::new(me, placement(), self.rules.clone()),
             shelf: Shelf::default(),
             log: Vec::new(),
@@ -150,6 +152,7 @@ impl World {
         self.journal.started.insert(actor);
         let node = &mut self.nodes[i];
         node.cell = Cell::new(actor, placement(), self.rules.clone());
+        node.cell.ability = node.ability.clone();
         node.cell.hold_back();
         node.started_as = Some(actor);
         node.shelf = Shelf::default();
@@ -161,6 +164,7 @@ impl World {
         if let Ok(step) = node.cell.start(&node.shelf, old, now_ms) {
             self.commit(i, step, None);
         }
+        self.retry_quarantined(i);
         self.subscribe_all(i);
         self.after(20, Event::Link { node: i });
         if self.nodes[i].life == 0 {
@@ -169,6 +173,40 @@ impl World {
         }
         let (life, wait_ms) = (self.nodes[i].life, 1 + self.rng.below(400));
         self.after(wait_ms, Event::Recovered { node: i, life });
+    }
+
+    /// What another software could not apply is tried again.
+    fn retry_quarantined(&mut self, i: usize) {
+        let now_ms = self.nodes[i].local(self.now_ms);
+        for kept in self.nodes[i].quarantined() {
+            let node = &mut self.nodes[i];
+            if kept.software == node.ability.software {
+                continue;
+            }
+            let Ok(step) = node.cell.retry(&node.shelf, &kept, now_ms) else { continue };
+            if !step.released.is_empty() {
+                self.coverage.fault("quarantine-released");
+            }
+            self.commit(i, step, None);
+        }
+    }
+
+    /// For a while a node runs a software that cannot take larger changes.
+    pub(crate) fn run_old_software(&mut self, i: usize, bytes_max: usize, for_ms: u64) {
+        let ability =
+            Ability { software: "old".to_owned(), change_bytes_max: bytes_max, ..Ability::default() };
+        self.run_software(i, ability);
+        self.after(for_ms, Event::Upgrade { node: i });
+    }
+
+    /// The node is started with this software.
+    pub(crate) fn run_software(&mut self, i: usize, ability: Ability) {
+        let was_up = self.nodes[i].up;
+        self.nodes[i].ability = ability;
+        if was_up {
+            self.stop(i);
+            self.start(i);
+        }
     }
 
     /// What reachable peers hold of its predecessors is here: from now on it decides.
@@ -264,8 +302,11 @@ impl World {
         node.backup = node.backup.filter(|at| *at <= kept);
         node.durable.clear();
         for logged in &node.log {
-            if let Logged::Entry(entry) = logged {
-                node.durable.entry(entry.dot.actor).or_default().push(entry.clone());
+            if let Some(entry) = logged.entry() {
+                let entries = node.durable.entry(entry.dot.actor).or_default();
+                if entries.len() as u64 + 1 == entry.dot.seq {
+                    entries.push(entry.clone());
+                }
             }
         }
         for (actor, last) in before {
@@ -370,15 +411,11 @@ impl Node {
     /// Applies what the log holds, without deciding anything.
     pub(crate) fn replay(&mut self, logged: &Logged, now_ms: u64) {
         let step = match logged {
-            Logged::Entry(entry) => match self.cell.replay(&self.shelf, entry, now_ms) {
-                Ok(Ok(step)) => step,
-                _ => return,
-            },
-            Logged::Merged(entities) => match self.cell.replay_merged(&self.shelf, entities, now_ms) {
-                Ok(step) => step,
-                Err(_) => return,
-            },
+            Logged::Entry(entry) => self.cell.replay(&self.shelf, entry, now_ms),
+            Logged::Quarantined(kept) => self.cell.replay_quarantined(&self.shelf, kept),
+            Logged::Merged(entities) => self.cell.replay_merged(&self.shelf, entities, now_ms),
         };
+        let Ok(step) = step else { return };
         for (id, entity) in step.entities {
             self.shelf.put(id, entity);
         }

@@ -23,6 +23,11 @@ impl World {
             node.dirty.extend(node.shelf.entities.keys().copied());
         }
         let from = node.log.len();
+        if !step.quarantined.is_empty() {
+            self.coverage.fault("change-quarantined");
+        }
+        let node = &mut self.nodes[i];
+        node.log.extend(step.quarantined.into_iter().map(Logged::Quarantined));
         node.log.extend(step.entries.into_iter().map(Logged::Entry));
         if !step.merged.is_empty() {
             node.log.push(Logged::Merged(step.merged));
@@ -73,14 +78,18 @@ impl World {
         let (me, started_as) = (node.cell.me(), node.started_as);
         let mut actors = BTreeSet::new();
         for logged in &node.log[node.synced..upto] {
-            if let Logged::Entry(entry) = logged {
+            if let Some(entry) = logged.entry() {
                 let entries = node.durable.entry(entry.dot.actor).or_default();
+                actors.insert(entry.dot.actor);
+                // What was quarantined before is logged again.
+                if entries.get(entry.dot.seq as usize - 1) == Some(entry) {
+                    continue;
+                }
                 if entry.dot.seq != entries.len() as u64 + 1 {
                     let detail = format!("{} after {} changes in {}", entry.dot, entries.len(), node.region);
                     self.journal.violate("D3 prefix", detail);
                 }
                 entries.push(entry.clone());
-                actors.insert(entry.dot.actor);
                 let own = entry.dot.actor == me || started_as == Some(entry.dot.actor);
                 self.journal.synced(entry, own);
             }
@@ -121,10 +130,11 @@ impl World {
     fn after_sync(&mut self, i: usize, actors: &BTreeSet<cell_core::id::ActorId>) {
         let node = &self.nodes[i];
         if node.linked && node.agent.up {
-            let upto: Vec<_> = actors.iter().map(|actor| (*actor, node.durable_seq(actor))).collect();
+            let upto: Vec<_> = actors.iter().map(|actor| (*actor, node.whole_seq(actor))).collect();
             if !upto.is_empty() {
                 self.tell_gate(i, Input::Applied { upto });
             }
+            self.tell_beyond_holes(i);
             self.tell_homes(i);
         }
         if self.nodes[i].is_synced() {
@@ -135,6 +145,21 @@ impl World {
             self.work(i);
         }
         self.wake_readers(i);
+    }
+
+    /// What is here behind a hole and does not build on it wakes whom it concerns.
+    fn tell_beyond_holes(&mut self, i: usize) {
+        let node = &self.nodes[i];
+        if node.cell.quarantined().next().is_none() {
+            return;
+        }
+        let entries = node.agent.gate.list(node.local(self.now_ms), &Filter::default(), None, 64);
+        let missing =
+            entries.into_iter().filter_map(|entry| entry.message).flat_map(|message| message.missing);
+        let present: Vec<Requirement> = missing.filter(|need| node.holds(need)).collect();
+        if !present.is_empty() {
+            self.tell_gate(i, Input::Present { present });
+        }
     }
 
     pub(crate) fn tell_homes(&mut self, i: usize) {

@@ -26,7 +26,7 @@ pub enum Exhibit {
 
 impl Exhibit {
     /// All of them.
-    pub const ALL: [Exhibit; 13] = [
+    pub const ALL: [Exhibit; 14] = [
         Exhibit::WakeLost,
         Exhibit::RetiredByAck,
         Exhibit::AttemptNotDurable,
@@ -40,6 +40,7 @@ impl Exhibit {
         Exhibit::Kernel(Bug::PermitReused),
         Exhibit::Kernel(Bug::SecondAttemptEarly),
         Exhibit::Kernel(Bug::SessionByActor),
+        Exhibit::Kernel(Bug::PoisonSkipped),
     ];
 
     #[must_use]
@@ -58,6 +59,7 @@ impl Exhibit {
             Exhibit::Kernel(Bug::PermitReused) => "a permit re-used with another amount",
             Exhibit::Kernel(Bug::SecondAttemptEarly) => "a second attempt while the first is unknown",
             Exhibit::Kernel(Bug::SessionByActor) => "a session answered by an older copy",
+            Exhibit::Kernel(Bug::PoisonSkipped) => "a poisonous change passed over without a word",
         }
     }
 

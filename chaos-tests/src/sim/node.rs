@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cell_core::cell::{Cell, Refusal, Reply, Unavailable, View};
+use cell_core::cell::{Ability, Cell, Quarantined, Refusal, Reply, Unavailable, View};
 use cell_core::duty::Duty;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Entry;
@@ -76,8 +76,22 @@ impl Shelf {
 /// One record of the log.
 #[derive(Clone, Debug)]
 pub(crate) enum Logged {
+    /// A change; once more where it had been quarantined before.
     Entry(Entry),
+    /// A change that could not be applied; once more where it was tried again.
+    Quarantined(Quarantined),
     Merged(Vec<Entity>),
+}
+
+impl Logged {
+    /// The change it is, whole.
+    pub(crate) fn entry(&self) -> Option<&Entry> {
+        match self {
+            Logged::Entry(entry) => Some(entry),
+            Logged::Quarantined(kept) => Some(&kept.entry),
+            Logged::Merged(_) => None,
+        }
+    }
 }
 
 /// What may be shown only after the log is synced up to a position.
@@ -109,6 +123,8 @@ pub(crate) struct Node {
     pub(crate) started_as: Option<ActorId>,
     pub(crate) offset_ms: i64,
     pub(crate) slow_until_ms: u64,
+    /// What its software can take.
+    pub(crate) ability: Ability,
     pub(crate) cell: Cell,
     pub(crate) shelf: Shelf,
     pub(crate) log: Vec<Logged>,
@@ -148,11 +164,23 @@ impl Node {
     pub(crate) fn durable_front(&self) -> BTreeMap<ActorId, u64> {
         self.durable.iter().map(|(actor, entries)| (*actor, entries.len() as u64)).collect()
     }
-    /// Whether a version is present here, durably.
+    /// Whether a version is present here, durably, with all that it builds on.
     pub(crate) fn holds(&self, requirement: &Requirement) -> bool {
-        self.durable_seq(&requirement.dot.actor) >= requirement.dot.seq
-            || (self.is_synced()
-                && self.shelf.entities.get(&requirement.entity).is_some_and(|e| e.contains(&requirement.dot)))
+        let whole = self.whole_seq(&requirement.dot.actor) >= requirement.dot.seq;
+        whole || (self.is_synced() && self.cell.meets(&self.shelf, requirement) == Ok(true))
+    }
+    /// How far an actor is durable here without a hole.
+    pub(crate) fn whole_seq(&self, actor: &ActorId) -> u64 {
+        self.durable_seq(actor).min(self.cell.whole_to(actor))
+    }
+    /// The newest copy of every quarantined change.
+    pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
+        let copies = self.log.iter().filter_map(|logged| match logged {
+            Logged::Quarantined(kept) => Some((kept.entry.dot, kept)),
+            Logged::Entry(_) | Logged::Merged(_) => None,
+        });
+        let newest: BTreeMap<Dot, &Quarantined> = copies.collect();
+        self.cell.quarantined().filter_map(|(dot, _)| newest.get(dot).copied().cloned()).collect()
     }
     pub(crate) fn order<T>(&self, id: OrderId, look: impl FnOnce(&Reading<'_, Order>) -> T) -> Option<T> {
         self.shelf.entities.get(&id.into()).map(|entity| look(&Reading::<Order>::of(entity)))

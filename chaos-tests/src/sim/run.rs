@@ -1,8 +1,11 @@
 //! A run: chaos with safety checked, then healing, then liveness checked at rest.
 
+use cell_core::cell::Ability;
+
 use super::coverage::Coverage;
 use super::invariants::Violation;
 use super::museum::Exhibit;
+use super::node::Node;
 use super::rng::Rng;
 use super::script::{Script, generate};
 use super::work::is_over;
@@ -132,6 +135,9 @@ impl World {
         self.gateway_loss = 0;
         for i in 0..self.nodes.len() {
             self.nodes[i].slow_until_ms = 0;
+            if self.nodes[i].ability != Ability::default() {
+                self.run_software(i, Ability::default());
+            }
             if !self.nodes[i].up {
                 self.start(i);
             }
@@ -237,6 +243,11 @@ impl World {
             let open = node.duties.values().flatten().find(|duty| !is_over(&duty.act, now_ms));
             if let Some(duty) = open {
                 return Some(format!("{i} still has to do {duty:?}"));
+            }
+            // What no region can apply stays a hole everywhere.
+            let holes = |node: &Node| node.cell.quarantined().map(|(dot, _)| *dot).collect::<Vec<_>>();
+            if holes(node) != holes(&self.nodes[0]) {
+                return Some(format!("{i} has other holes than 0: {:?}", holes(node)));
             }
             if !node.listing.is_empty() {
                 return Some(format!("{i} is listing"));

@@ -4,6 +4,7 @@
 //! checked, unless it says otherwise.
 
 mod entities;
+mod holes;
 mod messages;
 mod money;
 
@@ -58,6 +59,8 @@ schedules! {
     entities::orphan_capture = "orphan-capture",
     entities::unknown_kind = "unknown-kind",
     entities::half_command = "half-command",
+    holes::poisonous_change = "poisonous-change",
+    holes::old_software = "old-software",
     money::cancel_then_captured = "cancel-then-captured",
     money::callback_at_the_zombie = "callback-at-the-zombie",
     money::capture_after_withdrawn = "capture-after-withdrawn",

@@ -88,6 +88,11 @@ pub enum Op {
     SlowDisk {
         for_ms: u64,
     },
+    /// The region cannot take larger changes for a while.
+    OldSoftware {
+        bytes_max: usize,
+        for_ms: u64,
+    },
 }
 
 /// An operation, when it happens, and in or through which region.
@@ -138,6 +143,11 @@ pub(crate) fn generate(rng: &mut Rng, length_ms: u64) -> Script {
     }
     if rng.chance(250) {
         lines.push(Line { at_ms: length_ms - rng.below(10_000), region: 0, op: Op::ForgetKeys });
+    }
+    if rng.chance(200) {
+        let op =
+            Op::OldSoftware { bytes_max: rng.between(120, 900) as usize, for_ms: rng.between(2_000, 60_000) };
+        lines.push(Line { at_ms: rng.below(length_ms), region: rng.index(3), op });
     }
     lines.sort_by_key(|line| line.at_ms);
     Script(lines)

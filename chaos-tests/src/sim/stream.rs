@@ -51,7 +51,7 @@ impl World {
             .iter()
             .filter_map(|logged| match logged {
                 Logged::Entry(entry) => Some(entry.clone()),
-                Logged::Merged(_) => None,
+                Logged::Quarantined(_) | Logged::Merged(_) => None,
             })
             .collect();
         for to in self.peers(from) {
@@ -94,7 +94,7 @@ impl World {
                     self.resubscribe_soon(i);
                     return;
                 }
-                Ok(Err(Refused::Conflict | Refused::Malformed(_) | Refused::NotAMember)) => {
+                Ok(Err(Refused::Conflict | Refused::NotKept | Refused::NotAMember)) => {
                     self.note(|| format!("{i} refuses {} from {from}", entry.dot));
                     self.resubscribe_soon(i);
                     return;
@@ -151,6 +151,10 @@ impl World {
         }
         let mut ids = std::collections::BTreeSet::new();
         for requirement in missing.iter().filter(|requirement| node.holds(requirement)) {
+            let withheld = node.cell.withheld_by(&node.shelf, requirement.entity);
+            if withheld != Ok(None) {
+                continue;
+            }
             ids.insert(requirement.entity);
             let entries = node.durable.get(&requirement.dot.actor);
             let entry = entries.and_then(|entries| entries.get(requirement.dot.seq as usize - 1));
@@ -160,6 +164,7 @@ impl World {
         }
         let entities: Vec<Entity> = ids
             .iter()
+            .filter(|id| node.cell.withheld_by(&node.shelf, **id) == Ok(None))
             .filter_map(|id| node.shelf.entities.get(id))
             .map(|entity| (**entity).clone())
             .collect();

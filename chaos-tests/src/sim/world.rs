@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cell_core::cell::Ability;
 use cell_core::entity::Entity;
 use cell_core::event::{Entry, Fact, FailureKind};
 use cell_core::gate::{Envelope, MessageId, Requirement};
@@ -29,32 +30,123 @@ pub(crate) const REGIONS: [&str; 3] = ["north", "east", "south"];
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Sync { node: usize, life: u64, upto: usize },
-    GateSync { node: usize, life: u64 },
-    GateTick { node: usize, life: u64, due_ms: u64 },
-    AskNode { node: usize, agent: u64, errand: Errand },
-    Batch { from: usize, to: usize, entries: Vec<Entry> },
-    Subscribe { to: usize, from: usize, frontier: BTreeMap<ActorId, u64> },
-    SubscribeOnce { node: usize, life: u64 },
+    Sync {
+        node: usize,
+        life: u64,
+        upto: usize,
+    },
+    GateSync {
+        node: usize,
+        life: u64,
+    },
+    GateTick {
+        node: usize,
+        life: u64,
+        due_ms: u64,
+    },
+    AskNode {
+        node: usize,
+        agent: u64,
+        errand: Errand,
+    },
+    Batch {
+        from: usize,
+        to: usize,
+        entries: Vec<Entry>,
+    },
+    Subscribe {
+        to: usize,
+        from: usize,
+        frontier: BTreeMap<ActorId, u64>,
+    },
+    SubscribeOnce {
+        node: usize,
+        life: u64,
+    },
     SubscribeTimer,
-    Message { to: usize, from: usize, envelope: Envelope },
-    Acked { to: usize, id: MessageId },
-    Fetch { to: usize, from: usize, missing: Vec<Requirement> },
-    Fetched { node: usize, entities: Vec<Entity>, wanted: Vec<Requirement> },
-    Work { node: usize, life: u64, due_ms: u64 },
-    GatewayCalled { node: usize, life: u64, at_ms: u64, call: Call },
-    GatewayAnswered { node: usize, life: u64, found: Found },
-    IntentDone { intent: String, failure: Option<FailureKind> },
-    Callback { node: usize, fact: Fact },
-    Request { node: usize, nth: usize },
-    Unanswered { nth: usize, tries: u32 },
-    Read { node: usize, reader: usize, looks: u32 },
-    ReadOver { node: usize, reader: usize, looks: u32 },
-    NodeUp { node: usize },
-    Recovered { node: usize, life: u64 },
-    AgentUp { node: usize },
-    Link { node: usize },
-    Script { nth: usize, line: Line, tries: u32 },
+    Message {
+        to: usize,
+        from: usize,
+        envelope: Envelope,
+    },
+    Acked {
+        to: usize,
+        id: MessageId,
+    },
+    Fetch {
+        to: usize,
+        from: usize,
+        missing: Vec<Requirement>,
+    },
+    Fetched {
+        node: usize,
+        entities: Vec<Entity>,
+        wanted: Vec<Requirement>,
+    },
+    Work {
+        node: usize,
+        life: u64,
+        due_ms: u64,
+    },
+    GatewayCalled {
+        node: usize,
+        life: u64,
+        at_ms: u64,
+        call: Call,
+    },
+    GatewayAnswered {
+        node: usize,
+        life: u64,
+        found: Found,
+    },
+    IntentDone {
+        intent: String,
+        failure: Option<FailureKind>,
+    },
+    Callback {
+        node: usize,
+        fact: Fact,
+    },
+    Request {
+        node: usize,
+        nth: usize,
+    },
+    Unanswered {
+        nth: usize,
+        tries: u32,
+    },
+    Read {
+        node: usize,
+        reader: usize,
+        looks: u32,
+    },
+    ReadOver {
+        node: usize,
+        reader: usize,
+        looks: u32,
+    },
+    NodeUp {
+        node: usize,
+    },
+    /// It runs the newest software again.
+    Upgrade {
+        node: usize,
+    },
+    Recovered {
+        node: usize,
+        life: u64,
+    },
+    AgentUp {
+        node: usize,
+    },
+    Link {
+        node: usize,
+    },
+    Script {
+        nth: usize,
+        line: Line,
+        tries: u32,
+    },
     Check,
 }
 
@@ -76,6 +168,7 @@ impl Event {
             | Event::Read { node, .. }
             | Event::ReadOver { node, .. }
             | Event::NodeUp { node }
+            | Event::Upgrade { node }
             | Event::Recovered { node, .. }
             | Event::AgentUp { node }
             | Event::Link { node } => [Some(*node), None],
@@ -344,6 +437,7 @@ impl World {
             Event::Read { node, reader, looks } => self.read(node, reader, looks),
             Event::ReadOver { node, reader, looks } => self.read_over(node, reader, looks),
             Event::NodeUp { node } if !self.nodes[node].up => self.start(node),
+            Event::Upgrade { node } => self.run_software(node, Ability::default()),
             Event::Recovered { node, life } if alive(self, node, life) => self.recovered(node),
             Event::AgentUp { node } => self.start_agent(node),
             Event::Link { node }

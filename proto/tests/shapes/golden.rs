@@ -94,6 +94,7 @@ fn every_field_and_every_kind_of_a_persisted_shape_occurs_in_some_golden_file() 
             "change" => "ChangeShape",
             "entry" => "Entry",
             "entity" => "EntityShape",
+            "quarantined" => "Quarantined",
             "actor-life" => "ActorLife",
             "message-body" => "MessageBody",
             "envelope" => "Envelope",

@@ -6,6 +6,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use cell_core::canon::Message as Canon;
+use cell_core::cell::Quarantined;
 use cell_core::clock::Hlc;
 use cell_core::duty::{
     MessageBody, PayRequestBody, RefundOrderBody, ResultBody, StalledBody, WithdrawalBody,
@@ -181,6 +182,19 @@ impl Samples {
         ev::Entry { dot: self.dot(), hash: self.hash(), bytes: self.blob() }
     }
 
+    fn quarantined(&self) -> Quarantined {
+        Quarantined {
+            entry: self.entry(),
+            cause: self.text(),
+            detail: self.text(),
+            entities: self.many(|| self.order().into()),
+            obscure: self.flag(),
+            since_ms: self.num(),
+            software: self.text(),
+            given_up: self.flag(),
+        }
+    }
+
     pub(crate) fn entity(&self) -> EntityShape {
         let item =
             || ItemShape { event: self.blob(), origins: self.many(|| self.event_id()), since: self.hlc() };
@@ -225,6 +239,7 @@ impl Samples {
         }
         all.push(Sample::of::<_, v1::ChangeShape>("change".into(), &self.change()));
         all.push(Sample::of::<_, v1::Entry>("entry".into(), &self.entry()));
+        all.push(Sample::of::<_, v1::Quarantined>("quarantined".into(), &self.quarantined()));
         all.push(Sample::of::<_, v1::EntityShape>("entity".into(), &self.entity()));
         let life = ActorLife { actor: self.actor(), beat_ms: self.num(), last: self.maybe(|| self.num()) };
         all.push(Sample::of::<_, v1::ActorLife>("actor-life".into(), &life));

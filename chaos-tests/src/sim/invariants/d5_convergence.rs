@@ -61,16 +61,15 @@ fn rebuilt(world: &World, node: &crate::sim::node::Node) -> Result<(), String> {
     let mut shelf = Shelf::default();
     for logged in &node.log {
         let step = match logged {
-            Logged::Entry(entry) => cell
-                .replay(&shelf, entry, world.now_ms)
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())?,
-            Logged::Merged(entities) => {
-                cell.replay_merged(&shelf, entities, world.now_ms).map_err(|error| error.to_string())?
-            }
-        };
+            Logged::Entry(entry) => cell.replay(&shelf, entry, world.now_ms),
+            Logged::Quarantined(kept) => cell.replay_quarantined(&shelf, kept),
+            Logged::Merged(entities) => cell.replay_merged(&shelf, entities, world.now_ms),
+        }
+        .map_err(|error| error.to_string())?;
         step.entities.into_iter().for_each(|(id, entity)| shelf.put(id, entity));
     }
+    let holes = |cell: &Cell| cell.quarantined().map(|(dot, _)| *dot).collect::<Vec<_>>();
+    ensure(holes(&cell) == holes(&node.cell), || format!("{}: its log has other holes", node.region))?;
     let differs = node.shelf.entities.iter().find(|(id, entity)| shelf.entities.get(id) != Some(entity));
     ensure(differs.is_none(), || {
         format!(

@@ -18,7 +18,12 @@ fn at_rest(world: &World) -> Result<(), String> {
         for dot in &world.journal.acked {
             let reached = node.cell.reached(&node.shelf, None, dot).map_err(|error| error.to_string())?;
             let held = node.durable_seq(&dot.actor) >= dot.seq;
-            let expected = if held { Reached::Here } else { Reached::Never };
+            let whole = node.whole_seq(&dot.actor) >= dot.seq;
+            let expected = match (held, whole) {
+                (true, true) => Reached::Here,
+                (true, false) => Reached::NotYet,
+                (false, _) => Reached::Never,
+            };
             ensure(reached == expected, || format!("{}: {dot} is {reached:?}, held: {held}", node.region))?;
         }
     }

@@ -27,7 +27,7 @@ fn check(world: &World) -> Result<(), String> {
                 let quiet = node.is_synced() && world.now_ms > node.slow_until_ms + GRACE_MS;
                 let there = !message.missing.is_empty()
                     && quiet
-                    && message.missing.iter().all(|need| node.durable_seq(&need.dot.actor) >= need.dot.seq)
+                    && message.missing.iter().all(|need| node.whole_seq(&need.dot.actor) >= need.dot.seq)
                     && world.now_ms > node.linked_at_ms + GRACE_MS;
                 ensure(!there, || format!("{}: {} waits for what is there", node.region, entry.id))?;
             }

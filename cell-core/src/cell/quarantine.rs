@@ -1,0 +1,374 @@
+//! Changes that are here and cannot be applied: kept whole, passed on as they came, and a hole to whoever asks.
+//!
+//! Their hashes were checked, so they are what their actor wrote. The actor's frontier goes on over them; what they would
+//! have changed is withheld, since nobody can say what it is, until they are applied after all or an operator gives them up.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::draft::Draft;
+use super::{Alarm, Cell, Front, Refused, Step, Unavailable, View};
+use crate::canon::{Message, codes, message};
+use crate::clock::Observed;
+use crate::entity::{Entity, Kind, Reading};
+use crate::event::{Change, ChangeShape, Entry, EventAddress};
+use crate::gate::Requirement;
+use crate::id::{ActorId, EntityId, EntityKind};
+use crate::museum::{Bug, planted};
+use crate::order::Order;
+use crate::payment::Payment;
+use crate::version::{Dot, EventId};
+
+/// Holes kept at most; what comes behind them waits with its peer, and its actor stops.
+pub const HOLES_MAX: usize = 10_000;
+/// Larger changes cannot be kept either.
+pub const ENTRY_BYTES_MAX: usize = 15 << 20;
+
+/// What this software can take. Another version may take more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ability {
+    /// Which software it is: what it could not apply it need not try again.
+    pub software: String,
+    pub change_bytes_max: usize,
+    /// Of all events of an entity.
+    pub entity_bytes_max: usize,
+}
+
+impl Default for Ability {
+    fn default() -> Ability {
+        Ability { software: String::new(), change_bytes_max: 8 << 20, entity_bytes_max: 64 << 20 }
+    }
+}
+
+codes! {
+    /// Why a change could not be applied.
+    pub enum Cause {
+        1 => Malformed: "malformed",
+        2 => TooLarge: "too-large",
+        3 => Panicked: "panicked",
+    }
+}
+
+message! {
+    /// A change that could not be applied, as it is kept. The newest copy in a log stands.
+    open pub struct Quarantined {
+        1 => entry: Entry,
+        /// A [`Cause`]; text, so that any version reads it.
+        2 => cause: String,
+        3 => detail: String,
+        /// What it would have changed, as far as that can be read.
+        4 => entities: Vec<EntityId>,
+        /// Not all of that can be read.
+        5 => obscure: bool,
+        6 => since_ms: u64,
+        /// The software that tried last.
+        7 => software: String,
+        /// An operator does without it.
+        8 => given_up: bool,
+    }
+}
+
+/// What a cell remembers of a quarantined change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    pub entities: BTreeSet<EntityId>,
+    /// It may concern others, too.
+    pub obscure: bool,
+    pub cause: String,
+    pub software: String,
+    pub given_up: bool,
+}
+
+impl Hole {
+    fn may_concern(&self, about: Option<EntityId>) -> bool {
+        self.obscure || about.is_none_or(|about| self.entities.contains(&about))
+    }
+}
+
+impl From<&Quarantined> for Hole {
+    fn from(kept: &Quarantined) -> Hole {
+        Hole {
+            entities: kept.entities.iter().copied().collect(),
+            obscure: kept.obscure,
+            cause: kept.cause.clone(),
+            software: kept.software.clone(),
+            given_up: kept.given_up,
+        }
+    }
+}
+
+/// What stood in the way.
+type Obstacle = (Cause, String);
+
+impl Cell {
+    /// Every quarantined change.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&Dot, &Hole)> {
+        self.quarantine.iter()
+    }
+
+    /// How far an actor is applied without a hole: what an entity of it may be waited for by.
+    #[must_use]
+    pub fn whole_to(&self, actor: &ActorId) -> u64 {
+        let known = self.frontier.get(actor).map_or(0, |front| front.seq);
+        let first = self.holes_upto(&Dot { actor: *actor, seq: known }).next();
+        first.map_or(known, |(dot, _)| dot.seq - 1)
+    }
+
+    /// Whether a quarantined change may concern anything: nothing is denied then.
+    #[must_use]
+    pub fn is_obscured(&self) -> bool {
+        self.quarantine.values().any(|hole| hole.obscure && !hole.given_up)
+    }
+
+    /// The change without which this entity, as it stands in the view, is not what its owner decided.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails.
+    pub fn withheld_by(&self, view: &dyn View, id: EntityId) -> Result<Option<Dot>, Unavailable> {
+        if self.quarantine.is_empty() {
+            return Ok(None);
+        }
+        let mut of_it =
+            self.quarantine.iter().filter(|(_, hole)| !hole.given_up && hole.entities.contains(&id));
+        let Some(first) = of_it.next() else { return Ok(None) };
+        let entity = view.entity(id)?;
+        let lacks =
+            |(dot, _): &(&Dot, &Hole)| !entity.as_deref().is_some_and(|entity| is_whole_at(entity, dot));
+        Ok(std::iter::once(first).chain(of_it).find(lacks).map(|(dot, _)| *dot))
+    }
+
+    /// Whether what a message requires is here, with all that it builds on.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails.
+    pub fn meets(&self, view: &dyn View, need: &Requirement) -> Result<bool, Unavailable> {
+        let passed = self.frontier.get(&need.dot.actor).is_some_and(|front| front.seq >= need.dot.seq);
+        let holed = self.holes_upto(&need.dot).any(|(_, hole)| hole.may_concern(Some(need.entity)));
+        if passed && !holed {
+            return Ok(true);
+        }
+        let Some(entity) = view.entity(need.entity)? else { return Ok(false) };
+        Ok(if holed { is_whole_at(&entity, &need.dot) } else { entity.contains(&need.dot) })
+    }
+
+    /// Holes that somebody who saw `dot` may have seen without a hole.
+    pub(super) fn holes_upto(&self, dot: &Dot) -> impl Iterator<Item = (&Dot, &Hole)> {
+        let first = Dot { actor: dot.actor, seq: 0 };
+        self.quarantine.range(first..=*dot).filter(|(_, hole)| !hole.given_up)
+    }
+
+    /// Whether somebody who saw `dot` would see less here, in what they read about.
+    pub(super) fn is_holed(
+        &self,
+        view: &dyn View,
+        about: Option<EntityId>,
+        dot: &Dot,
+    ) -> Result<bool, Unavailable> {
+        if !self.holes_upto(dot).any(|(_, hole)| hole.may_concern(about)) {
+            return Ok(false);
+        }
+        let Some(about) = about else { return Ok(true) };
+        Ok(!view.entity(about)?.is_some_and(|entity| is_whole_at(&entity, dot)))
+    }
+
+    // === in ===
+
+    /// Applies a change whose hash was checked; keeps it as it is if that is impossible.
+    pub(super) fn apply_or_hold(
+        &mut self,
+        view: &dyn View,
+        entry: &Entry,
+        now_ms: u64,
+    ) -> Result<Result<Step, Refused>, Unavailable> {
+        let (cause, detail) = match self.attempt(view, entry, now_ms)? {
+            Ok(step) => return Ok(Ok(step)),
+            Err(obstacle) => obstacle,
+        };
+        if self.quarantine.len() >= HOLES_MAX || entry.bytes.len() > ENTRY_BYTES_MAX {
+            return Ok(Err(Refused::NotKept));
+        }
+        self.hold(view, entry, (cause, detail), now_ms).map(Ok)
+    }
+
+    /// A quarantined change once more, perhaps by a newer software. What it brings is logged like a change that came now.
+    /// What stood in the way is in the step if it still does.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn retry(&mut self, view: &dyn View, kept: &Quarantined, now_ms: u64) -> Result<Step, Unavailable> {
+        let dot = kept.entry.dot;
+        let Some(hole) = self.quarantine.remove(&dot) else { return Ok(Step::default()) };
+        match self.attempt(view, &kept.entry, now_ms) {
+            Ok(Ok(mut step)) => {
+                step.released.push(dot);
+                Ok(step)
+            }
+            Ok(Err((cause, detail))) => {
+                let (cause, software) = (cause.to_string(), self.ability.software.clone());
+                self.keep(view, Quarantined { cause, detail, software, ..kept.clone() })
+            }
+            Err(error) => {
+                self.quarantine.insert(dot, hole);
+                Err(error)
+            }
+        }
+    }
+
+    /// An operator does without a quarantined change: what it would have changed is served again, without it.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn give_up(&mut self, view: &dyn View, kept: &Quarantined) -> Result<Step, Unavailable> {
+        if !self.quarantine.contains_key(&kept.entry.dot) {
+            return Ok(Step::default());
+        }
+        self.keep(view, Quarantined { given_up: true, ..kept.clone() })
+    }
+
+    /// A quarantined change as the log holds it: replay after a restart.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails; nothing was touched.
+    pub fn replay_quarantined(&mut self, view: &dyn View, kept: &Quarantined) -> Result<Step, Unavailable> {
+        self.pass(&kept.entry);
+        self.keep(view, kept.clone())
+    }
+
+    /// The frontier goes on over a change that the log holds, or stays in front of a gap before it.
+    pub(super) fn pass(&mut self, entry: &Entry) {
+        let Dot { actor, seq } = entry.dot;
+        let known = self.frontier.get(&actor).map_or(0, |front| front.seq);
+        if seq == known + 1 {
+            self.frontier.insert(actor, Front { seq, hash: entry.hash });
+        } else if seq > known {
+            let beyond = self.beyond.entry(actor).or_insert(0);
+            *beyond = seq.max(*beyond);
+        }
+    }
+
+    /// Everything of the change, or nothing but what its epochs and signs of life say of their own.
+    fn attempt(
+        &mut self,
+        view: &dyn View,
+        entry: &Entry,
+        now_ms: u64,
+    ) -> Result<Result<Step, Obstacle>, Unavailable> {
+        let (bytes, most) = (entry.bytes.len(), self.ability.change_bytes_max);
+        if bytes > most {
+            return Ok(Err((Cause::TooLarge, format!("{bytes} bytes, and this software takes {most}"))));
+        }
+        let change = match Change::decode(&entry.bytes) {
+            Ok(change) if change.dot == entry.dot => change,
+            Ok(change) => return Ok(Err((Cause::Malformed, format!("it says that it is {}", change.dot)))),
+            Err(error) => return Ok(Err((Cause::Malformed, error.to_string()))),
+        };
+        let before = self.frontier.get(&entry.dot.actor).copied();
+        // A draft is thrown away whole; what was joined on the way is true whatever became of the rest.
+        let applied = catch_unwind(AssertUnwindSafe(|| self.apply(view, entry, &change, now_ms)));
+        if !matches!(applied, Ok(Ok(Ok(_)))) {
+            match before {
+                Some(front) => self.frontier.insert(entry.dot.actor, front),
+                None => self.frontier.remove(&entry.dot.actor),
+            };
+        }
+        applied.unwrap_or_else(|panic| Ok(Err((Cause::Panicked, said(&*panic)))))
+    }
+
+    fn apply(
+        &mut self,
+        view: &dyn View,
+        entry: &Entry,
+        change: &Change,
+        now_ms: u64,
+    ) -> Result<Result<Step, Obstacle>, Unavailable> {
+        let (dot, most) = (entry.dot, self.ability.entity_bytes_max);
+        let observed = self.clock.observe(change.at, now_ms);
+        let mut draft = Draft::new(self, view, now_ms, &change.trace);
+        if let Observed::Ahead { by_ms } = observed {
+            draft.alarm(Alarm::ClockAhead { actor: dot.actor, by_ms });
+        }
+        for (place, event) in change.events.iter().enumerate() {
+            draft.place(event, EventId { dot, place: place as u64 }, change.at)?;
+        }
+        if let Some(entity) = draft.larger_than(most) {
+            let detail = format!("{entity} would have more than {most} bytes");
+            return Ok(Err((Cause::TooLarge, detail)));
+        }
+        draft.cell.pass(entry);
+        draft.settle_touched()?;
+        draft.finish(vec![entry.clone()]).map(Ok)
+    }
+
+    /// Keeps a change that could not be applied; the frontier goes on over it.
+    pub(super) fn hold(
+        &mut self,
+        view: &dyn View,
+        entry: &Entry,
+        (cause, detail): Obstacle,
+        now_ms: u64,
+    ) -> Result<Step, Unavailable> {
+        let (entities, obscure) = addressed(&entry.bytes);
+        let kept = Quarantined {
+            entry: entry.clone(),
+            cause: cause.to_string(),
+            detail,
+            entities: entities.into_iter().collect(),
+            obscure,
+            since_ms: now_ms,
+            software: self.ability.software.clone(),
+            given_up: false,
+        };
+        let step = self.keep(view, kept)?;
+        self.pass(entry);
+        if planted(Bug::PoisonSkipped) {
+            self.quarantine.remove(&entry.dot);
+        }
+        Ok(step)
+    }
+
+    /// What it would have changed is looked at anew: nothing is owed on it for now, or again.
+    fn keep(&mut self, view: &dyn View, kept: Quarantined) -> Result<Step, Unavailable> {
+        let mut step = Step::default();
+        for id in &kept.entities {
+            step.entities.extend(view.entity(*id)?.map(|entity| (*id, entity)));
+        }
+        // An epoch of it may have been joined.
+        step.lost = self.placement.learned().filter(|(slot, _)| self.owned(*slot).is_none()).collect();
+        self.quarantine.insert(kept.entry.dot, Hole::from(&kept));
+        step.quarantined.push(kept);
+        Ok(step)
+    }
+}
+
+/// What the change belongs to, as far as that can be read, and whether that may not be all.
+fn addressed(bytes: &[u8]) -> (BTreeSet<EntityId>, bool) {
+    let Ok(change) = ChangeShape::decode(bytes) else { return (BTreeSet::new(), true) };
+    let (mut entities, mut obscure) = (BTreeSet::new(), false);
+    for event in &change.events {
+        match EventAddress::decode(event) {
+            Ok(address) => entities.extend(address.entities),
+            Err(_) => obscure = true,
+        }
+    }
+    (entities, obscure)
+}
+
+/// Whether what the change at `dot` recorded or decided is in force, and with that all it builds on is there.
+fn is_whole_at(entity: &Entity, dot: &Dot) -> bool {
+    fn of<K: Kind>(entity: &Entity, dot: &Dot) -> bool {
+        let reading = Reading::<K>::of(entity);
+        let in_force = || reading.history.iter().any(|link| link.dot == *dot);
+        reading.record.is_some() && (reading.created_dot == Some(*dot) || in_force())
+    }
+    match entity.id.kind {
+        EntityKind::ORDER => of::<Order>(entity, dot),
+        EntityKind::PAYMENT => of::<Payment>(entity, dot),
+        _ => false,
+    }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".to_owned())
+}
