@@ -11,6 +11,7 @@ mod demo;
 mod dlq;
 mod explain;
 mod output;
+mod quarantine;
 mod status;
 mod store;
 
@@ -34,7 +35,7 @@ const CODES: &str = "Exit codes: 0 done, and everybody asked has answered; 1 fai
 #[command(name = "cellctl", version, about = "Operate a Homecell cluster", after_help = CODES)]
 struct Cli {
     // Both stand before or behind the noun, and only where they mean something.
-    /// The file that names the regions and where their nodes and agents answer: for order, payment, dlq, conflict, region, diff and repair [env:
+    /// The file that names the regions and where their nodes and agents answer: for order, payment, dlq, conflict, quarantine, region, diff and repair [env:
     /// CELLCTL_CLUSTER] [default: cluster.toml].
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
@@ -91,6 +92,8 @@ enum Noun {
     Dlq(Asking<dlq::Verb>),
     /// Where two homes, or the world outside and a decision, said different things.
     Conflict(Asking<conflict::Verb>),
+    /// Changes that a region could not apply.
+    Quarantine(Asking<quarantine::Verb>),
     /// Regions: how far they know each other.
     Region(Asking<status::Verb>),
     /// Compare what two regions have of what both should have.
@@ -129,6 +132,10 @@ async fn run(cli: Cli) -> Result<(), Refused> {
         Noun::Conflict(asking) => {
             let (cluster, verb, format) = asking.read(cluster, output)?;
             conflict::run(&cluster, verb, format).await
+        }
+        Noun::Quarantine(asking) => {
+            let (cluster, verb, format) = asking.read(cluster, output)?;
+            quarantine::run(&cluster, verb, format).await
         }
         Noun::Region(asking) => {
             let (cluster, verb, format) = asking.read(cluster, output)?;

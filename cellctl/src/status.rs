@@ -58,6 +58,9 @@ struct NodeRow {
 #[derive(Debug, Serialize)]
 struct AgentRow {
     node_connected: bool,
+    node_protocol: u32,
+    /// Changes that could not be applied here.
+    quarantined: u64,
     parked: u64,
     dead_letters: u64,
     peers: Vec<PeerRow>,
@@ -70,6 +73,8 @@ struct PeerRow {
     change_lag_ms: Option<u64>,
     messages: String,
     message_lag_ms: Option<u64>,
+    /// 0: not known yet.
+    protocol: u32,
     detail: String,
 }
 
@@ -78,7 +83,8 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
     let rows = join_all(cluster.some(region.as_deref())?.into_iter().map(look)).await;
     let lines = rows.iter().flat_map(lines).collect();
     let head = [
-        "region", "node", "position", "agent", "parked", "dead", "peer", "changes", "lag", "messages", "lag",
+        "region", "node", "position", "agent", "parked", "dead", "holes", "peer", "changes", "lag",
+        "messages", "lag", "protocol",
     ];
     show(format, &head, lines, &rows);
     let mut silent = Silent::default();
@@ -92,7 +98,7 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
 
 async fn look(region: &Region) -> Row {
     let node = async {
-        let reply = region.node().await?.status(StatusRequest {}).await;
+        let reply = region.node().await?.status(StatusRequest::default()).await;
         reply.map(|reply| node_row(reply.into_inner())).map_err(|status| status.message().to_owned())
     };
     let agent = async {
@@ -123,10 +129,13 @@ fn agent_row(reply: AgentStatusReply) -> AgentRow {
         change_lag_ms: peer.change_lag_ms,
         messages: peer.messages,
         message_lag_ms: peer.message_lag_ms,
+        protocol: peer.protocol,
         detail: peer.detail,
     });
     AgentRow {
         node_connected: reply.node_connected,
+        node_protocol: reply.node_protocol,
+        quarantined: reply.quarantined,
         parked: reply.parked,
         dead_letters: reply.dead_letters,
         peers: peers.collect(),
@@ -142,7 +151,7 @@ fn lines(row: &Row) -> Vec<Vec<String>> {
         Seen::Answered(agent) => agent,
         Seen::Silent { .. } => {
             let mut line = vec![row.region.clone(), node, position, "does not answer".to_owned()];
-            line.resize(11, String::new());
+            line.resize(13, String::new());
             return vec![line];
         }
     };
@@ -158,11 +167,13 @@ fn lines(row: &Row) -> Vec<Vec<String>> {
             once(link.to_owned()),
             once(agent.parked.to_string()),
             once(agent.dead_letters.to_string()),
+            once(agent.quarantined.to_string()),
             peer.region.clone(),
             peer.changes.clone(),
             lag(peer.change_lag_ms),
             peer.messages.clone(),
             lag(peer.message_lag_ms),
+            if peer.protocol == 0 { "–".to_owned() } else { peer.protocol.to_string() },
         ]);
     }
     lines

@@ -88,7 +88,7 @@ impl Regions {
     async fn frontier(&self, region: &str) -> Vec<(String, u64, u64)> {
         let address = format!("http://{}", self.cluster.node_grpc(region).unwrap());
         let mut node = NodeClient::connect(address).await.unwrap();
-        let status = node.status(v1::StatusRequest {}).await.unwrap().into_inner();
+        let status = node.status(v1::StatusRequest::default()).await.unwrap().into_inner();
         let mut frontier: Vec<_> = status
             .frontier
             .into_iter()
@@ -212,6 +212,7 @@ async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_the
         from_region: "south".to_owned(),
         envelopes: vec![garbage.clone()],
         sent_wall_ms: 1,
+        ..v1::MessageBatch::default()
     };
     let mut messages = MessagesClient::connect(address.clone()).await.unwrap();
     let stream = tokio_stream::iter(vec![batch]).chain_forever();
@@ -262,6 +263,7 @@ async fn a_message_too_large_to_be_kept_is_refused_and_the_agent_lives() {
         from_region: "south".to_owned(),
         envelopes: vec![Bytes::from(vec![0xff; 20 << 20])],
         sent_wall_ms: 1,
+        ..v1::MessageBatch::default()
     };
     let messages = MessagesClient::connect(address).await.unwrap();
     let mut messages = messages.max_encoding_message_size(64 << 20);
@@ -307,6 +309,53 @@ async fn a_message_that_the_receiving_gate_lost_with_its_disk_is_sent_again() {
         seen.is_ok_and(|seen| seen.body["status"] == "received")
     })
     .await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_a_damaged_gate_log_come_again_and_the_others_were_never_away() {
+    let mut regions = Regions::start().await;
+    let payer = regions.cluster.user_of("east", &["alice"]);
+    regions.cluster.data_into("east", LinkState::Held);
+    let mut payments = Vec::new();
+    let held = async |regions: &Regions| {
+        let list = v1::ListHeldRequest { state: "parked".to_owned(), ..v1::ListHeldRequest::default() };
+        regions.agent("east").await.list_held(list).await.unwrap().into_inner().messages.len()
+    };
+    for i in 0..3 {
+        let order = regions.place(&format!("k{i}")).await;
+        let (path, ask) = (format!("/v1/orders/{order}/pay-requests"), json!({ "payer": payer }));
+        let (router, key) = (regions.cluster.router(), format!("q{i}"));
+        let asked = regions.api.call(router, "POST", &path, &regions.buyer, &key, &ask).await.unwrap();
+        assert_eq!(asked.status, 201, "{}", asked.body);
+        payments.push(asked.body["payment"]["id"].as_str().unwrap().to_owned());
+        until("the request waits in east", async || held(&regions).await == i + 1).await;
+    }
+    regions.cluster.kill(Role::Agent, "east").await.unwrap();
+    // A byte of the second message, inside what was promised.
+    let gate = regions.cluster.data_folder().join("east/agent/gate");
+    let segment = std::fs::read_dir(gate).unwrap().map(|file| file.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|end| end == "seg")).max().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let id = payments[1].parse::<cell_core::id::PaymentId>().unwrap();
+    let at = bytes.windows(16).position(|window| window == &id.0.0[..]).unwrap();
+    bytes[at] ^= 0x40;
+    std::fs::write(&segment, bytes).unwrap();
+    regions.cluster.restart(Role::Agent, "east").await.unwrap();
+    assert!((1..3).contains(&held(&regions).await), "what is damaged is gone, and the rest is there");
+    // The sender owes it still, acknowledged or not; a new link from its node begins with all that is owed.
+    regions.cluster.kill(Role::Agent, "north").await.unwrap();
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    until("all wait in east again", async || held(&regions).await == 3).await;
+    regions.cluster.data_into("east", LinkState::Open);
+    for payment in &payments {
+        until("the payer is asked", async || {
+            let at = regions.cluster.node_http("east").unwrap();
+            let seen = regions.api.get(at, &format!("/v1/payments/{payment}"), &payer).await;
+            seen.is_ok_and(|seen| seen.body["status"] == "received")
+        })
+        .await;
+    }
     regions.cluster.stop().await.unwrap();
 }
 

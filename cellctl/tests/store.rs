@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use cell_core::cell::Ability;
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use region_node::{EngineName, Identity, Node, OpenError, Running};
@@ -13,7 +14,14 @@ fn open(dir: &Path, engine: EngineName) -> Result<(Node, Running), OpenError> {
     let region = "north".parse().unwrap();
     let placement = Placement::initial(vec![region], |_| region);
     let recovery_wait = Duration::ZERO;
-    let identity = Identity { region, index: 0, placement, rules: Rules::default(), recovery_wait };
+    let identity = Identity {
+        region,
+        index: 0,
+        placement,
+        rules: Rules::default(),
+        ability: Ability::default(),
+        recovery_wait,
+    };
     Node::open(identity, dir, engine, &Shutdown::new())
 }
 

@@ -3,8 +3,10 @@
 
 mod convert;
 pub mod placement_file;
+mod protocol;
 
 pub use convert::{BadWire, Frontier};
+pub use protocol::{NotSpoken, PROTOCOLS, Protocols};
 
 /// Generated from `proto/homecell/v1/*.proto`.
 #[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated code")]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use axum::http::Uri;
+use cell_core::cell::ENTRY_BYTES_MAX;
 use cell_core::id::RegionId;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
 use cell_store::Engine;
@@ -92,6 +93,9 @@ fn default_low_water_mib() -> u64 {
 fn default_recovery_wait_ms() -> u64 {
     5_000
 }
+fn default_change_bytes_max() -> usize {
+    8 << 20
+}
 fn default_scrub_every_ms() -> u64 {
     3_600_000
 }
@@ -129,6 +133,9 @@ pub struct Config {
     /// with a damaged log until one of them was heard. 0: not at all.
     #[serde(default = "default_recovery_wait_ms")]
     pub recovery_wait_ms: u64,
+    /// A larger change of another region is not applied but quarantined.
+    #[serde(default = "default_change_bytes_max")]
+    pub change_bytes_max: usize,
     /// A request that presents a `Cell-Version` waits at most this long for it to be here.
     #[serde(default = "default_session_wait_ms")]
     pub session_wait_ms: u64,
@@ -180,6 +187,8 @@ impl Validate for Config {
         let fits = rules.permit_window_ms <= PAY_WINDOW_MS;
         let detail = format!("must not be longer than orders can be paid, {PAY_WINDOW_MS}");
         problems.check(fits, "rules.permit_window_ms", detail);
+        let fits = (1..=ENTRY_BYTES_MAX).contains(&self.change_bytes_max);
+        problems.check(fits, "change_bytes_max", format!("must be 1 to {ENTRY_BYTES_MAX}"));
         problems.section("gateway", &self.gateway);
         problems.section("telemetry", &self.telemetry);
     }

@@ -2,19 +2,21 @@
 
 mod conflicts;
 mod digests;
+mod quarantine;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
-use cell_core::cell::{Answer, Delivery, Refused};
-use cell_core::entity::Entity;
+use cell_core::cell::{Answer, Delivery, Hole, Refused};
+use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 use cell_core::gate::{Envelope, MessageId, Requirement};
-use cell_core::id::{EntityId, RegionId};
+use cell_core::id::{ActorId, EntityId, RegionId};
 use cell_core::version::Dot;
 use cell_proto::v1::node_server::Node as NodeService;
 use cell_proto::v1::{self, deliver_reply, deliver_request};
-use cell_proto::{BadWire, Frontier};
+use cell_proto::{BadWire, Frontier, PROTOCOLS, Protocols};
 use cell_store::{LogError, Position};
 use futures::Stream;
 use service_kit::Shutdown;
@@ -62,27 +64,58 @@ fn entity_id(bytes: &[u8]) -> Result<EntityId, Status> {
 }
 
 fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
-    let (entry, present) = match Record::from_bytes(record) {
-        Ok(Record::Entry(entry)) => (Some(entry.into()), Vec::new()),
+    let (mut entry, mut present, mut hole) = (None, Vec::new(), None);
+    match Record::from_bytes(record) {
+        Ok(Record::Entry(it)) => entry = Some(it.into()),
+        Ok(Record::Quarantined(kept)) => {
+            hole = Some(wire_hole(kept.entry.dot, &Hole::from(&kept)));
+            entry = Some(kept.entry.into());
+        }
         Ok(Record::Merged(entity)) => {
             let origins = entity.items().flat_map(|(_, item)| &item.origins);
             let dots: std::collections::BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
-            (None, dots.into_iter().map(v1::Dot::from).collect())
+            present = dots.into_iter().map(v1::Dot::from).collect();
         }
         Err(error) => {
             tracing::error!(%error, %position, "a log record cannot be read; it is passed over");
-            (None, Vec::new())
         }
-    };
-    v1::TailItem { position: position.0, entry, present }
+    }
+    v1::TailItem { position: position.0, entry, present, hole }
+}
+
+fn wire_hole(dot: Dot, hole: &Hole) -> v1::Hole {
+    let entities = hole.entities.iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes()));
+    v1::Hole {
+        dot: Some(dot.into()),
+        entities: entities.collect(),
+        obscure: hole.obscure,
+        given_up: hole.given_up,
+    }
+}
+
+fn wire_ids(ids: impl IntoIterator<Item = EntityId>) -> Vec<bytes::Bytes> {
+    ids.into_iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes())).collect()
 }
 
 #[tonic::async_trait]
 impl NodeService for Grpc {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let v1::StatusRequest { protocol, protocol_min } = request.into_inner();
+        // An operator's tool does not say: what it reads, every version reads.
+        let protocol = match protocol {
+            0 => 0,
+            max => PROTOCOLS
+                .spoken_with(Protocols::said(max, protocol_min))
+                .map_err(|error| Status::failed_precondition(error.to_string()))?,
+        };
         let known = self.node.known().await.map_err(status)?;
-        let frontier = known.frontier.into_iter().map(|(actor, front)| {
-            v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
+        let mut quarantined: BTreeMap<ActorId, Vec<u64>> = BTreeMap::new();
+        for (dot, _) in known.holes.iter().filter(|(_, hole)| !hole.given_up) {
+            quarantined.entry(dot.actor).or_default().push(dot.seq);
+        }
+        let frontier = known.frontier.into_iter().map(|(actor, front)| v1::ActorFrontier {
+            quarantined: quarantined.remove(&actor).unwrap_or_default(),
+            ..v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
         });
         let beats = known.heard.into_iter();
         Ok(Response::new(v1::StatusReply {
@@ -97,6 +130,8 @@ impl NodeService for Grpc {
             lives: known.lives.into_iter().map(v1::ActorLife::from).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recovering: self.node.is_recovering(),
+            holes: known.holes.iter().map(|(dot, hole)| wire_hole(*dot, hole)).collect(),
+            protocol,
         }))
     }
 
@@ -198,28 +233,43 @@ impl NodeService for Grpc {
         for bytes in &wanted {
             let id = entity_id(bytes)?;
             ids.insert(id);
-            ids.extend(self.node.beside(id).map_err(status)?);
+            if self.node.working().withheld_by(id).is_none() {
+                ids.extend(self.node.beside(id).map_err(status)?);
+            }
         }
-        let mut entities = Vec::with_capacity(ids.len());
+        let (mut entities, mut withheld) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in ids {
+            // Nobody takes a part for the whole.
+            if self.node.working().withheld_by(id).is_some() {
+                withheld.push(id);
+                continue;
+            }
             let entity = self.node.entity(id).map_err(status)?;
             entities.extend(entity.map(|entity| v1::EntityShape::from(entity.to_shape())));
         }
-        Ok(Response::new(v1::EntitiesReply { entities }))
+        Ok(Response::new(v1::EntitiesReply { entities, withheld: wire_ids(withheld) }))
     }
 
     async fn merge_entities(
         &self,
         request: Request<v1::MergeRequest>,
     ) -> Result<Response<v1::MergeReply>, Status> {
-        let mut entities = Vec::new();
+        let (mut entities, mut refused) = (Vec::new(), Vec::new());
         for shape in request.into_inner().entities {
-            let shape = shape.try_into().map_err(bad)?;
-            let entity = Entity::from_shape(shape);
-            entities.push(entity.map_err(|error| Status::invalid_argument(error.to_string()))?);
+            let id = shape.id.clone();
+            let read = EntityShape::try_from(shape).map_err(|error| error.to_string());
+            match read.and_then(|shape| Entity::from_shape(shape).map_err(|error| error.to_string())) {
+                Ok(entity) => entities.push(entity),
+                Err(error) => {
+                    tracing::error!(?id, error, "the state of an entity cannot be taken from another region");
+                    refused.push(id);
+                }
+            }
         }
-        let changed = self.node.merge(entities).await.map_err(status)? as u64;
-        Ok(Response::new(v1::MergeReply { durable_position: self.node.durable_position(), changed }))
+        let (changed, not_taken) = self.node.merge(entities).await.map_err(status)?;
+        refused.extend(wire_ids(not_taken));
+        let durable_position = self.node.durable_position();
+        Ok(Response::new(v1::MergeReply { durable_position, changed: changed as u64, refused }))
     }
 
     async fn digests(
@@ -399,6 +449,27 @@ impl NodeService for Grpc {
         conflicts::get(&self.node, &request.into_inner().id).map(Response::new)
     }
 
+    async fn list_quarantined(
+        &self,
+        request: Request<v1::QuarantinedRequest>,
+    ) -> Result<Response<v1::QuarantinedReply>, Status> {
+        quarantine::list(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn retry_quarantined(
+        &self,
+        request: Request<v1::QuarantineAction>,
+    ) -> Result<Response<v1::QuarantineOutcome>, Status> {
+        quarantine::retry(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn discard_quarantined(
+        &self,
+        request: Request<v1::QuarantineAction>,
+    ) -> Result<Response<v1::QuarantineOutcome>, Status> {
+        quarantine::discard(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
     async fn resolve_conflict(
         &self,
         request: Request<v1::ResolveRequest>,
@@ -408,8 +479,18 @@ impl NodeService for Grpc {
 }
 
 async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyReply, Status> {
-    let entries =
-        batch.entries.into_iter().map(Entry::try_from).collect::<Result<Vec<_>, _>>().map_err(bad)?;
+    let (mut entries, mut unreadable) = (Vec::with_capacity(batch.entries.len()), Vec::new());
+    for entry in batch.entries {
+        let dot = entry.dot.clone();
+        match Entry::try_from(entry) {
+            Ok(entry) => entries.push(entry),
+            Err(error) => {
+                // Of its actor nothing more fits; everybody else's is as good.
+                tracing::error!(%error, ?dot, "an entry cannot be read");
+                unreadable.push(v1::ApplyRefusal { dot, reason: "malformed".to_owned(), have: None });
+            }
+        }
+    }
     let outcomes = node.replicate(entries).await.map_err(status)?;
     let refusals = outcomes.into_iter().map(|(dot, refused, have)| v1::ApplyRefusal {
         dot: Some(dot.into()),
@@ -424,7 +505,8 @@ async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyRepl
     });
     Ok(v1::ApplyReply {
         batch: batch.batch,
-        refusals: refusals.collect(),
+        // First: what follows such an entry is a gap only because of it.
+        refusals: unreadable.into_iter().chain(refusals).collect(),
         durable_position: node.durable_position(),
     })
 }

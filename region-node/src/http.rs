@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use cell_core::cell::{Ask, Command, Reply};
+use cell_core::entity::Entity;
 use cell_core::event::Op;
 use cell_core::id::{OrderId, PaymentId, UserId};
 use cell_core::version::Dot;
@@ -34,7 +35,7 @@ use serde_path_to_error::Segment;
 use service_kit::{Shutdown, TraceParent, Words};
 use shapes::{
     AskShape, CardShape, ContentShape, EmptyShape, Object, OrderShape, PaymentShape, PlaceShape, RefundShape,
-    event_shapes, order_shape, payment_shape,
+    event_shapes, is_frozen, order_shape, payment_shape,
 };
 
 use tokio::sync::Semaphore;
@@ -417,6 +418,16 @@ async fn quote(User(_): User, body: Bytes) -> Result<Response, Problem> {
     Ok(Json(quoted).into_response())
 }
 
+/// Why something that is here is not shown.
+fn not_shown(entity: &Entity, user: &UserId) -> Problem {
+    match is_frozen(entity, user) {
+        true => {
+            Problem::new("blocked", "it holds something that only a newer version of this service can read")
+        }
+        false => Problem::not_found(),
+    }
+}
+
 async fn get_order(
     State(api): Shared,
     User(user): User,
@@ -424,7 +435,7 @@ async fn get_order(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| not_shown(&entity, &user))?;
     let version = shape.version;
     Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }
@@ -435,7 +446,7 @@ async fn order_events(
     Path(order): Path<String>,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| not_shown(&entity, &user))?;
     Ok(version::shows(Json(event_shapes(&entity)).into_response(), shape.version))
 }
 
@@ -506,7 +517,7 @@ async fn get_payment(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(payment_id(&payment)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = payment_shape(&entity, &user).ok_or_else(Problem::not_found)?;
+    let shape = payment_shape(&entity, &user).ok_or_else(|| not_shown(&entity, &user))?;
     let version = shape.version;
     Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }

@@ -13,11 +13,14 @@
 //! | `x` | entity 17 | the due ms of its `d` key |
 //! | `c` | at ms 8 · entity 17 · id 8 | kind, class, open: an entry of the conflict journal |
 //! | `g` | entity 17 | at ms 8 · id 8 · kind, class, open, of each of its `c` keys |
+//! | `ha` | actor · 0 · seq 8 | a quarantined change, without its bytes |
+//! | `hb` | actor · 0 · seq 8 · part 2 | a part of its bytes |
 //! | `q` | as of `e` | what was damaged, as it was found |
 //! | `m` | name | the node's own state |
 
 use bytes::Bytes;
 use cell_core::id::{EntityId, UserId};
+use cell_core::version::Dot;
 
 /// Parts of an entity's bytes stay below what sled keeps inside its pages' file.
 pub(crate) const PART_BYTES_MAX: usize = 60 * 1024;
@@ -33,6 +36,8 @@ pub(crate) const DIGESTS_OF_KEY: u16 = 64;
 pub(crate) const ENTITIES: &[u8] = b"e";
 /// What was damaged, as it was found.
 pub(crate) const ASIDE: &[u8] = b"q";
+/// Every quarantined change, without its bytes.
+pub(crate) const QUARANTINED: &[u8] = b"ha";
 pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
 pub(crate) const EPOCHS: &[u8] = b"mepochs";
 pub(crate) const CLOSED: &[u8] = b"mclosed/";
@@ -49,6 +54,23 @@ pub(crate) fn entity_part(id: &EntityId, part: u16) -> Bytes {
 
 pub(crate) fn entity_prefix(id: &EntityId) -> Bytes {
     join(&[b"e", &id.to_bytes()])
+}
+
+fn of_dot(prefix: &[u8], dot: &Dot) -> Bytes {
+    join(&[prefix, dot.actor.to_string().as_bytes(), &[0], &dot.seq.to_be_bytes()])
+}
+
+pub(crate) fn quarantined(dot: &Dot) -> Bytes {
+    of_dot(QUARANTINED, dot)
+}
+
+/// The parts of its bytes begin with it.
+pub(crate) fn quarantined_parts(dot: &Dot) -> Bytes {
+    of_dot(b"hb", dot)
+}
+
+pub(crate) fn quarantined_part(dot: &Dot, part: u16) -> Bytes {
+    join(&[&quarantined_parts(dot), &part.to_be_bytes()])
 }
 
 pub(crate) fn digests(nth: u16) -> Bytes {

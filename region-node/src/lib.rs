@@ -5,6 +5,7 @@
 
 mod config;
 mod conflict;
+mod contain;
 mod desk;
 mod explain;
 mod gateway;
@@ -15,6 +16,7 @@ mod metrics;
 mod node;
 mod notice;
 mod process;
+mod quarantine;
 mod record;
 mod scrub;
 mod service;

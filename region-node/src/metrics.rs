@@ -45,6 +45,26 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("cell_scrubbed_keys_total", &[], "Keys of the view read by them."),
     Metric::counter("cell_damaged_entities_total", &[], "Entities found damaged by them."),
     Metric::gauge(
+        "cell_quarantined_changes",
+        &[],
+        "Changes that could not be applied here and that nobody gave up; more than 0 is worth an alarm.",
+    ),
+    Metric::gauge(
+        "cell_withheld_entities",
+        &[],
+        "Orders and payments that answer 503 since a change of them could not be applied.",
+    ),
+    Metric::counter(
+        "cell_quarantined_total",
+        &[("cause", &["malformed", "too-large", "panicked"])],
+        "Changes that could not be applied, each time it was tried.",
+    ),
+    Metric::counter(
+        "cell_contained_panics_total",
+        &[("what", &["work", "duties", "view", "merge", "deliver"])],
+        "Panics that ended one piece of work and nothing else: bugs.",
+    ),
+    Metric::gauge(
         "cell_doubted_slots",
         &[],
         "Slots that may lack something, until a comparison with a peer finds no difference.",

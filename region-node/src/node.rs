@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cell_core::cell::{
-    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Reached, Refusal, Refused, Reply,
-    Resolve, Step, View,
+    Ability, Alarm, Answer, Cell, Command, Delivery, Front, Hole, NotComparable, Problem, Reached, Refusal,
+    Refused, Reply, Resolve, Step, View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -31,6 +31,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::config::EngineName;
 use crate::conflict;
+use crate::contain::contained;
 use crate::desk::Tray;
 use crate::explain;
 use crate::grpc::Members;
@@ -50,6 +51,8 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 const SIGNALS_MAX: usize = 1_024;
 const DISK_EVERY: Duration = Duration::from_secs(1);
 const ALARMED_MAX: usize = 10_000;
+/// A larger state of an entity, with its origins, may not fit into one frame of the log.
+const STATE_BYTES_MAX: usize = 10 << 20;
 
 /// What the node is and where it keeps its data.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ pub struct Identity {
     pub index: u64,
     pub placement: Placement,
     pub rules: Rules,
+    /// What this software can take.
+    pub ability: Ability,
     /// How long it waits for what its peers hold of it; zero: it decides at once. It never waits where it has no peer.
     pub recovery_wait: Duration,
 }
@@ -99,6 +104,7 @@ pub struct Node {
     view_id: u64,
     scrub: Scrub,
     recovery_wait: Duration,
+    ability: Arc<Ability>,
 }
 
 /// What a node has of a version.
@@ -109,12 +115,16 @@ pub(crate) struct Compared {
     pub(crate) slots: Vec<Digest>,
     /// Which doubt there was at that moment; 0: none.
     pub(crate) doubt: u64,
+    /// What could not be applied of it, and nobody gave up.
+    pub(crate) holes: Vec<Dot>,
 }
 
 /// How far a node is.
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) frontier: BTreeMap<ActorId, Front>,
+    /// Changes that it went over.
+    pub(crate) holes: Vec<(Dot, Hole)>,
     pub(crate) lives: Vec<ActorLife>,
     /// Up to when everything of each region is here, wall milliseconds at its origin.
     pub(crate) heard: Vec<(RegionId, u64)>,
@@ -258,7 +268,9 @@ impl Node {
         let members = identity.placement.members().to_vec();
         let cell = || {
             let placeholder = ActorId { node, start: 0, nonce: 0 };
-            Cell::new(placeholder, identity.placement.clone(), identity.rules.clone())
+            let mut cell = Cell::new(placeholder, identity.placement.clone(), identity.rules.clone());
+            cell.ability = identity.ability.clone();
+            cell
         };
         let aside = |why: &dyn std::fmt::Display| {
             let aside = stopped::put_aside(dir).map_err(|error| folder(&error))?;
@@ -290,7 +302,7 @@ impl Node {
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
-        let sessions = Sessions::new(cell.frontier(), log.durable().0);
+        let sessions = Sessions::new(&cell, log.durable().0);
         let told = Announce {
             signals: signals.clone(),
             shutdown: shutdown.clone(),
@@ -343,6 +355,7 @@ impl Node {
             view_id,
             scrub,
             recovery_wait: identity.recovery_wait,
+            ability: Arc::new(identity.ability),
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -355,6 +368,7 @@ impl Node {
             if let Err(error) = started {
                 tracing::error!(%error, "the first change could not be written");
             }
+            first.retry_after_upgrade().await;
         });
         self
     }
@@ -369,6 +383,21 @@ impl Node {
             work(cell, view, now_ms).map(|(step, value)| (vec![step], value))
         };
         self.submit.run(work).await
+    }
+
+    /// The same with several steps.
+    pub(crate) async fn run_all<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), cell_core::cell::Unavailable>
+        + Send
+        + 'static,
+    ) -> Result<T, NodeError> {
+        self.submit.run(work).await
+    }
+
+    /// Which software this is, for what it could not apply.
+    pub(crate) fn software(&self) -> &str {
+        &self.ability.software
     }
 
     #[must_use]
@@ -560,6 +589,7 @@ impl Node {
             let heard = |region: &RegionId| Some((*region, cell.lives().heard_of(*region, is)?));
             let known = Known {
                 frontier: cell.frontier().clone(),
+                holes: cell.quarantined().map(|(dot, hole)| (*dot, hole.clone())).collect(),
                 lives: cell.lives().iter().copied().collect(),
                 heard: members.iter().filter_map(heard).collect(),
             };
@@ -598,7 +628,9 @@ impl Node {
             let digests = cell.digests_at(at.as_ref());
             let at = at.unwrap_or_else(|| cell.version());
             let doubt = working.doubt_generation();
-            Ok((Step::default(), digests.map(|slots| Compared { at, slots, doubt })))
+            let open = cell.quarantined().filter(|(_, hole)| !hole.given_up).map(|(dot, _)| *dot);
+            let holes = open.filter(|dot| at.covers(dot)).collect();
+            Ok((Step::default(), digests.map(|slots| Compared { at, slots, doubt, holes })))
         })
         .await
     }
@@ -639,12 +671,33 @@ impl Node {
         self.submit.run(work).await
     }
 
-    /// Merges states of another region; returns how many of them brought something new.
-    pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<usize, NodeError> {
-        self.run(move |cell, view, now_ms| {
-            let step = cell.merge(view, entities, now_ms)?;
-            let changed = step.merged.len();
-            Ok((step, changed))
+    /// Merges states of another region; returns how many of them brought something new, and which cannot be taken.
+    pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<(usize, Vec<EntityId>), NodeError> {
+        let most = self.ability.entity_bytes_max.min(STATE_BYTES_MAX);
+        let (entities, large): (Vec<_>, Vec<_>) = entities.into_iter().partition(|it| it.bytes() <= most);
+        let large: Vec<EntityId> = large.iter().map(|entity| entity.id).collect();
+        self.run_all(move |cell, view, now_ms| {
+            let (mut steps, mut refused) = (Vec::new(), large);
+            match contained("merge", &"states", || cell.merge(view, entities.clone(), now_ms)) {
+                Ok(step) => steps.push(step?),
+                // One of them: the others are as good.
+                Err(_) => {
+                    let over = crate::working::Stacked::new(view);
+                    for entity in entities {
+                        let id = entity.id;
+                        match contained("merge", &id, || cell.merge(&over, vec![entity], now_ms)) {
+                            Ok(step) => {
+                                let step = step?;
+                                over.put(&step);
+                                steps.push(step);
+                            }
+                            Err(_) => refused.push(id),
+                        }
+                    }
+                }
+            }
+            let changed = steps.iter().map(|step| step.merged.len()).sum();
+            Ok((steps, (changed, refused)))
         })
         .await
     }
@@ -652,7 +705,13 @@ impl Node {
     pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {
         let span = envelope.trace.parse::<TraceParent>().map(|trace| trace.span("take"));
         let (id, kind, subject) = (envelope.id, envelope.kind, envelope.subject);
-        let answer = self.run(move |cell, view, now_ms| cell.deliver(view, &envelope, why, now_ms)).await;
+        let answer = self
+            .run(move |cell, view, now_ms| {
+                let delivered = contained("deliver", &id, || cell.deliver(view, &envelope, why, now_ms));
+                delivered
+                    .unwrap_or_else(|said| Ok((Step::default(), Answer::Failed(format!("panicked: {said}")))))
+            })
+            .await;
         let _entered = span.as_ref().map(tracing::Span::enter);
         tracing::info!(%id, %kind, %subject, ?answer, "a message was taken");
         answer
@@ -711,7 +770,11 @@ impl Node {
 
     pub(crate) async fn explain(&self, id: EntityId) -> Result<Option<serde_json::Value>, NodeError> {
         let duties = self.run(move |cell, view, _| Ok((Step::default(), cell.duties(view, id)?))).await?;
-        explain::explain(&self.working, id, &duties)
+        let mut document = explain::explain(&self.working, id, &duties)?;
+        if let (Some(document), Some(dot)) = (&mut document, self.working.withheld_by(id)) {
+            document["withheld_by"] = serde_json::json!(dot.to_string());
+        }
+        Ok(document)
     }
 
     /// What keeps the view; for [`Running::join`].

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
+use cell_core::cell::Quarantined;
 use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 
 const ENTRY: u8 = 1;
 const MERGED: u8 = 2;
+const QUARANTINED: u8 = 3;
 
 /// A record of the log. Numbers are never reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,9 @@ pub(crate) enum Record {
     Entry(Entry),
     /// The state of an entity that was fetched and merged.
     Merged(Entity),
+    /// A change that could not be applied, whole; the newest copy stands, and the change itself behind it says that it is
+    /// applied by now.
+    Quarantined(Quarantined),
 }
 
 impl Record {
@@ -29,8 +34,17 @@ impl Record {
                 out.push(MERGED);
                 entity.to_shape().encode(&mut out);
             }
+            Record::Quarantined(kept) => {
+                out.push(QUARANTINED);
+                kept.encode(&mut out);
+            }
         }
         out
+    }
+
+    /// Whether it says that it is merged state, readable or not.
+    pub(crate) fn is_merged(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&MERGED)
     }
 
     /// # Errors
@@ -39,6 +53,7 @@ impl Record {
         match bytes.split_first() {
             Some((&ENTRY, rest)) => Ok(Record::Entry(Entry::decode(rest)?)),
             Some((&MERGED, rest)) => Ok(Record::Merged(Entity::from_shape(EntityShape::decode(rest)?)?)),
+            Some((&QUARANTINED, rest)) => Ok(Record::Quarantined(Quarantined::decode(rest)?)),
             Some(_) => Err(Malformed::Newer("log record")),
             None => Err(Malformed::Wire("an empty log record")),
         }

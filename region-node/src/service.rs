@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_core::cell::Ability;
 use cell_proto::v1::node_server::NodeServer;
 use cell_store::Store;
 use service_kit::{
@@ -78,7 +79,11 @@ pub async fn build(
     let ask_every_ms = config.gateway.ask_every_ms;
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
-    let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
+    let change_bytes_max = config.change_bytes_max;
+    // Other limits can take other changes: what was quarantined is tried once more.
+    let software = format!("{} {change_bytes_max}", env!("CARGO_PKG_VERSION"));
+    let ability = Ability { software, change_bytes_max, ..Ability::default() };
+    let identity = Identity { region, index: config.node_index, placement, rules, ability, recovery_wait };
     let (node, running) =
         Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
             OpenError::Engine(_) => at("engine", &error),

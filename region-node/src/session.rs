@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::{Cell, Front, Reached};
+use cell_core::cell::{Cell, Reached};
 use cell_core::id::{ActorId, EntityId};
 use cell_core::version::Dot;
 use tokio::sync::{Notify, watch};
@@ -79,8 +79,8 @@ impl Drop for Waiting {
 
 impl Sessions {
     /// Of a node that has just brought its view up to its log.
-    pub(crate) fn new(frontier: &BTreeMap<ActorId, Front>, position: u64) -> Sessions {
-        let durable = frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect();
+    pub(crate) fn new(cell: &Cell, position: u64) -> Sessions {
+        let durable = cell.frontier().keys().map(|actor| (*actor, cell.whole_to(actor))).collect();
         let list = List { durable, ..List::default() };
         Sessions { list: Arc::new(Mutex::new(list)), shown: Arc::new(watch::Sender::new(position)) }
     }
@@ -93,13 +93,15 @@ impl Sessions {
     /// A group is durable, and in the working state: whom it may concern looks again.
     pub(crate) fn published(&self, cell: &Cell, group: &Group) {
         let mut list = self.list();
-        list.durable.extend(group.frontier.iter().map(|(actor, front)| (*actor, front.seq)));
+        // What stands behind a hole is for the kernel to judge.
+        list.durable.extend(group.frontier.keys().map(|actor| (*actor, cell.whole_to(actor))));
         if list.waiting == 0 {
             return;
         }
         let ends = group.lives.iter().filter(|life| life.last.is_some()).map(|life| life.actor);
         for actor in group.frontier.keys().copied().chain(ends) {
-            let known = list.durable.get(&actor).copied().unwrap_or(0);
+            let known = group.frontier.get(&actor).map(|front| front.seq);
+            let known = known.or_else(|| list.durable.get(&actor).copied()).unwrap_or(0);
             // Who waits for more of an actor that ended hears of that.
             let ended = cell.lives().ended_at(&actor).is_some_and(|last| last <= known)
                 || cell.closed().contains_key(&actor);

@@ -20,8 +20,10 @@ use cell_core::version::Dot;
 use cell_store::{Batch, LogReader, Position, Scan, Store, StoreError};
 
 use crate::conflict::{self, Tally};
+use crate::contain::contained;
 use crate::keys;
 use crate::notice::{Kept, notices};
+use crate::quarantine;
 use crate::record::Record;
 use crate::traces::Traces;
 use crate::working::Working;
@@ -44,9 +46,14 @@ pub(crate) fn apply(
     let mut tally = Tally::default();
     for entity in group.entities.values() {
         put_entity(entity, &mut batch)?;
-        put_indexes(working, entity, &mut orders_of, &mut batch)?;
-        conflict::put(working.store(), entity, &mut batch, &mut tally)?;
-        put_notices(working.store(), entity, &traces.of(&entity.id), group.end, &mut users, &mut batch)?;
+        // What cannot be derived of one entity is missing of that one alone.
+        let derived = contained("view", &entity.id, || {
+            put_indexes(working, entity, &mut orders_of, &mut batch)?;
+            conflict::put(working.store(), entity, &mut batch, &mut tally)?;
+            let trace = traces.of(&entity.id);
+            put_notices(working.store(), entity, &trace, group.end, &mut users, &mut batch)
+        });
+        derived.unwrap_or(Ok(()))?;
     }
     for (key, orders) in orders_of {
         let ids: Vec<u8> = orders.iter().flat_map(|order| order.0.0).collect();
@@ -75,6 +82,12 @@ pub(crate) fn apply(
     }
     for beyond in &group.beyond {
         batch.put([keys::BEYOND, beyond.actor.to_string().as_bytes()].concat(), beyond.to_canon());
+    }
+    for (dot, kept) in &group.quarantined {
+        match kept {
+            Some(kept) => quarantine::put(kept, &mut batch),
+            None => quarantine::remove(&**working.store(), dot, &mut batch)?,
+        }
     }
     batch.put(keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
     working.store().write(batch)?;
@@ -296,7 +309,11 @@ pub(crate) fn restore(
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
         identify(store, fresh)?;
     }
-    replay(cell, working, traces, log, from)
+    let replayed = replay(cell, working, traces, log, from)?;
+    let named: BTreeSet<EntityId> =
+        cell.quarantined().flat_map(|(_, hole)| hole.entities.iter().copied()).collect();
+    working.withhold(cell, named)?;
+    Ok(replayed)
 }
 
 /// What the view keeps of the cell; entries that cannot be read are none.
@@ -324,7 +341,7 @@ fn kept(store: &Arc<dyn Store>) -> Result<KeptCell, StoreError> {
         closed: closed.map(|closed| (closed.actor, closed.last)).collect(),
         lives: lives.iter().filter_map(|(_, value)| ActorLife::decode(value).ok()).collect(),
         digests: digests(store)?,
-        quarantine: Vec::new(),
+        quarantine: quarantine::holes(&**store)?,
     })
 }
 
@@ -350,7 +367,22 @@ fn replay(
         let end = Position(last.0 + 1);
         let mut group = Group::at(end);
         for (_, bytes) in &records {
-            let step = match Record::from_bytes(bytes)? {
+            let record = match Record::from_bytes(bytes) {
+                // State that another software could read: the comparison with the peers brings it again.
+                Err(error) if Record::is_merged(bytes) => {
+                    tracing::error!(%error, "merged state in the log cannot be read by this software");
+                    working.doubt_slots(Slot::all());
+                    continue;
+                }
+                record => record?,
+            };
+            let step = match record {
+                Record::Quarantined(kept) => {
+                    let actor = kept.entry.dot.actor;
+                    let step = cell.replay_quarantined(working, &kept)?;
+                    group.frontier.extend(cell.frontier().get(&actor).map(|front| (actor, *front)));
+                    step
+                }
                 Record::Entry(entry) => {
                     let step = cell.replay(working, &entry, crate::writer::now_ms())?;
                     group

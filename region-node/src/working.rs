@@ -3,16 +3,17 @@
 //! Admission and reads see it; so a client always reads its own write, and admission never waits for the view. Entities
 //! stay here for a while after they were applied: what was just written is what is read next.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Unavailable, View};
+use cell_core::cell::{Cell, Unavailable, View};
 use cell_core::entity::{Entity, EntityShape, Reading};
 use cell_core::id::{EntityId, OrderId, PublicId, Slot, UserId};
 use cell_core::order::Order;
+use cell_core::version::Dot;
 use cell_store::{Scan, Store, StoreError};
 use tokio::sync::watch;
 
@@ -31,6 +32,7 @@ pub(crate) struct Working {
     /// So it may be before the peers were heard; nothing is decided as long.
     recovering: Arc<watch::Sender<bool>>,
     doubt: Arc<Mutex<Doubt>>,
+    withheld: Arc<RwLock<Withheld>>,
     /// The view was read through once since the start.
     verified: Arc<watch::Sender<bool>>,
 }
@@ -42,6 +44,14 @@ struct Doubt {
     slots: BTreeSet<Slot>,
     /// Rises with every new doubt.
     generation: u64,
+}
+
+/// What is not shown, since a change of it could not be applied.
+#[derive(Debug, Default)]
+struct Withheld {
+    by: BTreeMap<EntityId, Dot>,
+    /// Some change may concern anything.
+    obscured: bool,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +81,7 @@ impl Working {
             holes: Arc::default(),
             recovering: Arc::new(watch::Sender::new(false)),
             doubt: Arc::default(),
+            withheld: Arc::default(),
             verified: Arc::new(watch::Sender::new(false)),
         }
     }
@@ -86,6 +97,48 @@ impl Working {
             metrics::gauge!("cell_log_holes").set(count as f64);
             tracing::warn!(before, now = count, "actors of whose changes some are missing here");
         }
+    }
+
+    /// These entities are shown, or not, by what the cell knows of them now.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails.
+    pub(crate) fn withhold(
+        &self,
+        cell: &Cell,
+        ids: impl IntoIterator<Item = EntityId>,
+    ) -> Result<(), Unavailable> {
+        let by: Vec<(EntityId, Option<Dot>)> = ids
+            .into_iter()
+            .map(|id| Ok((id, cell.withheld_by(self, id)?)))
+            .collect::<Result<_, Unavailable>>()?;
+        let mut withheld = self.withheld_mut();
+        for (id, by) in by {
+            match by {
+                Some(dot) => withheld.by.insert(id, dot),
+                None => withheld.by.remove(&id),
+            };
+        }
+        withheld.obscured = cell.is_obscured();
+        let open = cell.quarantined().filter(|(_, hole)| !hole.given_up).count();
+        metrics::gauge!("cell_quarantined_changes").set(open as f64);
+        metrics::gauge!("cell_withheld_entities").set(withheld.by.len() as f64);
+        Ok(())
+    }
+
+    /// Whether anything is withheld.
+    pub(crate) fn withholds(&self) -> bool {
+        let withheld = self.withheld.read().unwrap_or_else(PoisonError::into_inner);
+        withheld.obscured || !withheld.by.is_empty()
+    }
+
+    /// The change for whose sake it is withheld.
+    pub(crate) fn withheld_by(&self, id: EntityId) -> Option<Dot> {
+        self.withheld.read().unwrap_or_else(PoisonError::into_inner).by.get(&id).copied()
+    }
+
+    fn withheld_mut(&self) -> RwLockWriteGuard<'_, Withheld> {
+        self.withheld.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn doubt(&self) -> MutexGuard<'_, Doubt> {
@@ -140,6 +193,11 @@ impl Working {
     /// # Errors
     /// [`Unavailable`].
     pub(crate) fn entity_or_lost(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        if let Some(dot) = self.withheld_by(id) {
+            return Err(Unavailable(format!(
+                "the change {dot} of it could not be applied here: an operator has to look"
+            )));
+        }
         let entity = self.entity(id)?;
         if entity.is_none()
             && let Some(why) = self.why_it_may_be_lost(id)
@@ -152,6 +210,9 @@ impl Working {
     fn why_it_may_be_lost(&self, id: EntityId) -> Option<&'static str> {
         if self.has_holes() {
             return Some("a part of the log is damaged here and not back yet");
+        }
+        if self.withheld.read().unwrap_or_else(PoisonError::into_inner).obscured {
+            return Some("a change could not be read here: an operator has to look");
         }
         if !*self.verified.borrow() {
             return Some("the view is being read through after the start");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Alarm, Cell, Front, SlotDigests, Step, Unavailable, View};
+use cell_core::cell::{Alarm, Cell, Front, Quarantined, SlotDigests, Step, Unavailable, View};
 use cell_core::digest::Digest;
 use cell_core::duty::{Act, Duty, every_permit};
 use cell_core::entity::{Entity, Reading};
@@ -22,9 +22,10 @@ use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
 use cell_core::version::Dot;
-use cell_store::{Log, Position};
+use cell_store::{FRAME_BODY_BYTES_MAX, Log, Position};
 use tokio::sync::{oneshot, watch};
 
+use crate::contain::contained;
 use crate::keys;
 use crate::record::Record;
 use crate::traces::Traces;
@@ -99,6 +100,8 @@ pub(crate) struct Group {
     pub(crate) grown: BTreeMap<EntityId, Digest>,
     /// The last changes of actors behind a hole; only a replay meets them.
     pub(crate) beyond: Vec<Dot>,
+    /// Changes that could not be applied; `None` where one is applied by now.
+    pub(crate) quarantined: BTreeMap<Dot, Option<Quarantined>>,
     pub(crate) sheets: Vec<Sheet>,
 }
 
@@ -117,6 +120,7 @@ impl Group {
             digests: BTreeMap::new(),
             grown: BTreeMap::new(),
             beyond: Vec::new(),
+            quarantined: BTreeMap::new(),
             sheets: Vec::new(),
         }
     }
@@ -125,6 +129,7 @@ impl Group {
     pub(crate) fn take(&mut self, step: &Step) {
         self.entities.extend(step.entities.iter().map(|(id, entity)| (*id, entity.clone())));
         grow(&mut self.grown, &step.grown);
+        self.quarantined.extend(quarantined(step));
     }
 
     /// Takes the digests as they are now: of what grew, and of these slots.
@@ -157,9 +162,16 @@ impl Group {
         self.digests.extend(next.digests);
         grow(&mut self.grown, &next.grown);
         self.beyond.extend(next.beyond);
+        self.quarantined.extend(next.quarantined);
         // In order, so that the last sheet of an entity is the one that stays.
         self.sheets.extend(next.sheets);
     }
+}
+
+/// What a step says of changes that could not be applied.
+fn quarantined(step: &Step) -> impl Iterator<Item = (Dot, Option<Quarantined>)> {
+    let kept = step.quarantined.iter().map(|kept| (kept.entry.dot, Some(kept.clone())));
+    kept.chain(step.released.iter().map(|dot| (*dot, None)))
 }
 
 fn grow(grown: &mut BTreeMap<EntityId, Digest>, more: &BTreeMap<EntityId, Digest>) {
@@ -331,7 +343,12 @@ impl<T: Told> Loop<T> {
         // What a group makes is seen by the rest of the group at once, and by nobody else before it is durable.
         let over = Stacked::new(&self.working);
         for RunBox(run) in work {
-            match run(&mut self.cell, &over, now_ms()) {
+            // Whoever waits for a piece that panicked hears that it was not carried out.
+            let Ok(ran) = contained("work", &"a piece of work", || run(&mut self.cell, &over, now_ms()))
+            else {
+                continue;
+            };
+            match ran {
                 Ok((steps, finish)) => {
                     for step in steps {
                         self.traces.note(&step.trace, step.entities.keys());
@@ -347,6 +364,7 @@ impl<T: Told> Loop<T> {
         let durable = self.append(&made.records, waiting);
         if durable.is_ok() {
             made.keys = self.working.put(self.number, made.entities.iter());
+            self.withhold(&made)?;
         }
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
         finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
@@ -354,6 +372,26 @@ impl<T: Told> Loop<T> {
         self.working.set_holes(self.cell.holes().count());
         self.published.send_replace(end.0);
         self.hand_on(made, end)
+    }
+
+    /// What could not be applied is said, and what it would have changed is not shown from now on; or is again.
+    fn withhold(&mut self, made: &Made) -> Result<(), NodeError> {
+        if made.quarantined.is_empty() && !self.working.withholds() {
+            return Ok(());
+        }
+        for kept in made.quarantined.values().flatten().filter(|kept| !kept.given_up) {
+            let Quarantined { cause, detail, entities, .. } = kept;
+            let dot = kept.entry.dot;
+            metrics::counter!("cell_quarantined_total", "cause" => cause.clone()).increment(1);
+            tracing::error!(
+                %dot, cause, detail, ?entities,
+                "a change cannot be applied here and is quarantined; what it would have changed answers 503. Upgrade this \
+                 node, then `cellctl quarantine retry`; or do without it: `cellctl quarantine discard`"
+            );
+        }
+        let named = made.quarantined.values().flatten().flat_map(|kept| kept.entities.iter().copied());
+        let ids: BTreeSet<EntityId> = made.entities.keys().copied().chain(named).collect();
+        Ok(self.working.withhold(&self.cell, ids)?)
     }
 
     fn append(&mut self, records: &[Vec<u8>], waiting: &Receiver<RunBox>) -> Result<Position, NodeError> {
@@ -365,8 +403,10 @@ impl<T: Told> Loop<T> {
         loop {
             // After a full disk a part of the group may be written.
             let written = (self.log.next().0 - begin) as usize;
-            match self.log.append(&records[written..]) {
-                Ok(()) => break,
+            let rest = &records[written..];
+            match self.log.append(&rest[..fitting(rest)]) {
+                Ok(()) if fitting(rest) == rest.len() => break,
+                Ok(()) => {}
                 Err(cell_store::LogError::Full { source }) => wait_for_room(&source, waiting)?,
                 Err(error) => return Err(failed(error)),
             }
@@ -407,6 +447,7 @@ impl<T: Told> Loop<T> {
             digests: BTreeMap::new(),
             grown: made.grown,
             beyond: Vec::new(),
+            quarantined: made.quarantined,
             sheets,
         };
         group.note_digests(self.cell.digests(), made.corrected);
@@ -428,7 +469,8 @@ impl<T: Told> Loop<T> {
             }
         }
         let sheet = |entity| {
-            let mut duties = self.cell.duties(&self.working, entity)?;
+            let duties = contained("duties", &entity, || self.cell.duties(&self.working, entity));
+            let mut duties = duties.unwrap_or_else(|_| Ok(Vec::new()))?;
             for duty in &mut duties {
                 if let Act::Send(envelope) = &mut duty.act {
                     envelope.trace = self.traces.of(&entity);
@@ -438,6 +480,16 @@ impl<T: Told> Loop<T> {
         };
         ids.into_iter().map(sheet).collect::<Result<_, Unavailable>>().map_err(NodeError::from)
     }
+}
+
+/// How many of the records fit into one frame; one at least.
+fn fitting<R: AsRef<[u8]>>(records: &[R]) -> usize {
+    let mut bytes = 0;
+    let fit = records.iter().take_while(|record| {
+        bytes += record.as_ref().len() + 4;
+        bytes <= FRAME_BODY_BYTES_MAX
+    });
+    fit.count().max(1).min(records.len())
 }
 
 /// The disk is full: what is at hand stays at hand, what waits is answered that it was not carried out, and reads go on.
@@ -468,10 +520,16 @@ struct Made {
     keys: Vec<Bytes>,
     corrected: BTreeSet<Slot>,
     grown: BTreeMap<EntityId, Digest>,
+    quarantined: BTreeMap<Dot, Option<Quarantined>>,
 }
 
 impl Made {
     fn take(&mut self, step: Step) {
+        self.quarantined.extend(quarantined(&step));
+        for kept in step.quarantined {
+            self.actors.insert(kept.entry.dot.actor);
+            self.records.push(Record::Quarantined(kept).to_bytes());
+        }
         self.records.extend(step.merged.into_iter().map(|entity| Record::Merged(entity).to_bytes()));
         for entry in step.entries {
             self.actors.insert(entry.dot.actor);
@@ -640,6 +698,33 @@ mod tests {
         let reply = writer.submit.run(work).await.unwrap().unwrap();
         assert!(!reply.repeated && working.entity(order).unwrap().is_some());
         writer.durable.clone().wait_for(|position| *position == 1).await.unwrap();
+        writer.join();
+    }
+
+    #[test]
+    fn a_group_larger_than_a_frame_is_written_in_several() {
+        let record = |bytes: usize| vec![0u8; bytes];
+        assert_eq!(fitting(&[record(5), record(FRAME_BODY_BYTES_MAX - 13)]), 2);
+        assert_eq!(fitting(&[record(5), record(FRAME_BODY_BYTES_MAX - 12)]), 1);
+        assert_eq!(fitting(&[record(FRAME_BODY_BYTES_MAX)]), 1, "for the log to refuse");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_piece_of_work_that_panics_is_not_carried_out_and_the_next_one_is() {
+        let (log, _) = Log::open(Arc::new(FaultMedium::new(1)), LogConfig::default()).unwrap();
+        let working = Working::new(cell_store::open(Engine::Memory, std::path::Path::new("")).unwrap());
+        let north = RegionId::new("north").unwrap();
+        let me = ActorId { node: NodeId { region: north, index: 0 }, start: 1, nonce: 1 };
+        let cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
+        let writer = Writer::start(cell, log, working, Traces::default(), Nobody, |_| Ok(())).unwrap();
+        let panics = writer
+            .submit
+            .run(|_: &mut Cell, _: &dyn View, _| -> Result<(Vec<Step>, ()), Unavailable> { panic!("a bug") });
+        assert!(matches!(panics.await, Err(NodeError::Unavailable(_))));
+        let beats = writer.submit.run(|cell: &mut Cell, view: &dyn View, now_ms: u64| {
+            Ok((vec![cell.beat(view, now_ms)?], cell.frontier()[&cell.me()].seq))
+        });
+        assert_eq!(beats.await, Ok(1));
         writer.join();
     }
 }

@@ -94,12 +94,16 @@ struct PeerLine {
     /// When a comparison found no difference last, and since when one is known that is not healed.
     agreed_at_ms: Option<u64>,
     diverged_at_ms: Option<u64>,
+    protocol: u32,
+    quarantined: u64,
 }
 
 #[derive(Debug, Default)]
 struct Lines {
     node_connected: bool,
     node_position: u64,
+    node_protocol: u32,
+    quarantined: u64,
     gate: Counts,
     peers: BTreeMap<RegionId, PeerLine>,
 }
@@ -124,6 +128,8 @@ impl Board {
             message_beat: beat,
             agreed_at_ms: None,
             diverged_at_ms: None,
+            protocol: 0,
+            quarantined: 0,
         };
         let peers = peers.into_iter().map(|peer| (peer, line())).collect();
         Board { region, lines: Arc::new(Mutex::new(Lines { peers, ..Lines::default() })) }
@@ -138,6 +144,30 @@ impl Board {
         let mut lines = self.lines();
         lines.node_connected = connected;
         lines.node_position = position;
+    }
+
+    /// What is spoken with the node.
+    pub(crate) fn node_protocol(&self, protocol: u32) {
+        self.lines().node_protocol = protocol;
+    }
+
+    /// So many changes could not be applied here.
+    pub(crate) fn quarantined(&self, count: usize) {
+        self.lines().quarantined = count as u64;
+    }
+
+    /// What is spoken with a peer.
+    pub(crate) fn peer_protocol(&self, peer: RegionId, protocol: u32) {
+        if let Some(line) = self.lines().peers.get_mut(&peer) {
+            line.protocol = protocol;
+        }
+    }
+
+    /// So many changes could not be applied at a peer.
+    pub(crate) fn peer_quarantined(&self, peer: RegionId, count: usize) {
+        if let Some(line) = self.lines().peers.get_mut(&peer) {
+            line.quarantined = count as u64;
+        }
     }
 
     pub(crate) fn gate(&self, counts: &Counts) {
@@ -204,6 +234,8 @@ impl Board {
                 detail: details.join("; "),
                 agreed_ms: line.agreed_at_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
                 diverged_ms: line.diverged_at_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
+                protocol: line.protocol,
+                quarantined: line.quarantined,
             }
         });
         v1::AgentStatusReply {
@@ -213,6 +245,8 @@ impl Board {
             parked: lines.gate.waiting as u64,
             dead_letters: (lines.gate.dead + lines.gate.undecoded) as u64,
             node_position: lines.node_position,
+            node_protocol: lines.node_protocol,
+            quarantined: lines.quarantined,
         }
     }
 

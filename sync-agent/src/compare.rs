@@ -138,6 +138,10 @@ impl Comparer {
             }
         };
         if ours.root == theirs.root {
+            // The same hole on both sides makes equal sums; so does one that changed no entity.
+            if ours.at.iter().chain(&theirs.at).any(|front| !front.quarantined.is_empty()) {
+                return Ok(Compared::Inconclusive("changes are quarantined"));
+            }
             if ours.doubt > 0 {
                 within(self.node.agreed(v1::AgreedRequest { doubt: ours.doubt })).await?;
             }
@@ -177,17 +181,40 @@ impl Comparer {
         let ids: Vec<&EntityId> = here.map(|(id, _)| id).collect();
         let mut repaired = 0;
         for some in ids.chunks(FETCH_MAX) {
-            let entities = some.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
-            let fetched = self.peers.fetch(peer, v1::EntitiesRequest { entities }).await?;
-            let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
-            let merged = within(self.node.merge(request)).await?;
-            repaired += merged.changed;
-            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string())
-                .increment(merged.changed);
+            let changed = match self.take_over(peer, some).await {
+                Ok(changed) => changed,
+                Err(error) if some.len() == 1 => return Err(error),
+                // One of them is in the way of the others.
+                Err(_) => {
+                    let mut changed = 0;
+                    for id in some {
+                        let taken = self.take_over(peer, &[*id]).await;
+                        changed += taken.unwrap_or_else(|error| {
+                            tracing::warn!(%peer, %id, %error, "cannot be taken over");
+                            0
+                        });
+                    }
+                    changed
+                }
+            };
+            repaired += changed;
+            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string()).increment(changed);
             tokio::time::sleep(Duration::from_secs_f64(some.len() as f64 / f64::from(self.repair_per_s)))
                 .await;
         }
         Ok(repaired)
+    }
+
+    async fn take_over(&self, peer: RegionId, ids: &[&EntityId]) -> Result<u64, Status> {
+        let entities = ids.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
+        let fetched = self.peers.fetch(peer, v1::EntitiesRequest { entities }).await?;
+        let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
+        let merged = within(self.node.merge(request)).await?;
+        if !merged.refused.is_empty() || !fetched.withheld.is_empty() {
+            let (refused, withheld) = (merged.refused.len(), fetched.withheld.len());
+            tracing::warn!(%peer, refused, withheld, "some entities cannot be healed: see `cellctl quarantine list`");
+        }
+        Ok(merged.changed)
     }
 
     /// For an operator: compares now, whatever was seen before, and heals if asked to.

@@ -3,8 +3,8 @@
 use cell_core::canon::Message;
 use cell_core::gate::Envelope;
 use cell_core::id::RegionId;
-use cell_proto::v1;
 use cell_proto::v1::messages_server::Messages;
+use cell_proto::{PROTOCOLS, Protocols, v1};
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,19 +41,22 @@ impl Messages for Inbox {
         let inbox = self.clone();
         self.shutdown.spawn("inbox", async move {
             let (back, mut verdicts) = mpsc::channel(VERDICTS_MAX);
-            let mut some = Vec::new();
+            let (mut some, mut spoken) = (Vec::new(), 0);
             loop {
                 tokio::select! {
                     () = inbox.shutdown.begun() => return,
                     batch = batches.message() => {
                         let Ok(Some(batch)) = batch else { return };
-                        if let Err(refused) = inbox.take(batch, &back).await {
-                            let _ = answers.send(Err(refused)).await;
-                            return;
+                        match inbox.take(batch, &back).await {
+                            Ok(protocol) => spoken = protocol,
+                            Err(refused) => {
+                                let _ = answers.send(Err(refused)).await;
+                                return;
+                            }
                         }
                     }
                     _ = verdicts.recv_many(&mut some, VERDICTS_MAX) => {
-                        if answers.send(Ok(acks(some.drain(..)))).await.is_err() {
+                        if answers.send(Ok(acks(spoken, some.drain(..)))).await.is_err() {
                             return;
                         }
                     }
@@ -65,8 +68,13 @@ impl Messages for Inbox {
 }
 
 impl Inbox {
-    async fn take(&self, batch: v1::MessageBatch, back: &Back) -> Result<(), Status> {
+    /// Takes a batch; the protocol that is spoken.
+    async fn take(&self, batch: v1::MessageBatch, back: &Back) -> Result<u32, Status> {
         let from = self.sender(&batch.from_region)?;
+        // One that does not say is of before there was a choice.
+        let theirs = Protocols::said(batch.protocol.max(1), batch.protocol_min);
+        let spoken = PROTOCOLS.spoken_with(theirs);
+        let spoken = spoken.map_err(|error| Status::failed_precondition(error.to_string()))?;
         let sent_ms = batch.sent_wall_ms;
         self.board.heard(Channel::Messages, |peer| (peer == from).then_some(sent_ms));
         for bytes in batch.envelopes {
@@ -79,7 +87,7 @@ impl Inbox {
                 Err(error) => self.gate.malformed(bytes, from, error.to_string(), back.clone()).await,
             }
         }
-        Ok(())
+        Ok(spoken)
     }
 
     fn sender(&self, name: &str) -> Result<RegionId, Status> {
@@ -89,8 +97,8 @@ impl Inbox {
     }
 }
 
-fn acks(verdicts: impl Iterator<Item = Verdict>) -> v1::MessageAcks {
-    let mut acks = v1::MessageAcks::default();
+fn acks(protocol: u32, verdicts: impl Iterator<Item = Verdict>) -> v1::MessageAcks {
+    let mut acks = v1::MessageAcks { protocol, ..v1::MessageAcks::default() };
     for Verdict { id, accepted } in verdicts {
         let list = if accepted { &mut acks.accepted } else { &mut acks.busy };
         list.push(bytes::Bytes::copy_from_slice(&id.0));

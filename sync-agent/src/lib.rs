@@ -15,6 +15,7 @@ mod compare;
 mod config;
 mod gate;
 mod hints;
+mod holes;
 mod inbox;
 mod metrics;
 mod node;

@@ -30,7 +30,7 @@ pub const METRICS: &[Metric] = &[
     ),
     Metric::counter(
         "cell_replication_stopped_total",
-        &[("reason", &["conflict", "malformed", "not-a-member"])],
+        &[("reason", &["conflict", "gap", "malformed", "not-a-member", "not-kept"])],
         "Actors of which nothing more is taken.",
     ),
     Metric::counter(

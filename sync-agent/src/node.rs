@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use cell_core::cell::Front;
 use cell_core::event::{Body, Change, Entry};
-use cell_core::gate::Input;
+use cell_core::gate::{Input, Requirement};
 use cell_core::id::{ActorId, RegionId};
 use cell_core::lives::{ActorLife, Lives};
 use cell_proto::v1::node_client::NodeClient;
-use cell_proto::{Frontier as WireFrontier, v1};
+use cell_proto::{Frontier as WireFrontier, PROTOCOLS, v1};
 use service_kit::Shutdown;
 use tokio::sync::{broadcast, watch};
 use tonic::transport::Channel as GrpcChannel;
@@ -23,6 +23,7 @@ use tonic::{Status, Streaming};
 use crate::backoff::Backoff;
 use crate::board::{Board, Channel, now_ms};
 use crate::gate::GateHandle;
+use crate::holes::Holes;
 use crate::positions::{Frontier, Positions};
 use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
@@ -43,6 +44,8 @@ pub(crate) struct Known {
     /// Rises when the node has another log than before.
     pub(crate) log: u64,
     pub(crate) frontier: Arc<Frontier>,
+    /// What of that could not be applied.
+    pub(crate) holes: Arc<Holes>,
     /// Everything before it was tailed.
     pub(crate) position: u64,
     /// It has just started and decides nothing yet.
@@ -78,6 +81,8 @@ enum TailError {
     Silent,
     #[error("this is the node of region '{0}'")]
     Foreign(String),
+    #[error("the node says that it speaks protocol {0}, which is not spoken here")]
+    Protocol(u32),
     #[error("the node ended the stream")]
     Ended,
 }
@@ -138,6 +143,12 @@ impl NodeLink {
     /// How far the node is.
     pub(crate) fn frontier(&self) -> Arc<Frontier> {
         Arc::clone(&self.known.borrow().frontier)
+    }
+
+    /// How far the node is, and what of that it could not apply, as peers are told.
+    pub(crate) fn frontier_to_tell(&self) -> Vec<v1::ActorFrontier> {
+        let known = self.known.borrow();
+        known.holes.tell(&known.frontier)
     }
 
     /// Everything before it was tailed.
@@ -213,12 +224,14 @@ impl NodeLink {
             lives.restore(life);
             lives
         });
-        let frontier = Arc::new(read_frontier(status.frontier));
-        self.connect(from, &frontier, status.recovering);
+        self.board.node_protocol(status.protocol);
+        let (frontier, holes) =
+            (Arc::new(read_frontier(status.frontier)), Arc::new(Holes::read(status.holes)));
+        self.connect(from, &frontier, &holes, status.recovering);
         backoff.reset();
         tracing::info!(position = from, actors = frontier.len(), "tailing the node");
         gate.tell(Input::Reconnected).await;
-        gate.tell(applied(&frontier)).await;
+        gate.tell(applied(&frontier, &holes)).await;
         loop {
             let batch = tail.message().await?.ok_or(TailError::Ended)?;
             self.take(batch, gate).await;
@@ -227,10 +240,15 @@ impl NodeLink {
 
     async fn status(&self) -> Result<v1::StatusReply, TailError> {
         let mut client = self.client();
-        let asked = client.status(v1::StatusRequest {});
+        let asked = client.status(v1::StatusRequest { protocol: PROTOCOLS.max, protocol_min: PROTOCOLS.min });
         let reply = tokio::time::timeout(ANSWER_WITHIN, asked).await.map_err(|_| TailError::Silent)??;
         let reply = reply.into_inner();
-        if reply.region == self.region.as_str() { Ok(reply) } else { Err(TailError::Foreign(reply.region)) }
+        match reply.protocol {
+            // One that does not say is of before there was a choice.
+            protocol if protocol != 0 && !PROTOCOLS.speaks(protocol) => Err(TailError::Protocol(protocol)),
+            _ if reply.region == self.region.as_str() => Ok(reply),
+            _ => Err(TailError::Foreign(reply.region)),
+        }
     }
 
     /// It decides, in this life.
@@ -238,7 +256,7 @@ impl NodeLink {
         self.known.send_modify(|known| known.recovering &= known.life != life);
     }
 
-    fn connect(&self, from: u64, frontier: &Arc<Frontier>, recovering: bool) {
+    fn connect(&self, from: u64, frontier: &Arc<Frontier>, holes: &Arc<Holes>, recovering: bool) {
         self.known.send_modify(|known| {
             if from < known.position {
                 tracing::warn!(
@@ -253,8 +271,10 @@ impl NodeLink {
             known.recovering = recovering;
             known.life += 1;
             known.frontier = Arc::clone(frontier);
+            known.holes = Arc::clone(holes);
             known.position = from;
         });
+        self.board.quarantined(holes.count());
         self.positions().note(from, frontier);
         self.board.node(true, from);
         self.hear(frontier);
@@ -272,8 +292,31 @@ impl NodeLink {
         self.board.heard(Channel::Changes, |region| lives.heard_of(region, known));
     }
 
+    /// What came behind a hole and does not build on it wakes whom it concerns.
+    async fn tell_present(self, behind: Vec<Requirement>, gate: GateHandle) {
+        let requires = behind.iter().cloned().map(Into::into).collect();
+        let mut client = self.client();
+        let asked = tokio::time::timeout(ANSWER_WITHIN, client.present(v1::PresentRequest { requires }));
+        // Without an answer, whoever waits for it fetches it after a while.
+        let Ok(Ok(reply)) = asked.await.map(|reply| reply.map(tonic::Response::into_inner)) else { return };
+        let missing: Vec<Requirement> =
+            reply.missing.into_iter().filter_map(|need| Requirement::try_from(need).ok()).collect();
+        let present: Vec<Requirement> = behind.into_iter().filter(|need| !missing.contains(need)).collect();
+        if !present.is_empty() {
+            gate.tell(Input::Present { present }).await;
+        }
+    }
+
     async fn take(&self, batch: v1::TailBatch, gate: &GateHandle) {
-        let from = self.known.borrow().position;
+        let (from, mut holes) = {
+            let known = self.known.borrow();
+            (known.position, Arc::clone(&known.holes))
+        };
+        if holes.count() > 0 || batch.items.iter().any(|item| item.hole.is_some()) {
+            let holes = Arc::make_mut(&mut holes);
+            batch.items.iter().for_each(|item| holes.note(item.entry.as_ref(), item.hole.clone()));
+            self.board.quarantined(holes.count());
+        }
         let news = read_batch(from, batch);
         let mut upto = BTreeMap::new();
         let mut frontier = Frontier::clone(&self.known.borrow().frontier);
@@ -283,17 +326,22 @@ impl NodeLink {
             if known.seq < front.seq {
                 *known = front;
             }
-            upto.insert(entry.dot.actor, entry.dot.seq);
+            upto.insert(entry.dot.actor, holes.whole_to(&entry.dot.actor, known.seq));
             note_life(entry, &mut self.lives());
         }
         let frontier = Arc::new(frontier);
         self.hear(&frontier);
         self.known.send_modify(|known| {
             known.frontier = Arc::clone(&frontier);
+            known.holes = Arc::clone(&holes);
             known.position = news.next;
         });
         self.positions().note(news.next, &frontier);
         self.board.node(true, news.next);
+        let behind = holes.behind(news.entries.iter().map(|(_, entry)| entry));
+        if !behind.is_empty() {
+            tokio::spawn(self.clone().tell_present(behind, gate.clone()));
+        }
         // Nobody listening is no error.
         let _ = self.news.send(Arc::new(news));
         if !upto.is_empty() {
@@ -302,8 +350,9 @@ impl NodeLink {
     }
 }
 
-fn applied(frontier: &Frontier) -> Input {
-    Input::Applied { upto: frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect() }
+fn applied(frontier: &Frontier, holes: &Holes) -> Input {
+    let whole = |(actor, front): (&ActorId, &Front)| (*actor, holes.whole_to(actor, front.seq));
+    Input::Applied { upto: frontier.iter().map(whole).collect() }
 }
 
 /// Reads what a node or a peer says of its frontier; what cannot be read is passed over, and asked for anew.
@@ -317,9 +366,10 @@ pub(crate) fn read_frontier(wire: Vec<v1::ActorFrontier>) -> Frontier {
     wire.into_iter().filter_map(read).collect()
 }
 
-pub(crate) fn write_frontier(frontier: &Frontier) -> Vec<v1::ActorFrontier> {
+pub(crate) fn write_frontier(frontier: &Frontier) -> BTreeMap<ActorId, v1::ActorFrontier> {
     let write = |(actor, front): (&ActorId, &Front)| {
-        v1::ActorFrontier::from(WireFrontier { actor: *actor, seq: front.seq, hash: front.hash })
+        let wire = WireFrontier { actor: *actor, seq: front.seq, hash: front.hash };
+        (*actor, v1::ActorFrontier::from(wire))
     };
     frontier.iter().map(write).collect()
 }

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::gate::{Envelope, MessageId};
 use cell_core::id::RegionId;
-use cell_proto::v1;
 use cell_proto::v1::messages_client::MessagesClient;
+use cell_proto::{PROTOCOLS, v1};
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -213,6 +213,8 @@ impl Queue {
             from_region: own.to_string(),
             envelopes: open.notices.values().map(|notice| notice.to_canon().into()).collect(),
             sent_wall_ms: now_ms(),
+            protocol: PROTOCOLS.max,
+            protocol_min: PROTOCOLS.min,
         };
         batches.try_send(first).map_err(|_| Status::internal("the stream has no room"))?;
         let opened = tokio::time::timeout(ANSWER_WITHIN, client.send(ReceiverStream::new(sending)));
@@ -225,7 +227,11 @@ impl Queue {
             let room = open.letters.len() < LETTERS_MAX;
             tokio::select! {
                 answer = acks.message() => match answer? {
-                    Some(answer) => open.answered(&answer),
+                    Some(answer) if PROTOCOLS.speaks(answer.protocol.max(1)) => open.answered(&answer),
+                    Some(answer) => {
+                        let what = format!("the peer speaks protocol {}, which is not spoken here", answer.protocol);
+                        return Err(Status::failed_precondition(what));
+                    }
                     None => return Err(Status::unavailable("the peer ended the stream")),
                 },
                 count = self.letters.recv_many(&mut letters.letters, BATCH_MAX), if room && letters.letters.is_empty() => {
@@ -274,7 +280,13 @@ impl Open {
             self.letters.insert(id, (acks, now_ms()));
             envelopes.push(bytes);
         }
-        v1::MessageBatch { from_region: own.to_string(), envelopes, sent_wall_ms: now_ms() }
+        v1::MessageBatch {
+            from_region: own.to_string(),
+            envelopes,
+            sent_wall_ms: now_ms(),
+            protocol: PROTOCOLS.max,
+            protocol_min: PROTOCOLS.min,
+        }
     }
 
     fn answered(&mut self, answer: &v1::MessageAcks) {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use cell_core::event::Entry;
 use cell_core::id::RegionId;
 use cell_core::session::{Feed, FeedConfig, Offered};
-use cell_proto::v1;
 use cell_proto::v1::replication_server::Replication;
+use cell_proto::{PROTOCOLS, Protocols, v1};
 use service_kit::Shutdown;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,11 +20,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::board::now_ms;
 use crate::config::Limits;
-use crate::node::{News, NodeLink, read_batch, read_frontier, write_frontier};
+use crate::node::{News, NodeLink, read_batch, read_frontier};
 use crate::transport::Served;
 
-/// The protocol both sides speak.
-pub(crate) const PROTOCOL: u32 = 1;
 /// Batches on their way to a subscriber; a slow one is waited for.
 const BATCHES_MAX: usize = 2;
 /// How often a subscriber hears how far this region is, also where there is nothing to send.
@@ -98,7 +96,7 @@ impl Publisher {
         let first =
             first.map_err(|_| Status::deadline_exceeded("the subscriber does not say who it is"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("the subscriber said nothing"))?;
-        let subscriber = self.admit(&first)?;
+        let (subscriber, protocol) = self.admit(&first)?;
         // Listened to before the place to begin is chosen: what comes in between is in one of the two.
         let news = self.node.news();
         self.node.connected().await;
@@ -111,17 +109,18 @@ impl Publisher {
         let at = self.node.start_for(&frontier);
         feed.report(now_ms(), frontier);
         tracing::info!(%subscriber, from = at, "a subscriber begins");
-        let mut stream = Stream { publisher: self, feed, news, at, backlog: None, pending: VecDeque::new() };
+        let mut stream =
+            Stream { publisher: self, protocol, feed, news, at, backlog: None, pending: VecDeque::new() };
         let ended = stream.run(&mut requests, batches).await;
         tracing::info!(%subscriber, at = stream.at, "a subscriber ended");
         ended
     }
 
-    fn admit(&self, first: &v1::SubscribeRequest) -> Result<RegionId, Status> {
-        if first.protocol != PROTOCOL {
-            let what = format!("protocol {} is not spoken here, only {PROTOCOL}", first.protocol);
-            return Err(Status::failed_precondition(what));
-        }
+    /// Who it is, and the protocol that is spoken with them.
+    fn admit(&self, first: &v1::SubscribeRequest) -> Result<(RegionId, u32), Status> {
+        let theirs = Protocols::said(first.protocol, first.protocol_min);
+        let spoken = PROTOCOLS.spoken_with(theirs);
+        let spoken = spoken.map_err(|error| Status::failed_precondition(error.to_string()))?;
         let region = first.region.parse::<RegionId>().ok();
         let region = region.filter(|region| *region != self.own && self.members.contains(region));
         let Some(region) = region else {
@@ -136,13 +135,14 @@ impl Publisher {
             let what = format!("this cluster has the members {ours:?}, the subscriber's has {theirs:?}");
             return Err(Status::failed_precondition(what));
         }
-        Ok(region)
+        Ok((region, spoken))
     }
 }
 
 /// One subscriber's stream.
 struct Stream<'a> {
     publisher: &'a Publisher,
+    protocol: u32,
     feed: Feed,
     news: broadcast::Receiver<Arc<News>>,
     /// Everything before it was offered.
@@ -205,9 +205,8 @@ impl Stream<'_> {
     fn batch(&self, entries: Vec<Entry>, with_frontier: bool) -> v1::ChangeBatch {
         let entries: Vec<v1::Entry> = entries.into_iter().map(v1::Entry::from).collect();
         metrics::counter!("cell_changes_sent_total").increment(entries.len() as u64);
-        let frontier =
-            if with_frontier { write_frontier(&self.publisher.node.frontier()) } else { Vec::new() };
-        v1::ChangeBatch { entries, frontier, sent_wall_ms: now_ms() }
+        let frontier = if with_frontier { self.publisher.node.frontier_to_tell() } else { Vec::new() };
+        v1::ChangeBatch { entries, frontier, sent_wall_ms: now_ms(), protocol: self.protocol }
     }
 
     /// Offers what was read, until there is no room.

@@ -3,13 +3,13 @@
 //! One stream per peer. The node says how far it is, again and again; the peer sends what is missing. Nothing is kept
 //! here: a stream that broke begins again from the node's frontier, and what comes twice changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::id::{ActorId, RegionId};
-use cell_proto::v1;
 use cell_proto::v1::replication_client::ReplicationClient;
+use cell_proto::{PROTOCOLS, v1};
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +21,6 @@ use crate::board::{Board, Channel, Flow, STALLED_AFTER_MS, now_ms};
 use crate::node::{NodeLink, read_frontier};
 use crate::positions::Frontier;
 use crate::recovery::{Recovery, Standing};
-use crate::replication::PROTOCOL;
 use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
 /// Batches given to the node and not answered.
@@ -105,7 +104,14 @@ enum Broken {
     Ended,
     #[error("changes of {0} came with a gap")]
     Gap(ActorId),
+    #[error("the peer speaks protocol {0} on this stream, which is not spoken here")]
+    Protocol(u32),
 }
+
+/// Gaps that a new stream was begun for: where the node stood when something further came.
+type Gaps = BTreeSet<(ActorId, u64)>;
+/// Remembered at most; then all are forgotten, and tried again.
+const GAPS_MAX: usize = 1_000;
 
 /// How one stream does.
 struct Progress {
@@ -122,10 +128,11 @@ impl Subscriber {
     /// Subscribes, and again after every break; until the shutdown begins.
     pub(crate) async fn follow(self, shutdown: Shutdown) {
         let mut backoff = Backoff::default();
+        let mut gaps = Gaps::new();
         loop {
             let ended = tokio::select! {
                 () = shutdown.begun() => return,
-                ended = self.follow_once(&mut backoff) => ended,
+                ended = self.follow_once(&mut gaps, &mut backoff) => ended,
             };
             if let Err(broken) = ended {
                 tracing::debug!(peer = %self.peer, %broken, "subscription ended");
@@ -139,7 +146,7 @@ impl Subscriber {
         }
     }
 
-    async fn follow_once(&self, backoff: &mut Backoff) -> Result<(), Broken> {
+    async fn follow_once(&self, gaps: &mut Gaps, backoff: &mut Backoff) -> Result<(), Broken> {
         let mut known = self.node.known();
         let at_start = self.node.connected().await;
         known.mark_unchanged();
@@ -147,8 +154,9 @@ impl Subscriber {
         let first = v1::SubscribeRequest {
             region: self.own.to_string(),
             members: self.members.iter().map(ToString::to_string).collect(),
-            protocol: PROTOCOL,
-            frontier: crate::node::write_frontier(&at_start.frontier),
+            protocol: PROTOCOLS.max,
+            protocol_min: PROTOCOLS.min,
+            frontier: at_start.holes.tell(&at_start.frontier),
         };
         reports.try_send(first).map_err(|_| Broken::Ended)?;
         let mut client = self.peers.client(self.peer).map_err(Broken::Peer)?;
@@ -172,7 +180,10 @@ impl Subscriber {
             tokio::select! {
                 batch = next(&mut changes), if open < APPLYING_MAX => {
                     let batch = batch?;
+                    self.heard_protocol(batch.protocol)?;
                     if !batch.frontier.is_empty() {
+                        let quarantined = batch.frontier.iter().map(|front| front.quarantined.len()).sum();
+                        self.board.peer_quarantined(self.peer, quarantined);
                         progress.theirs = read_frontier(batch.frontier);
                     }
                     let entries = progress.wanted(batch.entries);
@@ -189,7 +200,7 @@ impl Subscriber {
                     let reply = reply.map_err(Broken::Node)?.ok_or_else(ended)?;
                     open = open.saturating_sub(1);
                     progress.moved_ms = now_ms();
-                    self.refused(reply.refusals, &mut progress)?;
+                    self.refused(reply.refusals, &mut progress, gaps)?;
                 }
                 changed = known.changed() => {
                     changed.map_err(|_| Broken::Ended)?;
@@ -201,7 +212,7 @@ impl Subscriber {
                 _ = report.tick() => {
                     // If the peer is slow to listen, the next report says it all.
                     if moved && let Ok(permit) = reports.try_reserve() {
-                        let frontier = crate::node::write_frontier(&self.node.frontier());
+                        let frontier = self.node.frontier_to_tell();
                         permit.send(v1::SubscribeRequest { frontier, ..v1::SubscribeRequest::default() });
                         moved = false;
                     }
@@ -211,16 +222,40 @@ impl Subscriber {
         }
     }
 
-    /// What the node would not apply: a gap begins the stream anew, anything else stops that actor with an alarm.
-    fn refused(&self, refusals: Vec<v1::ApplyRefusal>, progress: &mut Progress) -> Result<(), Broken> {
+    fn heard_protocol(&self, protocol: u32) -> Result<(), Broken> {
+        // One that does not say is of before there was a choice.
+        let protocol = protocol.max(1);
+        self.board.peer_protocol(self.peer, protocol);
+        if PROTOCOLS.speaks(protocol) { Ok(()) } else { Err(Broken::Protocol(protocol)) }
+    }
+
+    /// What the node would not apply: a gap begins the stream anew, once; anything else stops that actor with an alarm.
+    fn refused(
+        &self,
+        refusals: Vec<v1::ApplyRefusal>,
+        progress: &mut Progress,
+        gaps: &mut Gaps,
+    ) -> Result<(), Broken> {
         for refusal in refusals {
-            let Some(actor) = refusal.dot.as_ref().and_then(|dot| dot.actor.clone()) else { continue };
-            let Ok(actor) = ActorId::try_from(actor) else { continue };
+            let actor = refusal.dot.as_ref().and_then(|dot| dot.actor.clone());
+            let Some(actor) = actor.and_then(|actor| ActorId::try_from(actor).ok()) else {
+                // Nobody can say whose it is; what follows it of that actor is a gap.
+                metrics::counter!("cell_replication_stopped_total", "reason" => refusal.reason.clone())
+                    .increment(1);
+                tracing::error!(peer = %self.peer, reason = refusal.reason, "an entry without a readable dot");
+                continue;
+            };
             if progress.stopped.contains_key(&actor) {
                 continue;
             }
             if refusal.reason == "gap" {
-                return Err(Broken::Gap(actor));
+                if gaps.len() >= GAPS_MAX {
+                    gaps.clear();
+                }
+                let have = refusal.have.as_ref().map_or(0, |have| have.seq);
+                if gaps.insert((actor, have)) {
+                    return Err(Broken::Gap(actor));
+                }
             }
             let seq = refusal.dot.map_or(0, |dot| dot.seq);
             metrics::counter!("cell_replication_stopped_total", "reason" => refusal.reason.clone())

@@ -200,6 +200,12 @@ impl Cell {
         let Some(hole) = self.quarantine.remove(&dot) else { return Ok(Step::default()) };
         match self.attempt(view, &kept.entry, now_ms) {
             Ok(Ok(mut step)) => {
+                for id in hole.entities {
+                    if !step.entities.contains_key(&id) {
+                        // It came as state before: what is owed on it is looked at anew.
+                        step.entities.extend(view.entity(id)?.map(|entity| (id, entity)));
+                    }
+                }
                 step.released.push(dot);
                 Ok(step)
             }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use cell_core::cell::{Ask, Command};
+use cell_core::cell::{Ability, Ask, Command};
 use cell_core::id::UserId;
 use cell_core::order::{Line, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::placement::Placement;
@@ -311,6 +311,7 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
         index: 0,
         placement: Placement::initial(vec![region], |_| region),
         rules: Rules::default(),
+        ability: Ability::default(),
         recovery_wait: Duration::ZERO,
     };
     let engine = match args.engine {

@@ -31,7 +31,12 @@ impl TryFrom<v1::ActorFrontier> for Frontier {
 impl From<Frontier> for v1::ActorFrontier {
     fn from(frontier: Frontier) -> Self {
         let hash = Bytes::copy_from_slice(&frontier.hash.0);
-        v1::ActorFrontier { actor: Some(frontier.actor.into()), seq: frontier.seq, hash }
+        v1::ActorFrontier {
+            actor: Some(frontier.actor.into()),
+            seq: frontier.seq,
+            hash,
+            quarantined: Vec::new(),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
     });
     let at = at.collect::<Result<Vec<_>, _>>()?;
     let at = (!at.is_empty()).then(|| at.into_iter().collect());
-    let Compared { at, slots: digests, doubt } = match node.digests(at).await.map_err(status)? {
+    let Compared { at, slots: digests, doubt, holes } = match node.digests(at).await.map_err(status)? {
         Ok(compared) => compared,
         Err(why) => {
             let not_comparable = match why {
@@ -41,6 +41,7 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
         actor: Some((*actor).into()),
         seq,
         hash: Bytes::new(),
+        quarantined: holes.iter().filter(|dot| dot.actor == *actor).map(|dot| dot.seq).collect(),
     };
     let root = digests.iter().fold(Digest::default(), |sum, digest| sum.plus(*digest));
     let slots = digests.iter().filter(|_| request.slots).flat_map(|digest| digest.to_bytes());

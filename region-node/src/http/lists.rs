@@ -3,6 +3,8 @@
 //! A page reads a bounded part of the user's index, whatever fits; so one with few items, or none, may still have a next
 //! page. The cursor is the place in the index where the page ended.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use service_kit::Words;
 
 use super::problem::Problem;
-use super::shapes::{order_shape, payment_shape};
+use super::shapes::{is_frozen, order_shape, payment_shape};
 use super::{Api, Shared, User, version};
 use crate::keys;
 use crate::writer::{NodeError, now_ms};
@@ -219,11 +221,19 @@ pub(super) async fn list_orders(
     let index = Index { head, limit, cursor: query.cursor.take() };
     let node = api.node.clone();
     let order = move |id: PublicId| {
-        let entity = node.entity(EntityId::from(OrderId(id)))?;
+        let entity = readable(node.entity(EntityId::from(OrderId(id)))?, &user)?;
         let entity = entity.filter(|entity| query.fits(entity));
         Ok(entity.and_then(|entity| order_shape(&entity, &user, now_ms())))
     };
     api.page(index, order, |order| order.version).await
+}
+
+/// A list that left out what it cannot read would lie.
+fn readable(entity: Option<Arc<Entity>>, user: &UserId) -> Result<Option<Arc<Entity>>, NodeError> {
+    match entity.as_ref().filter(|entity| is_frozen(entity, user)) {
+        Some(frozen) => Err(NodeError::Unavailable(format!("{} needs a newer version", frozen.id))),
+        None => Ok(entity),
+    }
 }
 
 pub(super) async fn list_pay_requests(
@@ -241,7 +251,7 @@ pub(super) async fn list_pay_requests(
     let index = Index { head: keys::of_user(prefix, &user), limit, cursor: query.cursor };
     let node = api.node.clone();
     let payment = move |id: PublicId| {
-        let entity = node.entity(EntityId::from(PaymentId(id)))?;
+        let entity = readable(node.entity(EntityId::from(PaymentId(id)))?, &user)?;
         Ok(entity.and_then(|entity| payment_shape(&entity, &user)))
     };
     api.page(index, payment, |payment| payment.version).await

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use cell_core::entity::{Entity, Reading};
+use cell_core::entity::{Blocked, Entity, Reading};
 use cell_core::id::UserId;
 use cell_core::order::{Line, Order, OrderContent, OrderRecord, uuid7_time_ms};
-use cell_core::payment::Payment;
+use cell_core::payment::{Payment, Permit};
 use cell_core::rules::PAY_WINDOW_MS;
 use cell_core::settle::expires_at_ms;
 use cell_core::version::Dot;
@@ -264,6 +264,18 @@ pub(crate) struct OrderShape {
     /// Of what is said here.
     #[serde(skip)]
     pub(super) version: Option<Dot>,
+}
+
+/// Whether it is `user`'s and holds something that only a newer version can read: it is there, and cannot be shown.
+pub(crate) fn is_frozen(entity: &Entity, user: &UserId) -> bool {
+    if entity.id.order().is_some() {
+        let reading = Reading::<Order>::of(entity);
+        let theirs = reading.record.as_ref().is_some_and(|record| record.user == *user);
+        return theirs && reading.blocked == Some(Blocked::Newer);
+    }
+    let reading = Reading::<Payment>::of(entity);
+    let theirs = |permit: &Permit| permit.payer == *user || permit.buyer == *user;
+    reading.record.as_ref().is_some_and(theirs) && reading.blocked == Some(Blocked::Newer)
 }
 
 /// `None` if the order is not readable (yet) or is not `user`'s.

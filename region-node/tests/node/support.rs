@@ -68,6 +68,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         low_water_mib: 0,
         recovery_wait_ms: 0,
         session_wait_ms: 1_000,
+        change_bytes_max: 8 << 20,
         scrub_every_ms: 3_600_000,
         scrub_per_s: 20_000,
         allow_damage: false,
@@ -288,7 +289,7 @@ pub(crate) async fn carry(from: SocketAddr, to: SocketAddr, held: watch::Receive
             assert_eq!(reply.refusals, []);
         }
     });
-    let own = source.status(v1::StatusRequest {}).await.unwrap().into_inner().region;
+    let own = source.status(v1::StatusRequest::default()).await.unwrap().into_inner().region;
     let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0 };
     let mut tail = source.tail(request).await.unwrap().into_inner();
     let mut deliver = target.clone();

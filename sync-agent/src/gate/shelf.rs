@@ -79,9 +79,16 @@ impl Shelf {
             let Some((last, _)) = batch.last() else { return Ok((shelf, records)) };
             at = last.plus(1);
             for (position, bytes) in &batch {
-                let record = Record::decode(bytes)?;
-                shelf.note(&record, position.0);
-                records.push(record);
+                match Record::decode(bytes) {
+                    Ok(record) => {
+                        shelf.note(&record, position.0);
+                        records.push(record);
+                    }
+                    Err(error) => tracing::error!(
+                        %error, %position,
+                        "a record of the gate's log cannot be read; what it held comes again from its sender"
+                    ),
+                }
             }
         }
     }
