@@ -29,6 +29,9 @@ use crate::writer::NodeError;
 
 /// Bytes of one tail batch, about.
 const TAIL_BYTES: usize = 256 << 10;
+/// Pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a quiet time
+/// a change goes at once.
+const TAIL_REST: Duration = Duration::from_millis(2);
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
 /// Entities read in one call at most.
@@ -109,8 +112,14 @@ impl NodeService for Grpc {
         self.shutdown.spawn("tail", async move {
             let mut durable = node.durable_watch();
             loop {
-                let log = node.log().clone();
-                let read = tokio::task::spawn_blocking(move || log.read(at, TAIL_BYTES)).await;
+                // Right behind the writer it is in memory: another thread for that would be woken for every group.
+                let read = match node.log().read_recent(at, TAIL_BYTES) {
+                    Some(records) => Ok(Ok(records)),
+                    None => {
+                        let log = node.log().clone();
+                        tokio::task::spawn_blocking(move || log.read(at, TAIL_BYTES)).await
+                    }
+                };
                 let batch = match read {
                     Ok(Ok(records)) => records,
                     Ok(Err(LogError::Damaged { lost })) => {
@@ -144,6 +153,9 @@ impl NodeService for Grpc {
                 let batch = v1::TailBatch { items, next_position: at.0, durable_position };
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
+                }
+                if at.0 >= durable_position {
+                    tokio::time::sleep(TAIL_REST).await;
                 }
             }
         });

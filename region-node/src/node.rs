@@ -40,7 +40,7 @@ use crate::stopped;
 use crate::traces::Traces;
 use crate::view::{self, StartError};
 use crate::working::Working;
-use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
+use crate::writer::{Group, Hurry, NodeError, Sheet, Submit, Told, Writer, now_ms};
 
 /// How often the node looks for what is due.
 const DUE_EVERY: Duration = Duration::from_millis(100);
@@ -93,6 +93,7 @@ pub struct Node {
     low_on_disk: Arc<AtomicBool>,
     tray: Tray,
     sessions: Sessions,
+    hurry: Hurry,
     log: LogReader,
     members: Members,
     me: Arc<Mutex<ActorId>>,
@@ -165,9 +166,11 @@ impl Told for Announce {
 
     fn published(&self, cell: &Cell, group: &Group) {
         self.sessions.published(cell, group);
-        if !group.entities.is_empty() {
+        let payments: Vec<EntityId> =
+            group.entities.keys().filter(|id| id.payment().is_some()).copied().collect();
+        if !payments.is_empty() {
             // Nobody listens: nobody misses anything.
-            let _ = self.signals.send(Arc::new(group.entities.keys().copied().collect()));
+            let _ = self.signals.send(Arc::new(payments));
         }
     }
 
@@ -337,6 +340,7 @@ impl Node {
             low_on_disk: Arc::default(),
             tray,
             sessions,
+            hurry: writer.hurry.clone(),
             log: reader,
             members,
             me: Arc::new(Mutex::new(me)),
@@ -437,7 +441,7 @@ impl Node {
         *self.durable.borrow()
     }
 
-    /// Entities as they change, after they are durable.
+    /// Payments as they change, after they are durable.
     #[must_use]
     pub fn signals(&self) -> broadcast::Receiver<Arc<Vec<EntityId>>> {
         self.signals.subscribe()
@@ -486,6 +490,10 @@ impl Node {
 
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    pub(crate) fn hurry(&self) -> &Hurry {
+        &self.hurry
     }
 
     /// How far the node is with each of these versions, for somebody who reads `about`.

@@ -164,6 +164,7 @@ impl Node {
             }
             if in_lists {
                 let durable = self.durable_position();
+                let _waits = self.hurry().wait();
                 // It holds the sender: there is an end.
                 let _ = self.sessions().shown.subscribe().wait_for(|shown| *shown >= durable).await;
             }

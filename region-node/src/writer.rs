@@ -5,8 +5,8 @@
 //! bounded queue.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,9 +36,10 @@ const GROUP_MAX: usize = 128;
 const WAITING_MAX: usize = 4_096;
 /// Groups appended and not yet in the view at most; then the writer waits for the view.
 const BEHIND_MAX: usize = 256;
-/// The view waits this long for more groups to take in one batch: a store that writes to the disk at every batch would
-/// else be in the way of the log's next sync. Everything but lists is served from the working state meanwhile.
-const VIEW_LINGER: Duration = Duration::from_millis(4);
+/// The view waits this long for more groups to take in one batch, unless somebody waits for it: a store that writes to
+/// the disk, or wakes its threads, at every batch would else be in the way of the log's next sync. Everything but lists is
+/// served from the working state meanwhile.
+const VIEW_LINGER: Duration = Duration::from_millis(8);
 /// Entities in one batch of the view, about.
 const VIEW_BATCH_MAX: usize = 256;
 
@@ -224,11 +225,51 @@ impl Submit {
     }
 }
 
+/// Readers who wait for the view; as long as there are any, it does not wait for more groups. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hurry(Arc<Waits>);
+
+#[derive(Debug, Default)]
+struct Waits {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One who waits, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting(Hurry);
+
+impl Hurry {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        // Only assignments run under the lock.
+        self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait(&self) -> Waiting {
+        *self.count() += 1;
+        self.0.changed.notify_one();
+        Waiting(self.clone())
+    }
+
+    /// Returns after `at_most`, or as soon as somebody waits.
+    fn linger(&self, at_most: Duration) {
+        let lingered = self.0.changed.wait_timeout_while(self.count(), at_most, |count| *count == 0);
+        drop(lingered.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+    }
+}
+
 /// The running writer and applier.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) submit: Submit,
     pub(crate) durable: watch::Receiver<u64>,
+    pub(crate) hurry: Hurry,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -251,10 +292,12 @@ impl Writer {
         working.set_holes(cell.holes().count());
         let run = Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0 };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
+        let hurry = Hurry::default();
+        let hurried = hurry.clone();
         let applier = std::thread::Builder::new()
             .name("applier".into())
-            .spawn(move || apply_all(&groups, &working, apply))?;
-        Ok(Writer { submit: Submit { work }, durable, threads: vec![writer, applier] })
+            .spawn(move || apply_all(&groups, &working, &hurried, apply))?;
+        Ok(Writer { submit: Submit { work }, durable, hurry, threads: vec![writer, applier] })
     }
 
     /// Waits until everything accepted is in the view. Every other [`Submit`] must be gone by then.
@@ -271,12 +314,13 @@ impl Writer {
 fn apply_all(
     groups: &Receiver<Group>,
     working: &Working,
+    hurry: &Hurry,
     mut apply: impl FnMut(Group) -> Result<(), String>,
 ) {
     while let Ok(mut group) = groups.recv() {
-        // Asleep, not listening: being woken for every group would cost a lone request more than the view itself.
+        // Not listening to what comes: being woken for every group would cost a lone request more than the view itself.
         if !group.is_urgent() {
-            std::thread::sleep(VIEW_LINGER);
+            hurry.linger(VIEW_LINGER);
         }
         while group.entities.len() < VIEW_BATCH_MAX
             && let Ok(next) = groups.try_recv()
@@ -494,7 +538,6 @@ pub(crate) fn epoch_bytes(epoch: &Epoch) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Condvar, Mutex};
 
     use cell_core::cell::{Ask, Command};
     use cell_core::id::{NodeId, RegionId, UserId};
@@ -614,6 +657,20 @@ mod tests {
         assert_eq!(replies.iter().filter(|reply| reply.repeated).count(), 1);
         assert!(working.entity(order).unwrap().is_some());
         writer.join();
+    }
+
+    #[test]
+    fn the_view_waits_for_more_groups_only_while_nobody_waits_for_it() {
+        const LONG: Duration = Duration::from_secs(3_600);
+        let hurry = Hurry::default();
+        let lingering = hurry.clone();
+        let lingering = std::thread::spawn(move || lingering.linger(LONG));
+        let (first, second) = (hurry.wait(), hurry.wait());
+        lingering.join().unwrap();
+        drop(first);
+        hurry.linger(LONG);
+        drop(second);
+        assert_eq!(*hurry.count(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]
