@@ -84,6 +84,12 @@ impl Fronts {
         &self.closed
     }
 
+    /// The same, shared: another one means that something was closed since.
+    #[must_use]
+    pub fn closed_shared(&self) -> Arc<BTreeMap<ActorId, u64>> {
+        Arc::clone(&self.closed)
+    }
+
     /// Whether nothing more can come of it: it is closed, and all of it is here.
     #[must_use]
     pub fn is_complete(&self, actor: &ActorId) -> bool {

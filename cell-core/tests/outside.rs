@@ -238,7 +238,8 @@ fn an_order_is_given_up_only_where_everything_its_actor_wrote_is_known() {
     assert!(!gives_up(&step), "the order may be among the seven changes that are not here");
     take(&mut shelf, step);
     let front = KnownFront { actor: gone, seq: 7, hash: Hash::ZERO };
-    let baseline = Baseline { fronts: vec![front], closed: Vec::new(), placed: Vec::new(), lives: Vec::new() };
+    let baseline =
+        Baseline { fronts: vec![front], closed: Vec::new(), placed: Vec::new(), lives: Vec::new() };
     let step = cell.adopt(&shelf, baseline, 3_000).unwrap();
     take(&mut shelf, step);
     let step = cell.wake(&shelf, payment, 4_000).unwrap();

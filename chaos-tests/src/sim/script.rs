@@ -236,7 +236,8 @@ fn fault(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
         37 => Op::Redrive,
         38..=41 => {
             // Who lost its disk finds no log that reaches back.
-            let lost = Line { at_ms: at_ms + rng.below(4_000), region: to, op: Op::LoseDisk { for_ms: for_ms / 4 } };
+            let lost =
+                Line { at_ms: at_ms + rng.below(4_000), region: to, op: Op::LoseDisk { for_ms: for_ms / 4 } };
             lines.extend(rng.chance(500).then_some(lost));
             Op::Trim
         }

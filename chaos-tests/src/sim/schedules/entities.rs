@@ -197,7 +197,10 @@ pub(super) fn unknown_kind() -> Result<(), String> {
     stage.place(1, D, N)?;
     stage.pass(1_000);
     for i in [N, E, S] {
-        expect(stage.world.nodes[i].durable[&actor].entries == vec![entry.clone()], "the bytes travel unchanged")?;
+        expect(
+            stage.world.nodes[i].durable[&actor].entries == vec![entry.clone()],
+            "the bytes travel unchanged",
+        )?;
         let blocked = stage.world.nodes[i].order(order, |reading| reading.blocked);
         expect(blocked == Some(Some(Blocked::Newer)), "the fold is frozen, and says why")?;
     }
