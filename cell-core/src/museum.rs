@@ -18,6 +18,8 @@ pub enum Bug {
     SecondAttemptEarly,
     /// A session is taken for up to date where anything of its actor is known.
     SessionByActor,
+    /// A region's word for what is folded there is taken for what is folded here.
+    StampIgnored,
 }
 
 #[cfg(feature = "museum")]

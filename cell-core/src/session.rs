@@ -16,10 +16,11 @@
 //!   does not queue behind what is old.
 //! - What is held is bounded; when it is full the caller stops reading the log, and goes on where it stopped.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::cell::Front;
 use crate::event::Entry;
+use crate::fronts::Fronts;
 use crate::id::{ActorId, RegionId};
 
 /// What an entry costs beside its bytes, about.
@@ -198,6 +199,24 @@ impl Feed {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// Actors of which the subscriber lacks what this log cannot bring: it was deleted, or came here as state. With
+    /// `read`, this region's own knowledge, once everything in the log was offered; without, what is certain before.
+    #[must_use]
+    pub fn unable(&self, read: Option<&Fronts>) -> Vec<ActorId> {
+        let next = |progress: &Progress| progress.sent + progress.held.len() as u64 + 1;
+        let passed = |progress: &Progress| progress.passed.is_some_and(|(least, _)| least > next(progress));
+        let missing = self.actors.iter().filter(|(_, progress)| !progress.stopped && passed(progress));
+        let mut unable: BTreeSet<ActorId> = missing.map(|(actor, _)| *actor).collect();
+        for (actor, front) in read.iter().flat_map(|fronts| fronts.iter()) {
+            let lacks = self
+                .actors
+                .get(actor)
+                .map_or(front.seq > 0, |progress| !progress.stopped && next(progress) <= front.seq);
+            unable.extend(lacks.then_some(*actor));
+        }
+        unable.into_iter().collect()
     }
 
     /// `true` once after the subscriber got elsewhere what the log here has lost, so that entries that were passed over

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
-use region_node::{EngineName, Identity, Node, OpenError, Running};
+use region_node::{EngineName, Identity, LogSettings, Node, OpenError, Running};
 use service_kit::Shutdown;
 
 fn open(dir: &Path, engine: EngineName) -> Result<(Node, Running), OpenError> {
     let region = "north".parse().unwrap();
     let placement = Placement::initial(vec![region], |_| region);
     let recovery_wait = Duration::ZERO;
-    let identity = Identity { region, index: 0, placement, rules: Rules::default(), recovery_wait };
+    let (rules, log) = (Rules::default(), LogSettings::default());
+    let identity = Identity { region, index: 0, placement, rules, recovery_wait, log };
     Node::open(identity, dir, engine, &Shutdown::new())
 }
 

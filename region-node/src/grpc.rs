@@ -3,10 +3,12 @@
 mod conflicts;
 mod digests;
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
-use cell_core::cell::{Answer, Delivery, Refused};
+use cell_core::canon::Message as _;
+use cell_core::cell::{Answer, Baseline, Delivery, Front, Refused};
 use cell_core::entity::Entity;
 use cell_core::event::Entry;
 use cell_core::gate::{Envelope, MessageId, Requirement};
@@ -17,6 +19,7 @@ use cell_proto::v1::{self, deliver_reply, deliver_request};
 use cell_proto::{BadWire, Frontier};
 use cell_store::{LogError, Position};
 use futures::Stream;
+use prost::Message as _;
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +39,8 @@ const TAIL_REST: Duration = Duration::from_millis(2);
 const BATCHES_MAX: usize = 4;
 /// Entities read in one call at most.
 const ENTITIES_MAX: usize = 256;
+/// An answer ends when it is larger than this; an entity is at most some 1 MiB.
+const ENTITIES_BYTES: usize = 4 << 20;
 const OUTBOX_LOOK_EVERY: Duration = Duration::from_millis(100);
 const OUTBOX_MAX: usize = 256;
 
@@ -67,9 +72,13 @@ fn entity_id(bytes: &[u8]) -> Result<EntityId, Status> {
 fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
     let (entry, present) = match Record::from_bytes(record) {
         Ok(Record::Entry(entry)) => (Some(entry.into()), Vec::new()),
+        Ok(Record::Adopted(baseline)) => {
+            let adopted = baseline.to_canon().into();
+            return v1::TailItem { position: position.0, adopted, ..v1::TailItem::default() };
+        }
         Ok(Record::Merged(entity)) => {
             let origins = entity.items().flat_map(|(_, item)| &item.origins);
-            let dots: std::collections::BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
+            let dots: BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
             (None, dots.into_iter().map(v1::Dot::from).collect())
         }
         Err(error) => {
@@ -77,16 +86,18 @@ fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
             (None, Vec::new())
         }
     };
-    v1::TailItem { position: position.0, entry, present }
+    v1::TailItem { position: position.0, entry, present, adopted: bytes::Bytes::new() }
 }
 
 #[tonic::async_trait]
 impl NodeService for Grpc {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let known = self.node.known().await.map_err(status)?;
-        let frontier = known.frontier.into_iter().map(|(actor, front)| {
-            v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
+        let frontier = known.fronts.iter().map(|(actor, front)| {
+            v1::ActorFrontier::from(Frontier { actor: *actor, seq: front.seq, hash: front.hash })
         });
+        let closed = known.fronts.closed().iter();
+        let closed = closed.map(|(actor, last)| v1::Closed { actor: Some((*actor).into()), last: *last });
         let beats = known.heard.into_iter();
         Ok(Response::new(v1::StatusReply {
             region: self.node.actor().region().to_string(),
@@ -100,6 +111,8 @@ impl NodeService for Grpc {
             lives: known.lives.into_iter().map(v1::ActorLife::from).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recovering: self.node.is_recovering(),
+            closed: closed.collect(),
+            first_position: self.node.log().first().0,
         }))
     }
 
@@ -202,22 +215,29 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::EntitiesRequest>,
     ) -> Result<Response<v1::EntitiesReply>, Status> {
-        let wanted = request.into_inner().entities;
+        let v1::EntitiesRequest { entities: wanted, alone } = request.into_inner();
         if wanted.len() > ENTITIES_MAX {
             return Err(Status::invalid_argument(format!("at most {ENTITIES_MAX} entities at once")));
         }
-        let mut ids = std::collections::BTreeSet::new();
-        for bytes in &wanted {
-            let id = entity_id(bytes)?;
-            ids.insert(id);
-            ids.extend(self.node.beside(id).map_err(status)?);
+        let (mut entities, mut given, mut bytes, mut looked) = (Vec::new(), BTreeSet::new(), 0, 0);
+        for wanted in &wanted {
+            if bytes > ENTITIES_BYTES {
+                break;
+            }
+            let id = entity_id(wanted)?;
+            let beside = if alone { Vec::new() } else { self.node.beside(id).map_err(status)? };
+            for id in [id].into_iter().chain(beside) {
+                if given.insert(id)
+                    && let Some(entity) = self.node.entity(id).map_err(status)?
+                {
+                    let shape = v1::EntityShape::from(entity.to_shape());
+                    bytes += shape.encoded_len();
+                    entities.push(shape);
+                }
+            }
+            looked += 1;
         }
-        let mut entities = Vec::with_capacity(ids.len());
-        for id in ids {
-            let entity = self.node.entity(id).map_err(status)?;
-            entities.extend(entity.map(|entity| v1::EntityShape::from(entity.to_shape())));
-        }
-        Ok(Response::new(v1::EntitiesReply { entities }))
+        Ok(Response::new(v1::EntitiesReply { entities, looked }))
     }
 
     async fn merge_entities(
@@ -366,6 +386,49 @@ impl NodeService for Grpc {
         tracing::info!(?confirmed_by, "peers hold nothing more of this node");
         self.node.recovered().await.map_err(status)?;
         Ok(Response::new(v1::RecoveredReply {}))
+    }
+
+    async fn catching_up(
+        &self,
+        request: Request<v1::CatchingUpRequest>,
+    ) -> Result<Response<v1::CatchingUpReply>, Status> {
+        self.node.catching_up(request.into_inner().by_state);
+        Ok(Response::new(v1::CatchingUpReply {}))
+    }
+
+    async fn read_baseline(
+        &self,
+        _: Request<v1::BaselineRequest>,
+    ) -> Result<Response<v1::BaselineReply>, Status> {
+        let baseline = self.node.baseline().await.map_err(status)?;
+        Ok(Response::new(v1::BaselineReply { baseline: baseline.to_canon().into() }))
+    }
+
+    async fn adopt(&self, request: Request<v1::AdoptRequest>) -> Result<Response<v1::AdoptReply>, Status> {
+        let v1::AdoptRequest { baseline, from_region } = request.into_inner();
+        let baseline = Baseline::decode(&baseline)
+            .map_err(|error| Status::invalid_argument(format!("the baseline of '{from_region}': {error}")))?;
+        tracing::info!(from_region, "everything that a peer knew was merged");
+        self.node.adopt(baseline).await.map_err(status)?;
+        Ok(Response::new(v1::AdoptReply { durable_position: self.node.durable_position() }))
+    }
+
+    async fn close_actors(
+        &self,
+        request: Request<v1::CloseActorsRequest>,
+    ) -> Result<Response<v1::CloseActorsReply>, Status> {
+        let actors = request.into_inner().actors.into_iter().map(|front| {
+            let Frontier { actor, seq, hash } = Frontier::try_from(front).map_err(bad)?;
+            Ok::<_, Status>((actor, Front { seq, hash }))
+        });
+        let closed = self.node.close_actors(actors.collect::<Result<_, _>>()?).await.map_err(status)?;
+        Ok(Response::new(v1::CloseActorsReply { closed }))
+    }
+
+    async fn trim(&self, request: Request<v1::TrimRequest>) -> Result<Response<v1::TrimReply>, Status> {
+        let v1::TrimRequest { all_have, some_have } = request.into_inner();
+        let first_position = self.node.trim(all_have, some_have).await.map_err(status)?;
+        Ok(Response::new(v1::TrimReply { first_position }))
     }
 
     async fn agreed(&self, request: Request<v1::AgreedRequest>) -> Result<Response<v1::AgreedReply>, Status> {

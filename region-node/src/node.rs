@@ -1,12 +1,12 @@
 //! The node: everything that may change an order or a payment here goes through [`Node`], and through it into the one
 //! writer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_core::cell::{
     Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Reached, Refusal, Refused, Reply,
@@ -16,20 +16,21 @@ use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
+use cell_core::fronts::{Fronts, Said};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
-use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, UserId};
+use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
-use cell_core::version::{Dot, VersionVector};
+use cell_core::version::Dot;
 use cell_proto::v1;
 use cell_store::{DiskMedium, Log, LogConfig, LogReader, Medium, Position, Store, StoreError};
 use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
-use crate::config::EngineName;
+use crate::config::{EngineName, LogSettings};
 use crate::conflict;
 use crate::desk::Tray;
 use crate::explain;
@@ -38,6 +39,7 @@ use crate::scrub::{Off, Scrub};
 use crate::session::Sessions;
 use crate::stopped;
 use crate::traces::Traces;
+use crate::upkeep::Retention;
 use crate::view::{self, StartError};
 use crate::working::Working;
 use crate::writer::{Group, Hurry, NodeError, Sheet, Submit, Told, Writer, now_ms};
@@ -60,6 +62,7 @@ pub struct Identity {
     pub rules: Rules,
     /// How long it waits for what its peers hold of it; zero: it decides at once. It never waits where it has no peer.
     pub recovery_wait: Duration,
+    pub log: LogSettings,
 }
 
 /// Why a node cannot start; nothing was served.
@@ -100,12 +103,17 @@ pub struct Node {
     view_id: u64,
     scrub: Scrub,
     recovery_wait: Duration,
+    /// When the agent last said that more is coming.
+    more: Arc<watch::Sender<Instant>>,
+    /// Neither log nor view have all that was here once: nothing is decided before a peer was heard.
+    must_hear: bool,
+    retention: Retention,
 }
 
 /// What a node has of a version.
 #[derive(Debug)]
 pub(crate) struct Compared {
-    pub(crate) at: VersionVector,
+    pub(crate) at: Said,
     /// The digest of each slot.
     pub(crate) slots: Vec<Digest>,
     /// Which doubt there was at that moment; 0: none.
@@ -115,7 +123,7 @@ pub(crate) struct Compared {
 /// How far a node is.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) frontier: BTreeMap<ActorId, Front>,
+    pub(crate) fronts: Fronts,
     pub(crate) lives: Vec<ActorLife>,
     /// Up to when everything of each region is here, wall milliseconds at its origin.
     pub(crate) heard: Vec<(RegionId, u64)>,
@@ -202,6 +210,8 @@ struct Opened {
     traces: Traces,
     cell: Cell,
     replayed: u64,
+    /// Records are gone that the view does not have either.
+    gap: bool,
 }
 
 impl Opened {
@@ -209,6 +219,7 @@ impl Opened {
         dir: &Path,
         engine: EngineName,
         medium: Arc<dyn Medium>,
+        settings: LogSettings,
         mut cell: Cell,
     ) -> Result<Opened, OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
@@ -227,10 +238,23 @@ impl Opened {
         })?;
         // What is in the view was in the log: its positions are not given out again.
         let least = view::position(&store).map_err(of_view)?.unwrap_or(Position(0));
-        let config = LogConfig { least, ..LogConfig::default() };
+        let segment_bytes_max = settings.segment_kib.saturating_mul(1 << 10);
+        let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
             tracing::error!(?damage, "the log is damaged here");
+        }
+        let (gap, trimmed) = view::gap(&store, recovery.first).map_err(of_view)?;
+        if gap {
+            tracing::error!(
+                first = recovery.first.0,
+                "the view lacks what the log has no more: it is asked of the peers"
+            );
+        } else if !trimmed {
+            tracing::error!(
+                first = recovery.first.0,
+                "the log's beginning is gone; the view has what was in it"
+            );
         }
         let (working, traces) = (Working::new(store), Traces::default());
         let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
@@ -238,7 +262,10 @@ impl Opened {
             StartError::Store(error) => of_view(error),
             error => OpenError::Damaged(error.to_string()),
         })?;
-        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed })
+        if gap {
+            working.doubt_slots(Slot::all());
+        }
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap })
     }
 }
 
@@ -271,18 +298,18 @@ impl Node {
         if stopped::is_condemned(dir) {
             aside(&"found by the last start")?;
         }
-        let opened = match Opened::open(dir, engine, medium.clone(), cell()) {
+        let opened = match Opened::open(dir, engine, medium.clone(), identity.log, cell()) {
             Err(OpenError::View(why)) => {
                 aside(&why)?;
-                Opened::open(dir, engine, medium, cell())?
+                Opened::open(dir, engine, medium, identity.log, cell())?
             }
             opened => opened?,
         };
-        let Opened { log, records, working, traces, cell: restored, replayed } = opened;
+        let Opened { log, records, working, traces, cell: restored, replayed, gap } = opened;
         let reader = log.reader();
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
-        let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
+        let old = restored.fronts().actors().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
@@ -293,7 +320,7 @@ impl Node {
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
-        let sessions = Sessions::new(cell.frontier(), log.durable().0);
+        let sessions = Sessions::new(cell.fronts(), log.durable().0);
         let told = Announce {
             signals: signals.clone(),
             shutdown: shutdown.clone(),
@@ -347,6 +374,9 @@ impl Node {
             view_id,
             scrub,
             recovery_wait: identity.recovery_wait,
+            more: Arc::new(watch::Sender::new(Instant::now())),
+            must_hear: gap,
+            retention: Retention::new(identity.log),
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -363,7 +393,7 @@ impl Node {
         self
     }
 
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Step, T), cell_core::cell::Unavailable>
         + Send
@@ -414,11 +444,16 @@ impl Node {
     /// Waits until it decides; at most as long as it was told, unless a part of its log is missing.
     async fn wait_for_peers(&self) {
         let mut recovering = self.working.recovering().subscribe();
-        let heard = tokio::time::timeout(self.recovery_wait, recovering.wait_for(|recovering| !recovering));
-        if heard.await.is_ok() {
-            return;
+        let mut waited = Duration::ZERO;
+        while let Some(left) = self.recovery_wait.checked_sub(waited).filter(|left| !left.is_zero()) {
+            let heard = tokio::time::timeout(left, recovering.wait_for(|recovering| !recovering));
+            if heard.await.is_ok() {
+                return;
+            }
+            // Longer if more was on its way meanwhile.
+            waited = self.more.borrow().elapsed();
         }
-        if self.working.has_holes() {
+        if self.must_hear || self.working.has_holes() {
             tracing::error!(
                 "a part of the log is missing and no peer was heard: nothing is decided before one is"
             );
@@ -564,10 +599,10 @@ impl Node {
     pub(crate) async fn known(&self) -> Result<Known, NodeError> {
         let members = self.members.clone();
         self.run(move |cell, _, _| {
-            let is = |actor: &ActorId| cell.frontier().get(actor).map_or(0, |front| front.seq);
+            let is = |actor: &ActorId| cell.fronts().seq(actor);
             let heard = |region: &RegionId| Some((*region, cell.lives().heard_of(*region, is)?));
             let known = Known {
-                frontier: cell.frontier().clone(),
+                fronts: cell.fronts().clone(),
                 lives: cell.lives().iter().copied().collect(),
                 heard: members.iter().filter_map(heard).collect(),
             };
@@ -596,19 +631,49 @@ impl Node {
         self.submit.run(work).await
     }
 
-    /// The version and each slot's digest of what it covers: of `at`, or of the node's own.
+    /// The version and each slot's digest of what it covers: of what a peer said, or of the node's own.
     pub(crate) async fn digests(
         &self,
-        at: Option<VersionVector>,
+        at: Option<Said>,
     ) -> Result<Result<Compared, NotComparable>, NodeError> {
         let working = self.working.clone();
-        self.run(move |cell, _, _| {
-            let digests = cell.digests_at(at.as_ref());
-            let at = at.unwrap_or_else(|| cell.version());
-            let doubt = working.doubt_generation();
-            Ok((Step::default(), digests.map(|slots| Compared { at, slots, doubt })))
+        self.read(move |cell| {
+            let fronts = cell.fronts();
+            let Some(said) = at else {
+                let said = fronts.say(None);
+                return cell.digests_at(None).map(|slots| Compared {
+                    at: said,
+                    slots,
+                    doubt: working.doubt_generation(),
+                });
+            };
+            // Who cannot tell what a stamp stands for has heard too little, or too much.
+            let version = fronts.hear(said.clone()).ok_or(NotComparable::Behind)?;
+            let version = version.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+            let slots = cell.digests_at(Some(&version))?;
+            Ok(Compared { at: said, slots, doubt: working.doubt_generation() })
         })
         .await
+    }
+
+    /// Looks at the cell between two groups.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Cell) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        self.run(move |cell, _, _| Ok((Step::default(), look(cell)))).await
+    }
+
+    pub(crate) fn submit(&self) -> &Submit {
+        &self.submit
+    }
+
+    pub(crate) fn heard_of_more(&self) -> &watch::Sender<Instant> {
+        &self.more
+    }
+
+    pub(crate) fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     pub(crate) fn members(&self) -> &[RegionId] {
@@ -638,7 +703,7 @@ impl Node {
                         steps.push(step);
                     }
                     Err(why) => {
-                        refused.push((entry.dot, why, cell.frontier().get(&entry.dot.actor).copied()));
+                        refused.push((entry.dot, why, cell.fronts().get(&entry.dot.actor).copied()));
                     }
                 }
             }
@@ -772,8 +837,8 @@ impl Node {
         }
     }
 
-    /// After a start: what was under way is looked at once, so that its duties are known again.
-    async fn look_at_everything_open(&self) {
+    /// What was under way is looked at once: after a start, so that its duties are known again.
+    pub(crate) async fn look_at_everything_open(&self) {
         let mut after = None;
         loop {
             let store = self.store().clone();

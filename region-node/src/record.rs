@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
+use cell_core::cell::Baseline;
 use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 
 const ENTRY: u8 = 1;
 const MERGED: u8 = 2;
+const ADOPTED: u8 = 3;
 
 /// A record of the log. Numbers are never reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub(crate) enum Record {
     Entry(Entry),
     /// The state of an entity that was fetched and merged.
     Merged(Entity),
+    /// What a peer knew beside its entities, after these were merged.
+    Adopted(Baseline),
 }
 
 impl Record {
@@ -29,6 +33,10 @@ impl Record {
                 out.push(MERGED);
                 entity.to_shape().encode(&mut out);
             }
+            Record::Adopted(baseline) => {
+                out.push(ADOPTED);
+                baseline.encode(&mut out);
+            }
         }
         out
     }
@@ -39,6 +47,7 @@ impl Record {
         match bytes.split_first() {
             Some((&ENTRY, rest)) => Ok(Record::Entry(Entry::decode(rest)?)),
             Some((&MERGED, rest)) => Ok(Record::Merged(Entity::from_shape(EntityShape::decode(rest)?)?)),
+            Some((&ADOPTED, rest)) => Ok(Record::Adopted(Baseline::decode(rest)?)),
             Some(_) => Err(Malformed::Newer("log record")),
             None => Err(Malformed::Wire("an empty log record")),
         }

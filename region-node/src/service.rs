@@ -78,7 +78,8 @@ pub async fn build(
     let ask_every_ms = config.gateway.ask_every_ms;
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
-    let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
+    let (index, log) = (config.node_index, config.log);
+    let identity = Identity { region, index, placement, rules, recovery_wait, log };
     let (node, running) =
         Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
             OpenError::Engine(_) => at("engine", &error),

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::{Cell, Front, Reached};
+use cell_core::cell::{Cell, Reached};
+use cell_core::fronts::Fronts;
 use cell_core::id::{ActorId, EntityId};
 use cell_core::version::Dot;
 use tokio::sync::{Notify, watch};
@@ -79,8 +80,8 @@ impl Drop for Waiting {
 
 impl Sessions {
     /// Of a node that has just brought its view up to its log.
-    pub(crate) fn new(frontier: &BTreeMap<ActorId, Front>, position: u64) -> Sessions {
-        let durable = frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect();
+    pub(crate) fn new(fronts: &Fronts, position: u64) -> Sessions {
+        let durable = fronts.iter().map(|(actor, front)| (*actor, front.seq)).collect();
         let list = List { durable, ..List::default() };
         Sessions { list: Arc::new(Mutex::new(list)), shown: Arc::new(watch::Sender::new(position)) }
     }
@@ -102,7 +103,7 @@ impl Sessions {
             let known = list.durable.get(&actor).copied().unwrap_or(0);
             // Who waits for more of an actor that ended hears of that.
             let ended = cell.lives().ended_at(&actor).is_some_and(|last| last <= known)
-                || cell.closed().contains_key(&actor);
+                || cell.fronts().closed().contains_key(&actor);
             let upto = if ended { u64::MAX } else { known };
             let woken = list.dots.range((actor, 0, 0)..=(actor, upto, u64::MAX));
             woken.for_each(|(_, wake)| wake.notify_one());
@@ -111,6 +112,11 @@ impl Sessions {
             let woken = list.entities.range((*id, 0)..=(*id, u64::MAX));
             woken.for_each(|(_, wake)| wake.notify_one());
         }
+    }
+
+    /// Up to which position the view shows everything.
+    pub(crate) fn shown_watch(&self) -> watch::Receiver<u64> {
+        self.shown.subscribe()
     }
 
     /// The view shows everything up to this position.

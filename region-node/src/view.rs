@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Cell, Front, Kept as KeptCell};
+use cell_core::cell::{Cell, Front, Kept as KeptCell, Step};
 use cell_core::digest::Digest;
 use cell_core::duty::Act;
 use cell_core::entity::{Entity, Reading};
@@ -261,6 +261,18 @@ pub(crate) fn position(store: &Arc<dyn Store>) -> Result<Option<Position>, Store
     Ok(position.and_then(|value| Some(Position(u64::from_be_bytes(value.as_ref().try_into().ok()?)))))
 }
 
+/// Whether records that neither the view nor the log has are gone from the log, and whether it was the node that deleted
+/// the log's beginning.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn gap(store: &Arc<dyn Store>, first: Position) -> Result<(bool, bool), StoreError> {
+    let shown = position(store)?.unwrap_or(Position(0));
+    let trimmed = store.get(keys::TRIMMED)?;
+    let trimmed = trimmed.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    Ok((shown < first, trimmed.unwrap_or(0) >= first.0))
+}
+
 /// Which view this is: places in it mean nothing in another, nor after some of it was written a second time.
 ///
 /// # Errors
@@ -352,10 +364,17 @@ fn replay(
             let step = match Record::from_bytes(bytes)? {
                 Record::Entry(entry) => {
                     let step = cell.replay(working, &entry, crate::writer::now_ms())??;
+                    let actor = entry.dot.actor;
+                    group.frontier.extend(cell.fronts().get(&actor).map(|front| (actor, *front)));
+                    step
+                }
+                Record::Adopted(baseline) => {
+                    cell.replay_adopted(&baseline);
+                    let actors = baseline.fronts.iter().map(|known| known.actor);
                     group
                         .frontier
-                        .extend(cell.frontier().get(&entry.dot.actor).map(|front| (entry.dot.actor, *front)));
-                    step
+                        .extend(actors.filter_map(|actor| Some((actor, *cell.fronts().get(&actor)?))));
+                    Step::default()
                 }
                 Record::Merged(entity) => {
                     cell.replay_merged(working, std::slice::from_ref(&entity), crate::writer::now_ms())?
@@ -366,7 +385,7 @@ fn replay(
             group.take(&step);
         }
         group.epochs = cell.placement().learned().collect();
-        group.closed = cell.closed().clone();
+        group.closed = cell.fronts().closed().clone();
         group.note_digests(cell.digests(), []);
         group.lives = cell.lives_mut().take_changed();
         group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();

@@ -182,13 +182,17 @@ pub(crate) trait Told: Send + 'static {
 /// The way in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Submit {
-    work: SyncSender<RunBox>,
+    work: SyncSender<Work>,
 }
 
-struct RunBox(Run);
-impl std::fmt::Debug for RunBox {
+enum Work {
+    Run(Run),
+    /// Segments that end before this are not needed any more; answers with the first position that is left.
+    Trim(Position, oneshot::Sender<Position>),
+}
+impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RunBox")
+        f.write_str("Work")
     }
 }
 
@@ -216,12 +220,25 @@ impl Submit {
                 Err((error, Box::new(finish) as Finish))
             }
         };
-        match self.work.try_send(RunBox(Box::new(run))) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(NodeError::Busy),
-            Err(TrySendError::Disconnected(_)) => return Err(NodeError::Unavailable("stopped".to_owned())),
-        }
+        self.submit(Work::Run(Box::new(run)))?;
         answered.await.unwrap_or_else(|_| Err(NodeError::Unavailable("it was not carried out".to_owned())))
+    }
+
+    /// Deletes the log's segments that hold only records before `before`; returns the first position that is left.
+    ///
+    /// # Errors
+    /// As [`Submit::run`].
+    pub(crate) async fn trim(&self, before: Position) -> Result<Position, NodeError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Work::Trim(before, answer))?;
+        answered.await.map_err(|_| NodeError::Unavailable("it was not carried out".to_owned()))
+    }
+
+    fn submit(&self, work: Work) -> Result<(), NodeError> {
+        self.work.try_send(work).map_err(|refused| match refused {
+            TrySendError::Full(_) => NodeError::Busy,
+            TrySendError::Disconnected(_) => NodeError::Unavailable("stopped".to_owned()),
+        })
     }
 }
 
@@ -290,7 +307,9 @@ impl Writer {
         let (behind, groups) = sync_channel(BEHIND_MAX);
         let (published, durable) = watch::channel(log.durable().0);
         working.set_holes(cell.holes().count());
-        let run = Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0 };
+        let closed = cell.fronts().closed_shared();
+        let run =
+            Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0, closed };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
         let hurry = Hurry::default();
         let hurried = hurry.clone();
@@ -347,10 +366,12 @@ struct Loop<T> {
     behind: SyncSender<Group>,
     published: watch::Sender<u64>,
     number: u64,
+    /// What the view was given last.
+    closed: Arc<BTreeMap<ActorId, u64>>,
 }
 
 impl<T: Told> Loop<T> {
-    fn run(mut self, waiting: &Receiver<RunBox>) {
+    fn run(mut self, waiting: &Receiver<Work>) {
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
             while group.len() < GROUP_MAX
@@ -367,14 +388,22 @@ impl<T: Told> Loop<T> {
     }
 
     /// One group: run, append, sync, answer, publish, hand on.
-    fn commit(&mut self, work: Vec<RunBox>, waiting: &Receiver<RunBox>) -> Result<(), NodeError> {
+    fn commit(&mut self, work: Vec<Work>, waiting: &Receiver<Work>) -> Result<(), NodeError> {
         self.number += 1;
         let mut made = Made::default();
         let mut finishes = Vec::with_capacity(work.len());
         let mut refused = Vec::new();
         // What a group makes is seen by the rest of the group at once, and by nobody else before it is durable.
         let over = Stacked::new(&self.working);
-        for RunBox(run) in work {
+        let mut trims = Vec::new();
+        for work in work {
+            let run = match work {
+                Work::Run(run) => run,
+                Work::Trim(before, answer) => {
+                    trims.push((before, answer));
+                    continue;
+                }
+            };
             match run(&mut self.cell, &over, now_ms()) {
                 Ok((steps, finish)) => {
                     for step in steps {
@@ -397,10 +426,32 @@ impl<T: Told> Loop<T> {
         let end = durable?;
         self.working.set_holes(self.cell.holes().count());
         self.published.send_replace(end.0);
-        self.hand_on(made, end)
+        self.hand_on(made, end)?;
+        trims.into_iter().for_each(|(before, answer)| self.trim(before, answer));
+        Ok(())
     }
 
-    fn append(&mut self, records: &[Vec<u8>], waiting: &Receiver<RunBox>) -> Result<Position, NodeError> {
+    fn trim(&mut self, before: Position, answer: oneshot::Sender<Position>) {
+        match self.log.delete_before(before) {
+            // Nobody waits any more: it is trimmed all the same.
+            Ok(first) => drop(answer.send(first)),
+            Err(error) => tracing::warn!(%error, "segments could not be deleted; tried again"),
+        }
+    }
+
+    /// Closings that the view was not given yet.
+    fn take_closed(&mut self) -> BTreeMap<ActorId, u64> {
+        let known = self.cell.fronts().closed_shared();
+        if Arc::ptr_eq(&known, &self.closed) {
+            return BTreeMap::new();
+        }
+        let news = known.iter().filter(|(actor, last)| self.closed.get(actor) != Some(last));
+        let news = news.map(|(actor, last)| (*actor, *last)).collect();
+        self.closed = known;
+        news
+    }
+
+    fn append(&mut self, records: &[Vec<u8>], waiting: &Receiver<Work>) -> Result<Position, NodeError> {
         if records.is_empty() {
             return Ok(self.log.durable());
         }
@@ -431,7 +482,7 @@ impl<T: Told> Loop<T> {
         }
         let mut frontier = BTreeMap::new();
         for actor in made.actors {
-            frontier.extend(self.cell.frontier().get(&actor).map(|front| (actor, *front)));
+            frontier.extend(self.cell.fronts().get(&actor).map(|front| (actor, *front)));
         }
         let mut epochs = BTreeMap::new();
         for id in made.entities.keys().map(EntityId::slot).chain(made.lost) {
@@ -446,7 +497,7 @@ impl<T: Told> Loop<T> {
             command_keys: made.keys,
             frontier,
             epochs,
-            closed: self.cell.closed().clone(),
+            closed: self.take_closed(),
             lives: self.cell.lives_mut().take_changed(),
             digests: BTreeMap::new(),
             grown: made.grown,
@@ -485,7 +536,7 @@ impl<T: Told> Loop<T> {
 }
 
 /// The disk is full: what is at hand stays at hand, what waits is answered that it was not carried out, and reads go on.
-fn wait_for_room(error: &std::io::Error, waiting: &Receiver<RunBox>) -> Result<(), NodeError> {
+fn wait_for_room(error: &std::io::Error, waiting: &Receiver<Work>) -> Result<(), NodeError> {
     tracing::error!(%error, "the log has no room: nothing is written until there is some");
     metrics::counter!("cell_log_full_total").increment(1);
     let until = Instant::now() + FULL_PAUSE;
@@ -507,6 +558,7 @@ struct Made {
     entities: BTreeMap<EntityId, Arc<Entity>>,
     touched: BTreeSet<EntityId>,
     actors: BTreeSet<ActorId>,
+    /// Slots of whose home more is known.
     lost: Vec<Slot>,
     alarms: Vec<Alarm>,
     keys: Vec<Bytes>,
@@ -520,6 +572,11 @@ impl Made {
         for entry in step.entries {
             self.actors.insert(entry.dot.actor);
             self.records.push(Record::Entry(entry).to_bytes());
+        }
+        if let Some(baseline) = step.adopted {
+            self.actors.extend(baseline.fronts().map(|(actor, _)| actor));
+            self.lost.extend(baseline.placed.iter().flat_map(|placed| placed.slots.iter().copied()));
+            self.records.push(Record::Adopted(baseline).to_bytes());
         }
         self.corrected.extend(step.corrected);
         grow(&mut self.grown, &step.grown);

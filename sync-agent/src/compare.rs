@@ -121,14 +121,14 @@ impl Comparer {
 
     /// Compares once; with the differing slots, if they are asked for.
     pub(crate) async fn compare(&self, peer: RegionId, slots: bool) -> Result<Compared, Status> {
-        let wanted = v1::DigestsRequest { at: Vec::new(), slots };
+        let wanted = v1::DigestsRequest { slots, ..v1::DigestsRequest::default() };
         let theirs = within(self.peers.digests(peer, wanted)).await?;
         if !theirs.not_comparable.is_empty() || theirs.at.is_empty() {
             return Ok(Compared::Inconclusive("the peer cannot say"));
         }
         let begun = Instant::now();
         let ours = loop {
-            let wanted = v1::DigestsRequest { at: theirs.at.clone(), slots };
+            let wanted = v1::DigestsRequest { at: theirs.at.clone(), slots, stamp: theirs.stamp.clone() };
             let ours = within(self.node.digests(wanted)).await?;
             match ours.not_comparable.as_str() {
                 "" => break ours,
@@ -174,20 +174,37 @@ impl Comparer {
         differences: &BTreeMap<EntityId, Difference>,
     ) -> Result<u64, Status> {
         let here = differences.iter().filter(|(_, difference)| **difference != Difference::MissingThere);
-        let ids: Vec<&EntityId> = here.map(|(id, _)| id).collect();
+        let ids: Vec<EntityId> = here.map(|(id, _)| *id).collect();
         let mut repaired = 0;
         for some in ids.chunks(FETCH_MAX) {
-            let entities = some.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
-            let fetched = self.peers.fetch(peer, v1::EntitiesRequest { entities }).await?;
-            let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
-            let merged = within(self.node.merge(request)).await?;
-            repaired += merged.changed;
-            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string())
-                .increment(merged.changed);
+            let changed = self.take_over(peer, some, false).await?;
+            repaired += changed;
+            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string()).increment(changed);
             tokio::time::sleep(Duration::from_secs_f64(some.len() as f64 / f64::from(self.repair_per_s)))
                 .await;
         }
         Ok(repaired)
+    }
+
+    /// Merges the peer's state of these, in as many answers as it takes; returns how many got something new. Not `alone`:
+    /// also of what their changes touched beside them.
+    pub(crate) async fn take_over(
+        &self,
+        peer: RegionId,
+        mut ids: &[EntityId],
+        alone: bool,
+    ) -> Result<u64, Status> {
+        let mut changed = 0;
+        while !ids.is_empty() {
+            let entities = ids.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
+            let fetched = self.peers.fetch(peer, v1::EntitiesRequest { entities, alone }).await?;
+            let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
+            changed += within(self.node.merge(request)).await?.changed;
+            // A peer that does not say how many has looked at all.
+            let looked = if fetched.looked == 0 { ids.len() } else { fetched.looked as usize };
+            ids = ids.get(looked..).unwrap_or_default();
+        }
+        Ok(changed)
     }
 
     /// For an operator: compares now, whatever was seen before, and heals if asked to.
@@ -209,7 +226,7 @@ impl Comparer {
     }
 }
 
-async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let answered = tokio::time::timeout(ANSWER_WITHIN, asked).await;
     answered.map_err(|_| Status::deadline_exceeded("no answer"))?
 }

@@ -3,10 +3,11 @@
 //! One stream per peer. The node says how far it is, again and again; the peer sends what is missing. Nothing is kept
 //! here: a stream that broke begins again from the node's frontier, and what comes twice changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_core::digest::Digest;
 use cell_core::id::{ActorId, RegionId};
 use cell_proto::v1;
 use cell_proto::v1::replication_client::ReplicationClient;
@@ -18,7 +19,8 @@ use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::board::{Board, Channel, Flow, STALLED_AFTER_MS, now_ms};
-use crate::node::{NodeLink, read_frontier};
+use crate::exchange::Exchange;
+use crate::node::{NodeLink, read_frontier, write_front, write_said};
 use crate::positions::Frontier;
 use crate::recovery::{Recovery, Standing};
 use crate::replication::PROTOCOL;
@@ -30,6 +32,7 @@ const APPLYING_MAX: usize = 4;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
+const BASELINE_WITHIN: Duration = Duration::from_secs(15);
 
 /// The data channels of all peers; clones share them.
 #[derive(Clone, Debug)]
@@ -68,6 +71,13 @@ impl Peers {
         Ok(self.client(region)?.entity_digests(request).await?.into_inner())
     }
 
+    /// What a region knows beside its entities.
+    pub(crate) async fn baseline(&self, region: RegionId) -> Result<v1::BaselineReply, Status> {
+        let mut client = self.client(region)?;
+        let asked = tokio::time::timeout(BASELINE_WITHIN, client.read_baseline(v1::BaselineRequest {})).await;
+        Ok(asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
+    }
+
     /// Entities somebody waits for, straight from a region.
     pub(crate) async fn fetch(
         &self,
@@ -90,6 +100,7 @@ pub(crate) struct Subscriber {
     pub(crate) node: NodeLink,
     pub(crate) board: Board,
     pub(crate) recovery: Recovery,
+    pub(crate) exchange: Exchange,
 }
 
 /// Why a stream ended. Nothing was lost; it begins anew from the node's frontier.
@@ -105,6 +116,9 @@ enum Broken {
     Ended,
     #[error("changes of {0} came with a gap")]
     Gap(ActorId),
+    /// The peer looks anew from where to stream.
+    #[error("state was taken over")]
+    Adopted,
 }
 
 /// How one stream does.
@@ -115,6 +129,8 @@ struct Progress {
     stopped: BTreeMap<ActorId, String>,
     /// How far the peer says it is.
     theirs: Frontier,
+    /// What of it the peer cannot stream to here.
+    only_as_state: BTreeSet<ActorId>,
     moved_ms: u64,
 }
 
@@ -131,6 +147,7 @@ impl Subscriber {
                 tracing::debug!(peer = %self.peer, %broken, "subscription ended");
                 self.board.flow(self.peer, Channel::Changes, Flow::Unreachable, &broken.to_string());
                 self.recovery.stands(self.peer, Standing::Away);
+                self.exchange.away(self.peer);
             }
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -144,11 +161,15 @@ impl Subscriber {
         let at_start = self.node.connected().await;
         known.mark_unchanged();
         let (reports, reporting) = mpsc::channel(2);
+        let mut adopted = self.exchange.adopted();
+        let (frontier, stamp, all) = write_said(at_start.fronts.say(None));
         let first = v1::SubscribeRequest {
             region: self.own.to_string(),
             members: self.members.iter().map(ToString::to_string).collect(),
             protocol: PROTOCOL,
-            frontier: crate::node::write_frontier(&at_start.frontier),
+            frontier,
+            stamp,
+            all,
         };
         reports.try_send(first).map_err(|_| Broken::Ended)?;
         let mut client = self.peers.client(self.peer).map_err(Broken::Peer)?;
@@ -165,6 +186,7 @@ impl Subscriber {
             life: at_start.life,
             stopped: BTreeMap::new(),
             theirs: Frontier::new(),
+            only_as_state: BTreeSet::new(),
             moved_ms: now_ms(),
         };
         self.recovery.stands(self.peer, Standing::Ahead);
@@ -172,8 +194,21 @@ impl Subscriber {
             tokio::select! {
                 batch = next(&mut changes), if open < APPLYING_MAX => {
                     let batch = batch?;
+                    if batch.name_all {
+                        // Another stamp than the peer's: it is told everything.
+                        let said = self.node.fronts().say(Some(Digest::default())).fronts;
+                        let frontier = said.into_iter().map(|(actor, front)| write_front(actor, front));
+                        let all = v1::SubscribeRequest {
+                            frontier: frontier.collect(),
+                            all: true,
+                            ..v1::SubscribeRequest::default()
+                        };
+                        reports.send(all).await.map_err(|_| Broken::Ended)?;
+                    }
                     if !batch.frontier.is_empty() {
                         progress.theirs = read_frontier(batch.frontier);
+                        let only = batch.only_as_state.into_iter();
+                        progress.only_as_state = only.filter_map(|actor| ActorId::try_from(actor).ok()).collect();
                     }
                     let entries = progress.wanted(batch.entries);
                     if !entries.is_empty() {
@@ -198,11 +233,15 @@ impl Subscriber {
                     }
                     moved = true;
                 }
+                changed = adopted.changed() => {
+                    changed.map_err(|_| Broken::Ended)?;
+                    return Err(Broken::Adopted);
+                }
                 _ = report.tick() => {
                     // If the peer is slow to listen, the next report says it all.
                     if moved && let Ok(permit) = reports.try_reserve() {
-                        let frontier = crate::node::write_frontier(&self.node.frontier());
-                        permit.send(v1::SubscribeRequest { frontier, ..v1::SubscribeRequest::default() });
+                        let (frontier, stamp, _) = write_said(self.node.fronts().say(None));
+                        permit.send(v1::SubscribeRequest { frontier, stamp, ..v1::SubscribeRequest::default() });
                         moved = false;
                     }
                     self.tell(&progress);
@@ -232,11 +271,11 @@ impl Subscriber {
     }
 
     fn tell(&self, progress: &Progress) {
-        let ours = self.node.frontier();
-        let behind = |of: RegionId| {
-            let mut of_region = progress.theirs.iter().filter(|(actor, _)| actor.region() == of);
-            of_region.any(|(actor, front)| ours.get(actor).is_none_or(|has| has.seq < front.seq))
-        };
+        let ours = self.node.fronts();
+        let ahead = progress.theirs.iter().filter(|(actor, front)| ours.seq(actor) < front.seq);
+        let ahead: BTreeSet<ActorId> = ahead.map(|(actor, _)| *actor).collect();
+        let behind = |of: RegionId| ahead.iter().any(|actor| actor.region() == of);
+        self.exchange.heard(self.peer, &ahead, &progress.only_as_state);
         if !progress.theirs.is_empty() && !behind(self.own) {
             self.recovery.stands(self.peer, Standing::Confirmed { life: progress.life });
         }

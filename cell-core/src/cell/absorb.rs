@@ -8,7 +8,7 @@ use crate::duty::MessageBody;
 use crate::entity::{Blocked, Entity};
 use crate::event::{Body, Change, Entry, Event, Record};
 use crate::gate::Envelope;
-use crate::id::{EntityId, Hash};
+use crate::id::EntityId;
 use crate::order::{Order, OrderDecision, Stalled, Why};
 use crate::payment::{Payment, PaymentPhase, Permit};
 use crate::settle;
@@ -65,7 +65,7 @@ impl Cell {
         now_ms: u64,
     ) -> Result<Result<Step, Refused>, Unavailable> {
         let dot = entry.dot;
-        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
+        let front = self.front(&dot.actor);
         if !self.placement.members().contains(&dot.actor.region()) {
             return Ok(Err(Refused::NotAMember));
         }
@@ -92,7 +92,7 @@ impl Cell {
         for (place, event) in change.events.iter().enumerate() {
             draft.place(event, EventId { dot, place: place as u64 }, change.at)?;
         }
-        draft.cell.frontier.insert(dot.actor, Front { seq: dot.seq, hash: entry.hash });
+        draft.cell.raise(dot.actor, Front { seq: dot.seq, hash: entry.hash });
         draft.settle_touched()?;
         draft.finish(vec![entry.clone()]).map(Ok)
     }
@@ -138,10 +138,10 @@ impl Cell {
         for (place, event) in change.events.iter().enumerate() {
             draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
         }
-        let known = draft.cell.frontier.get(&entry.dot.actor).map_or(0, |front| front.seq);
+        let known = draft.cell.fronts.seq(&entry.dot.actor);
         if entry.dot.seq == known + 1 {
             let front = Front { seq: entry.dot.seq, hash: entry.hash };
-            draft.cell.frontier.insert(entry.dot.actor, front);
+            draft.cell.raise(entry.dot.actor, front);
         } else if entry.dot.seq > known {
             let beyond = draft.cell.beyond.entry(entry.dot.actor).or_insert(0);
             *beyond = entry.dot.seq.max(*beyond);

@@ -16,7 +16,7 @@ use cell_core::placement::Placement;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
 use chaos_tests::harness::{Api, Cluster, Latency, Plan, Role};
 use hdrhistogram::Histogram;
-use region_node::{EngineName, Identity, Node};
+use region_node::{EngineName, Identity, LogSettings, Node};
 use service_kit::Shutdown;
 
 use super::load::{self, Keys, Phase, Taken};
@@ -312,6 +312,7 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
         placement: Placement::initial(vec![region], |_| region),
         rules: Rules::default(),
         recovery_wait: Duration::ZERO,
+        log: LogSettings::default(),
     };
     let engine = match args.engine {
         EngineArg::Sled => EngineName::Sled,

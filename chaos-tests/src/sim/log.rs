@@ -27,6 +27,7 @@ impl World {
         if !step.merged.is_empty() {
             node.log.push(Logged::Merged(step.merged));
         }
+        node.log.extend(step.adopted.map(Logged::Adopted));
         let at = node.log.len();
         if let Some(effect) = effect {
             if at <= node.synced && node.waiting.is_empty() {
@@ -73,16 +74,25 @@ impl World {
         let (me, started_as) = (node.cell.me(), node.started_as);
         let mut actors = BTreeSet::new();
         for logged in &node.log[node.synced..upto] {
-            if let Logged::Entry(entry) = logged {
-                let entries = node.durable.entry(entry.dot.actor).or_default();
-                if entry.dot.seq != entries.len() as u64 + 1 {
-                    let detail = format!("{} after {} changes in {}", entry.dot, entries.len(), node.region);
-                    self.journal.violate("D3 prefix", detail);
+            match logged {
+                Logged::Entry(entry) => {
+                    let held = node.durable.entry(entry.dot.actor).or_default();
+                    if entry.dot.seq != held.seq() + 1 {
+                        let detail = format!("{} after {} changes in {}", entry.dot, held.seq(), node.region);
+                        self.journal.violate("D3 prefix", detail);
+                    }
+                    held.entries.push(entry.clone());
+                    actors.insert(entry.dot.actor);
+                    let own = entry.dot.actor == me || started_as == Some(entry.dot.actor);
+                    self.journal.synced(entry, own);
                 }
-                entries.push(entry.clone());
-                actors.insert(entry.dot.actor);
-                let own = entry.dot.actor == me || started_as == Some(entry.dot.actor);
-                self.journal.synced(entry, own);
+                Logged::Adopted(baseline) | Logged::View(_, baseline) => {
+                    for (actor, front) in baseline.fronts().filter(|(actor, _)| *actor != me) {
+                        node.durable.entry(actor).or_default().adopt(front);
+                        actors.insert(actor);
+                    }
+                }
+                Logged::Merged(_) => {}
             }
         }
         node.synced = upto;
@@ -170,7 +180,7 @@ impl World {
 impl Node {
     fn unneeded(&self, message: &EntryMessage) -> Option<&'static str> {
         let lost = |need: &Requirement| {
-            self.cell.closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq)
+            self.cell.fronts().closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq)
         };
         if message.missing.iter().any(lost) {
             return Some("it waits for what was lost with its actor");

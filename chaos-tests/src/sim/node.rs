@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cell_core::cell::{Cell, Refusal, Reply, Unavailable, View};
+use cell_core::cell::{Baseline, Cell, Front, Refusal, Reply, Step, Unavailable, View};
 use cell_core::duty::Duty;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Entry;
 use cell_core::gate::{Answer, MessageId, Requirement};
-use cell_core::id::{ActorId, EntityId, OrderId, PaymentId, RegionId, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, OrderId, PaymentId, RegionId, Slot, UserId};
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::version::Dot;
@@ -78,6 +78,75 @@ impl Shelf {
 pub(crate) enum Logged {
     Entry(Entry),
     Merged(Vec<Entity>),
+    Adopted(Baseline),
+    /// In place of everything before it: the view, synced.
+    View(Vec<Entity>, Baseline),
+}
+
+impl Logged {
+    /// What it does to a cell that starts, without deciding anything.
+    pub(crate) fn replay(&self, cell: &mut Cell, view: &Shelf, now_ms: u64) -> Result<Step, String> {
+        let failed = |error: Unavailable| error.to_string();
+        match self {
+            Logged::Entry(entry) => {
+                cell.replay(view, entry, now_ms).map_err(failed)?.map_err(|error| error.to_string())
+            }
+            Logged::Merged(entities) => cell.replay_merged(view, entities, now_ms).map_err(failed),
+            Logged::Adopted(baseline) => {
+                cell.replay_adopted(baseline);
+                Ok(Step::default())
+            }
+            Logged::View(entities, baseline) => {
+                cell.replay_adopted(baseline);
+                cell.replay_merged(view, entities, now_ms).map_err(failed)
+            }
+        }
+    }
+}
+
+/// What is synced of one actor: everything, and of what is not trimmed the changes themselves.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) trimmed: Front,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Default for Held {
+    fn default() -> Held {
+        Held { trimmed: Front { seq: 0, hash: Hash::ZERO }, entries: Vec::new() }
+    }
+}
+
+impl Held {
+    pub(crate) fn seq(&self) -> u64 {
+        self.trimmed.seq + self.entries.len() as u64
+    }
+    /// The changes after `known`; `None` if some of them are trimmed.
+    pub(crate) fn behind(&self, known: u64) -> Option<&[Entry]> {
+        let skip = known.checked_sub(self.trimmed.seq)?;
+        Some(self.entries.get(skip as usize..).unwrap_or_default())
+    }
+    /// State took the place of the changes up to here.
+    pub(crate) fn adopt(&mut self, front: Front) {
+        if front.seq > self.seq() {
+            *self = Held { trimmed: front, entries: Vec::new() };
+        }
+    }
+    pub(crate) fn trim(&mut self) {
+        if let Some(last) = self.entries.last() {
+            self.trimmed = Front { seq: last.dot.seq, hash: last.hash };
+            self.entries.clear();
+        }
+    }
+}
+
+/// A peer's state on its way here.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) peer: usize,
+    pub(crate) baseline: Baseline,
+    pub(crate) rest: Vec<EntityId>,
+    pub(crate) moved_ms: u64,
 }
 
 /// What may be shown only after the log is synced up to a position.
@@ -118,8 +187,9 @@ pub(crate) struct Node {
     /// Who waits here for a version.
     pub(crate) readers: BTreeSet<usize>,
     pub(crate) backup: Option<usize>,
-    /// What is synced, by actor; entry n of an actor stands at n − 1.
-    pub(crate) durable: BTreeMap<ActorId, Vec<Entry>>,
+    /// What is synced, by actor.
+    pub(crate) durable: BTreeMap<ActorId, Held>,
+    pub(crate) exchange: Option<Exchange>,
     /// Per peer, how far each actor was sent on the present connection.
     pub(crate) sent: BTreeMap<usize, BTreeMap<ActorId, u64>>,
     pub(crate) dirty: BTreeSet<EntityId>,
@@ -143,10 +213,10 @@ impl Node {
         self.synced == self.log.len()
     }
     pub(crate) fn durable_seq(&self, actor: &ActorId) -> u64 {
-        self.durable.get(actor).map_or(0, |entries| entries.len() as u64)
+        self.durable.get(actor).map_or(0, Held::seq)
     }
     pub(crate) fn durable_front(&self) -> BTreeMap<ActorId, u64> {
-        self.durable.iter().map(|(actor, entries)| (*actor, entries.len() as u64)).collect()
+        self.durable.iter().map(|(actor, held)| (*actor, held.seq())).collect()
     }
     /// Whether a version is present here, durably.
     pub(crate) fn holds(&self, requirement: &Requirement) -> bool {

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cell_core::cell::Baseline;
+use cell_core::digest::Digest;
 use cell_core::entity::Entity;
 use cell_core::event::{Entry, Fact, FailureKind};
+use cell_core::fronts::Said;
 use cell_core::gate::{Envelope, MessageId, Requirement};
-use cell_core::id::{ActorId, RegionId, Slot, UserId};
+use cell_core::id::{EntityId, RegionId, Slot, UserId};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 
@@ -34,7 +37,13 @@ pub(crate) enum Event {
     GateTick { node: usize, life: u64, due_ms: u64 },
     AskNode { node: usize, agent: u64, errand: Errand },
     Batch { from: usize, to: usize, entries: Vec<Entry> },
-    Subscribe { to: usize, from: usize, frontier: BTreeMap<ActorId, u64> },
+    Subscribe { to: usize, from: usize, said: Said },
+    NameAll { node: usize, peer: usize, stamp: Digest },
+    OnlyAsState { node: usize, peer: usize },
+    AskBaseline { to: usize, from: usize },
+    Baseline { node: usize, peer: usize, baseline: Baseline, has: Vec<EntityId> },
+    AskState { to: usize, from: usize, wanted: Vec<EntityId> },
+    State { node: usize, peer: usize, entities: Vec<Entity>, of: Vec<EntityId> },
     SubscribeOnce { node: usize, life: u64 },
     SubscribeTimer,
     Message { to: usize, from: usize, envelope: Envelope },
@@ -82,7 +91,13 @@ impl Event {
             Event::Batch { from, to, .. }
             | Event::Subscribe { from, to, .. }
             | Event::Message { from, to, .. }
+            | Event::AskBaseline { from, to }
+            | Event::AskState { from, to, .. }
             | Event::Fetch { from, to, .. } => [Some(*from), Some(*to)],
+            Event::NameAll { node, peer, .. }
+            | Event::OnlyAsState { node, peer }
+            | Event::Baseline { node, peer, .. }
+            | Event::State { node, peer, .. } => [Some(*node), Some(*peer)],
             Event::Acked { to, .. } => [Some(*to), None],
             Event::SubscribeTimer
             | Event::IntentDone { .. }
@@ -311,7 +326,13 @@ impl World {
                 self.asked(node, life, errand);
             }
             Event::Batch { from, to, entries } => self.batch(to, from, entries),
-            Event::Subscribe { to, from, frontier } => self.subscribed(to, from, frontier),
+            Event::Subscribe { to, from, said } => self.subscribed(to, from, said),
+            Event::NameAll { node, peer, stamp } => self.name_all(node, peer, stamp),
+            Event::OnlyAsState { node, peer } => self.only_as_state(node, peer),
+            Event::AskBaseline { to, from } => self.baseline_asked(to, from),
+            Event::Baseline { node, peer, baseline, has } => self.baseline_given(node, peer, baseline, has),
+            Event::AskState { to, from, wanted } => self.state_asked(to, from, wanted),
+            Event::State { node, peer, entities, of } => self.state_given(node, peer, entities, &of),
             Event::SubscribeOnce { node, life } if alive(self, node, life) => self.subscribe_all(node),
             Event::SubscribeTimer => {
                 for i in 0..self.nodes.len() {

@@ -2,7 +2,6 @@
 //! out of order, is watched at every sync.
 
 use cell_core::event::Entry;
-use cell_core::id::Hash;
 
 use super::{Invariant, ensure};
 use crate::sim::world::World;
@@ -12,9 +11,9 @@ pub(super) const INVARIANT: Invariant =
 
 fn during(world: &World) -> Result<(), String> {
     for node in world.nodes.iter().filter(|node| node.up) {
-        for (actor, entries) in &node.durable {
-            let front = node.cell.frontier().get(actor).map_or(0, |front| front.seq);
-            ensure(front >= entries.len() as u64, || {
+        for (actor, held) in &node.durable {
+            let front = node.cell.fronts().seq(actor);
+            ensure(front >= held.seq(), || {
                 format!("{}: frontier {front} of {actor} is behind its own log", node.region)
             })?;
         }
@@ -24,10 +23,10 @@ fn during(world: &World) -> Result<(), String> {
 
 fn at_rest(world: &World) -> Result<(), String> {
     for node in &world.nodes {
-        for (actor, entries) in &node.durable {
-            let mut previous = Hash::ZERO;
-            for (at, entry) in entries.iter().enumerate() {
-                let fits = entry.dot.seq == at as u64 + 1
+        for (actor, held) in &node.durable {
+            let mut previous = held.trimmed.hash;
+            for (at, entry) in (held.trimmed.seq..).zip(&held.entries) {
+                let fits = entry.dot.seq == at + 1
                     && entry.hash == Entry::chain(&previous, &entry.dot, &entry.bytes);
                 ensure(fits, || format!("{}: {actor} has a hole or a broken chain at {at}", node.region))?;
                 previous = entry.hash;
