@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,20 +13,18 @@ use cell_core::id::UserId;
 use cell_core::order::{Line, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::placement::Placement;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
-use chaos_tests::harness::{Api, Cluster, Latency, Plan, Role};
+use chaos_tests::harness::Role;
 use hdrhistogram::Histogram;
 use region_node::{EngineName, Identity, Node};
 use service_kit::Shutdown;
 
+use super::figure::{STEAL_MAX, TRIES_MAX};
 use super::load::{self, Keys, Phase, Taken};
 use super::machine::{Ticks, cpu_seconds};
+use super::served::{ORIGIN, Served, folder_in};
 use super::{EngineArg, PlaceArgs};
-use crate::demo::program;
 
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Above this a run says more of the neighbours than of the node.
-const STEAL_MAX: f64 = 3.0;
-const TRIES_MAX: usize = 6;
 /// A group of the floor begins with this, so that its syncs are real work for the file system.
 const FLOOR_TIME: Duration = Duration::from_secs(2);
 
@@ -67,17 +64,11 @@ impl Row {
 }
 
 pub(super) async fn run(args: &PlaceArgs) -> Result<Vec<Row>> {
-    let temporary = match &args.data {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)?;
-            tempfile::tempdir_in(folder)?
-        }
-        None => tempfile::tempdir()?,
-    };
+    let temporary = folder_in(args.data.as_deref())?;
     let mut rows = Vec::new();
-    rows.extend(over_http(args, &["north"], "http", temporary.path()).await?);
+    rows.extend(over_http(args, &[ORIGIN], "http", temporary.path()).await?);
     if args.peers {
-        rows.extend(over_http(args, &["north", "east", "south"], "http, two peers", temporary.path()).await?);
+        rows.extend(over_http(args, &[ORIGIN, "east", "south"], "http, two peers", temporary.path()).await?);
     }
     if !args.no_in_process {
         rows.extend(in_process(args, temporary.path()).await?);
@@ -107,13 +98,6 @@ async fn middle(args: &PlaceArgs, mut run: impl AsyncFnMut() -> Result<Row>) -> 
 
 // === over HTTP ===
 
-struct Served {
-    cluster: Cluster,
-    api: Api,
-    numbers: Arc<AtomicU64>,
-    keys: Arc<Keys>,
-}
-
 /// What the node says of its log.
 #[derive(Clone, Copy, Debug)]
 struct LogSeen {
@@ -128,7 +112,7 @@ async fn over_http(args: &PlaceArgs, regions: &[&str], what: &str, folder: &Path
         let row = middle(args, async || {
             // A fresh folder each time: a run does not pay for what the one before it stored.
             let folder = tempfile::tempdir_in(folder)?;
-            let served = serve(args.engine, regions, folder.path()).await?;
+            let served = Served::start(args.engine, regions, folder.path()).await?;
             let row = measure(args, &served, what, clients, rate, folder.path()).await;
             served.cluster.stop().await?;
             row
@@ -138,43 +122,21 @@ async fn over_http(args: &PlaceArgs, regions: &[&str], what: &str, folder: &Path
     Ok(rows)
 }
 
-async fn serve(engine: EngineArg, regions: &[&str], folder: &Path) -> Result<Served> {
-    let plan = Plan {
-        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
-        folder: folder.to_owned(),
-        program,
-        latency: Latency::NONE,
-        node: Vec::new(),
-        limits: Vec::new(),
-        rules: Vec::new(),
-        gate: Vec::new(),
-        ask_every_ms: 60_000,
-        levels: "warn".to_owned(),
-        engine: engine.as_str().to_owned(),
-        // Whoever the load places orders for is at home in the first.
-        all_in_first: true,
+async fn log_seen(served: &Served) -> Result<LogSeen> {
+    let page = served.api.text(served.cluster.node_admin(ORIGIN)?, "/metrics").await?;
+    let number = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse::<f64>().ok())
     };
-    let cluster = Cluster::start(plan).await?;
-    Ok(Served { cluster, api: Api::default(), numbers: Arc::default(), keys: Arc::default() })
+    Ok(LogSeen {
+        syncs: number("cell_log_syncs_total").context("the node does not count its syncs")?,
+        bytes: number("cell_log_bytes_total").context("the node does not count its log's bytes")?,
+    })
 }
 
-impl Served {
-    async fn log(&self) -> Result<LogSeen> {
-        let page = self.api.text(self.cluster.node_admin("north")?, "/metrics").await?;
-        let number = |name: &str| {
-            let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|value| value.parse::<f64>().ok())
-        };
-        Ok(LogSeen {
-            syncs: number("cell_log_syncs_total").context("the node does not count its syncs")?,
-            bytes: number("cell_log_bytes_total").context("the node does not count its log's bytes")?,
-        })
-    }
-
-    fn cpu(&self) -> (f64, f64) {
-        let node = self.cluster.pid(Role::Node, "north").map_or(0.0, cpu_seconds);
-        (node, self.cluster.pids().into_iter().map(cpu_seconds).sum())
-    }
+/// Processor seconds of the loaded node, and of every process.
+fn cpu_of_all(served: &Served) -> (f64, f64) {
+    (served.cpu_of(Role::Node, ORIGIN), served.cluster.pids().into_iter().map(cpu_seconds).sum())
 }
 
 async fn measure(
@@ -185,21 +147,21 @@ async fn measure(
     rate: Option<u64>,
     folder: &Path,
 ) -> Result<Row> {
-    let address: SocketAddr = served.cluster.node_http("north")?;
-    let phase = Phase::default();
-    let (numbers, keys) = (served.numbers.clone(), served.keys.clone());
+    let (load, phase) = served.load()?;
     let load = match rate {
-        Some(rate) => tokio::spawn(load::open(address, rate, numbers, keys, phase.clone())),
-        None => tokio::spawn(load::closed(address, clients, numbers, keys, phase.clone())),
+        Some(rate) => tokio::spawn(load.open(rate)),
+        None => tokio::spawn(load.closed(clients)),
     };
     tokio::time::sleep(WARM_UP).await;
-    let (log, cpu, ticks, begun) = (served.log().await?, served.cpu(), Ticks::now(), Instant::now());
+    let (log, cpu, ticks, begun) =
+        (log_seen(served).await?, cpu_of_all(served), Ticks::now(), Instant::now());
     phase.count();
     tokio::time::sleep(args.time()).await;
     phase.end();
-    let (log_after, cpu_after, seconds) = (served.log().await?, served.cpu(), begun.elapsed().as_secs_f64());
+    let (log_after, cpu_after, seconds) =
+        (log_seen(served).await?, cpu_of_all(served), begun.elapsed().as_secs_f64());
     let steal_percent = Ticks::now().steal_since(&ticks);
-    let taken = Taken { latency: load.await??, seconds };
+    let taken = Taken { latency: load.await??.0, seconds };
     let syncs = (log_after.syncs - log.syncs).max(1.0);
     let orders = taken.latency.len() as f64;
     let bytes = (log_after.bytes - log.bytes) / orders;
