@@ -9,13 +9,18 @@ mod apply;
 mod arrivals;
 mod figure;
 mod load;
+mod long;
 mod machine;
+mod park;
 mod place;
+mod postgres;
 mod replicate;
 mod report;
 mod served;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -30,6 +35,15 @@ pub(crate) enum Verb {
     Apply(ApplyArgs),
     /// Lag, catch-up, bytes and processor time from one region to another.
     Replicate(ReplicateArgs),
+    /// Messages that wait in the gate, and how fast they go on when their orders come.
+    Park(ParkArgs),
+}
+
+/// What placement is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// PostgreSQL behind a small HTTP service; Debian's package `postgresql` has to be installed.
+    Postgres,
 }
 
 /// Which engine keeps the node's view.
@@ -70,6 +84,15 @@ pub(crate) struct PlaceArgs {
     /// Also with two peer regions attached that take every change.
     #[arg(long)]
     peers: bool,
+    /// Beside it, in the same run, another service under the same load.
+    #[arg(long, value_enum)]
+    against: Option<Against>,
+    /// Connections of that service to its database.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=250))]
+    pool: u16,
+    /// One long run of this many orders instead, at the last of --clients, with what becomes of rate and memory.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
+    orders: Option<u64>,
     /// Leave out placement inside the process, without HTTP.
     #[arg(long)]
     no_in_process: bool,
@@ -128,6 +151,28 @@ pub(crate) struct ReplicateArgs {
     data: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ParkArgs {
+    /// Messages parked; each takes some hundred bytes on the disk.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    messages: u64,
+    /// Orders that come in a second, each of which wakes one.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: u64,
+    /// Seconds of idleness before and after parking, and of waking.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Runs of which the middle of each figure is shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// What keeps the nodes' views.
+    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
+    engine: EngineArg,
+    /// Where the data goes; the disk under it is what is measured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
 pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
     let failed = |error: anyhow::Error| Refused::Failed(format!("{error:#}"));
     match verb {
@@ -136,6 +181,11 @@ pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
             {
                 return Err(Refused::Usage("--clients, --runs and --rate are numbers above 0".to_owned()));
             }
+            if let Some(orders) = args.orders {
+                let figures = long::run(&args, orders).await.map_err(failed)?;
+                figure::show(format, &note("many orders on one node", args.engine, 1), &figures);
+                return Ok(());
+            }
             let rows = place::run(&args).await.map_err(failed)?;
             report::show(format, &args, &rows);
         }
@@ -143,12 +193,25 @@ pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
             let figures = apply::run(&args).await.map_err(failed)?;
             figure::show(format, &note("changes applied", args.engine, args.runs), &figures);
         }
+        Verb::Park(args) => {
+            let figures = park::run(&args).await.map_err(failed)?;
+            figure::show(format, &note("messages parked in the gate", args.engine, args.runs), &figures);
+        }
         Verb::Replicate(args) => {
             let figures = replicate::run(&args).await.map_err(failed)?;
             figure::show(format, &note("from one region to another", args.engine, args.runs), &figures);
         }
     }
     Ok(())
+}
+
+/// Whether this program is started in this role by a benchmark.
+pub(crate) fn is_role(role: &str) -> bool {
+    role == postgres::ROLE
+}
+
+pub(crate) fn play_role(args: impl Iterator<Item = OsString>) -> ExitCode {
+    postgres::play(args)
 }
 
 fn note(what: &str, engine: EngineArg, runs: u16) -> String {

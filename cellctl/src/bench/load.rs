@@ -47,9 +47,9 @@ impl Keys {
     }
 }
 
-/// A user of the region under load.
-pub(super) fn user(n: u64) -> String {
-    format!("user-{:05}", n % USERS)
+/// Those who place orders.
+pub(super) fn users() -> Arc<[String]> {
+    (0..USERS).map(|n| format!("user-{n:05}")).collect()
 }
 
 /// About what a shop's order of three lines looks like.
@@ -76,12 +76,11 @@ impl Connection {
     }
 
     /// Places one order; anything but 201 ends the run. Afterwards the answer is in the buffer.
-    async fn place(&mut self, n: u64, keys: &Keys) -> Result<()> {
+    async fn place(&mut self, n: u64, user: &str, keys: &Keys) -> Result<()> {
         let body = body(n);
         let request = format!(
-            "POST /v1/orders HTTP/1.1\r\nhost: bench\r\nx-user-id: {}\r\nidempotency-key: {}\r\n\
+            "POST /v1/orders HTTP/1.1\r\nhost: bench\r\nx-user-id: {user}\r\nidempotency-key: {}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            user(n),
             keys.next(),
             body.len(),
         );
@@ -154,6 +153,8 @@ pub(super) struct Load {
     pub(super) address: SocketAddr,
     pub(super) numbers: Arc<AtomicU64>,
     pub(super) keys: Arc<Keys>,
+    /// Who places them, one after the other.
+    pub(super) users: Arc<[String]>,
     pub(super) phase: Phase,
     /// Orders with this number and above are not placed any more.
     pub(super) below: u64,
@@ -181,7 +182,8 @@ impl Client {
         if number >= self.load.below {
             return Ok(false);
         }
-        self.connection.place(number, &self.load.keys).await?;
+        let user = &self.load.users[(number % self.load.users.len() as u64) as usize];
+        self.connection.place(number, user, &self.load.keys).await?;
         // The last one may be answered after the end: it began inside and counts.
         if self.load.phase.counts() {
             self.latency.record(begun.elapsed().as_micros().max(1) as u64)?;

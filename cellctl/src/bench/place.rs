@@ -19,11 +19,14 @@ use region_node::{EngineName, Identity, Node};
 use service_kit::Shutdown;
 
 use super::figure::{STEAL_MAX, TRIES_MAX};
-use super::load::{self, Keys, Phase, Taken};
+use super::load::{self, Keys, Load, Phase, Taken};
 use super::machine::{Ticks, cpu_seconds};
+use super::postgres::Postgres;
 use super::served::{ORIGIN, Served, folder_in};
-use super::{EngineArg, PlaceArgs};
+use super::{Against, EngineArg, PlaceArgs};
 
+const OVER_HTTP: &str = "http";
+const AGAINST_POSTGRES: &str = "http, PostgreSQL";
 const WARM_UP: Duration = Duration::from_secs(1);
 /// A group of the floor begins with this, so that its syncs are real work for the file system.
 const FLOOR_TIME: Duration = Duration::from_secs(2);
@@ -66,7 +69,10 @@ impl Row {
 pub(super) async fn run(args: &PlaceArgs) -> Result<Vec<Row>> {
     let temporary = folder_in(args.data.as_deref())?;
     let mut rows = Vec::new();
-    rows.extend(over_http(args, &[ORIGIN], "http", temporary.path()).await?);
+    rows.extend(over_http(args, &[ORIGIN], OVER_HTTP, temporary.path()).await?);
+    if args.against == Some(Against::Postgres) {
+        rows.extend(over_postgres(args).await?);
+    }
     if args.peers {
         rows.extend(over_http(args, &[ORIGIN, "east", "south"], "http, two peers", temporary.path()).await?);
     }
@@ -218,6 +224,61 @@ fn floor(folder: &Path, bytes_per_order: usize, group: usize) -> Result<(f64, f6
     Ok((groups * group as f64, latency.value_at_quantile(0.5) as f64 / 1e3))
 }
 
+// === over HTTP into PostgreSQL ===
+
+async fn over_postgres(args: &PlaceArgs) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for clients in args.clients.iter().copied() {
+        let row = middle(args, async || {
+            let postgres = Postgres::start(args.data.as_deref(), usize::from(args.pool).min(clients)).await?;
+            let row = measure_postgres(args, &postgres, clients).await;
+            postgres.stop().await?;
+            row
+        });
+        rows.push(row.await?);
+    }
+    Ok(rows)
+}
+
+async fn measure_postgres(args: &PlaceArgs, postgres: &Postgres, clients: usize) -> Result<Row> {
+    let phase = Phase::default();
+    let load = Load {
+        address: postgres.address()?,
+        numbers: Arc::default(),
+        keys: Arc::default(),
+        users: load::users(),
+        phase: phase.clone(),
+        below: u64::MAX,
+        notes: false,
+    };
+    let load = tokio::spawn(load.closed(clients));
+    tokio::time::sleep(WARM_UP).await;
+    let (cpu, ticks, begun) = (postgres.cpu(), Ticks::now(), Instant::now());
+    phase.count();
+    tokio::time::sleep(args.time()).await;
+    phase.end();
+    let (cpu_after, seconds) = (postgres.cpu(), begun.elapsed().as_secs_f64());
+    let steal_percent = Ticks::now().steal_since(&ticks);
+    let taken = Taken { latency: load.await??.0, seconds };
+    let orders = taken.latency.len() as f64;
+    Ok(Row {
+        cpu_us_per_order: (cpu_after.0 - cpu.0) / orders * 1e6,
+        cpu_us_per_order_total: (cpu_after.1 - cpu.1) / orders * 1e6,
+        steal_percent,
+        ..row(AGAINST_POSTGRES.to_owned(), clients, &taken)
+    })
+}
+
+/// How many times as many orders as with PostgreSQL, by clients.
+pub(super) fn times_postgres(rows: &[Row]) -> Vec<(usize, f64)> {
+    let of = |what: &'static str| rows.iter().filter(move |row| row.what == what);
+    let ratio = |theirs: &Row| {
+        let ours = of(OVER_HTTP).find(|ours| ours.clients == theirs.clients)?;
+        Some((theirs.clients, ours.orders_per_s / theirs.orders_per_s))
+    };
+    of(AGAINST_POSTGRES).filter_map(ratio).collect()
+}
+
 // === in process ===
 
 async fn in_process(args: &PlaceArgs, folder: &Path) -> Result<Vec<Row>> {
@@ -232,9 +293,9 @@ async fn in_process(args: &PlaceArgs, folder: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn command(n: u64, keys: &Keys) -> Result<Command> {
+fn command(n: u64, users: &[String], keys: &Keys) -> Result<Command> {
     let key = keys.next();
-    let user = UserId::new(&load::user(n))?;
+    let user = UserId::new(&users[(n % users.len() as u64) as usize])?;
     let line =
         |sku: String, title: &str, unit_minor| Line { sku, title: title.to_owned(), quantity: 1, unit_minor };
     let record = OrderRecord {
@@ -282,13 +343,15 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
     };
     let (node, running) = Node::open(identity, folder, engine, &Shutdown::new())?;
     let (numbers, keys, phase) = (Arc::new(AtomicU64::new(0)), Arc::new(Keys::default()), Phase::default());
+    let users = load::users();
     let mut load = Vec::with_capacity(clients);
     for _ in 0..clients {
         let (node, numbers, keys, phase) = (node.clone(), numbers.clone(), keys.clone(), phase.clone());
+        let users = users.clone();
         load.push(tokio::spawn(async move {
             let mut latency = load::histogram()?;
             while !phase.is_over() {
-                let command = command(numbers.fetch_add(1, Ordering::Relaxed), &keys)?;
+                let command = command(numbers.fetch_add(1, Ordering::Relaxed), &users, &keys)?;
                 let begun = Instant::now();
                 if let Err(refused) = node.command(command).await? {
                     bail!("not placed: {refused:?}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::Result;
+use cell_core::id::{SLOT_COUNT, UserId};
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
 use chaos_tests::harness::{Api, Cluster, Kind, Latency, Plan, Role};
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use super::EngineArg;
-use super::load::{Keys, Load, Phase};
+use super::load::{self, Keys, Load, Phase};
 use super::machine::cpu_seconds;
 use crate::demo::program;
 
@@ -38,37 +39,50 @@ pub(super) struct Served {
     pub(super) api: Api,
     numbers: Arc<AtomicU64>,
     keys: Arc<Keys>,
+    users: Arc<[String]>,
+}
+
+fn plan(engine: EngineArg, regions: &[&str], folder: &Path) -> Plan {
+    Plan {
+        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
+        folder: folder.to_owned(),
+        program,
+        latency: Latency::NONE,
+        node: Vec::new(),
+        limits: Vec::new(),
+        rules: Vec::new(),
+        gate: Vec::new(),
+        ask_every_ms: 60_000,
+        levels: "warn".to_owned(),
+        engine: engine.as_str().to_owned(),
+        // Whoever the load places orders for is at home in the first.
+        all_in_first: true,
+    }
 }
 
 impl Served {
     pub(super) async fn start(engine: EngineArg, regions: &[&str], folder: &Path) -> Result<Served> {
-        Served::with(engine, regions, folder, &[]).await
+        Served::of(plan(engine, regions, folder), load::users()).await
     }
 
-    /// With these lines added to the configuration of every agent's gate.
-    pub(super) async fn with(
+    /// Slots shared out among the regions, and these lines in the configuration of every agent's gate.
+    pub(super) async fn shared_out(
         engine: EngineArg,
         regions: &[&str],
         folder: &Path,
-        gate: &[String],
+        gate: Vec<String>,
     ) -> Result<Served> {
-        let plan = Plan {
-            regions: regions.iter().map(|region| (*region).to_owned()).collect(),
-            folder: folder.to_owned(),
-            program,
-            latency: Latency::NONE,
-            node: Vec::new(),
-            limits: Vec::new(),
-            rules: Vec::new(),
-            gate: gate.to_vec(),
-            ask_every_ms: 60_000,
-            levels: "warn".to_owned(),
-            engine: engine.as_str().to_owned(),
-            // Whoever the load places orders for is at home in the first.
-            all_in_first: true,
-        };
+        let plan = Plan { all_in_first: false, gate, ..plan(engine, regions, folder) };
+        let home = 0..SLOT_COUNT / u16::try_from(regions.len())?;
+        let at_home =
+            |name: &&String| UserId::new(name).is_ok_and(|user| home.contains(&user.slot().number()));
+        let users = load::users().iter().filter(at_home).cloned().collect();
+        Served::of(plan, users).await
+    }
+
+    async fn of(plan: Plan, users: Arc<[String]>) -> Result<Served> {
         let cluster = Cluster::start(plan).await?;
-        Ok(Served { cluster, api: Api::default(), numbers: Arc::default(), keys: Arc::default() })
+        Ok(Served { cluster, api: Api::default(), numbers: Arc::default(), keys: Arc::default(), users })
     }
 
     /// A load on the first region, and what begins and ends its counting.
@@ -78,6 +92,7 @@ impl Served {
             address: self.cluster.node_http(ORIGIN)?,
             numbers: self.numbers.clone(),
             keys: self.keys.clone(),
+            users: self.users.clone(),
             phase: phase.clone(),
             below: u64::MAX,
             notes: false,
