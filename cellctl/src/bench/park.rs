@@ -85,6 +85,7 @@ async fn measure(args: &ParkArgs, served: &Served) -> Result<Vec<Figure>> {
     let (empty, begun) = (seen(served)?.0, Instant::now());
     let mut payments = park(args, served, sender, first).await?;
     let parked_per_s = args.messages as f64 / begun.elapsed().as_secs_f64();
+    eprintln!("  parked, {parked_per_s:.0}/s");
     let idle_parked = idle_cpu(args, served).await?;
     let (full, _) = seen(served)?;
     let (_, written) = served.written().await?;
@@ -102,7 +103,9 @@ async fn measure(args: &ParkArgs, served: &Served) -> Result<Vec<Figure>> {
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     phase.end();
     load.await??;
+    eprintln!("  the orders have come");
     let latency = delivered.await??;
+    eprintln!("  {} delivered", latency.len());
     let cpu_us = (seen(served)?.1 - cpu) / latency.len() as f64 * 1e6;
     let mut figures = vec![
         Figure::new("messages parked", args.messages as f64, ""),
@@ -239,7 +242,7 @@ struct Seen {
     delivered: Vec<u64>,
 }
 
-/// The next batch in which an order came or a request was taken; heartbeats alone are none.
+/// What comes up to the next batch with an order in it.
 async fn next_of_interest(
     tail: &mut tonic::Streaming<v1::TailBatch>,
     sender: &ActorId,
@@ -252,9 +255,9 @@ async fn next_of_interest(
         for entry in batch.items.into_iter().filter_map(|item| item.entry) {
             let change = Change::decode(&entry.bytes)?;
             let mut entities = change.events.iter().flat_map(|event| &event.entities).peekable();
-            interesting |= entities.peek().is_some();
             if change.dot.actor == *sender {
-                // A heartbeat wakes whoever waits for its place in the sequence just as an order does.
+                // A heartbeat wakes whoever waits for its place in the sequence just as an order does, for ever.
+                interesting |= entities.peek().is_some();
                 seen.came.push((change.dot.seq, at));
             } else {
                 seen.delivered
