@@ -9,7 +9,9 @@
 //!                subscriber's frontier: report
 //! ```
 //!
-//! - Entries of the serving region's own actors, and of the subscriber's own region (what it lost), go at once.
+//! - Entries of the serving region's own actors go at once.
+//! - Entries of the subscriber's own region are what it wrote itself. It gets back what it has lost: what it still does
+//!   not report after a moment. Without that wait everything it writes would come back to it.
 //! - Entries of other regions usually reach the subscriber from there. They are **relayed** only when it has lacked
 //!   something of that actor for `relay_after_ms`; news of the actor from elsewhere begins that wait anew.
 //! - Per actor the order is kept and no seq is skipped. Among actors the shortest backlog goes first: what is fresh
@@ -25,6 +27,9 @@ use crate::id::{ActorId, RegionId};
 
 /// What an entry costs beside its bytes, about.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
+
+/// A subscriber says how far it is several times within this.
+const OWN_BACK_AFTER_MS: u64 = 300;
 
 /// Times in milliseconds, sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,8 +196,12 @@ impl Feed {
 
     fn due_ms(&self, actor: &ActorId, progress: &Progress) -> Option<u64> {
         let since_ms = progress.lacking_since_ms?;
-        let direct = actor.region() == self.own || actor.region() == self.subscriber;
-        Some(if direct { since_ms } else { since_ms.saturating_add(self.config.relay_after_ms) })
+        let after_ms = match actor.region() {
+            region if region == self.own => 0,
+            region if region == self.subscriber => OWN_BACK_AFTER_MS,
+            _ => self.config.relay_after_ms,
+        };
+        Some(since_ms.saturating_add(after_ms))
     }
 
     /// Bytes offered and not taken yet.

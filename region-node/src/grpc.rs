@@ -18,7 +18,8 @@ use cell_proto::v1::node_server::Node as NodeService;
 use cell_proto::v1::{self, deliver_reply, deliver_request};
 use cell_proto::{BadWire, Frontier};
 use cell_store::{LogError, Position};
-use futures::Stream;
+use futures::stream::FuturesOrdered;
+use futures::{Stream, StreamExt};
 use prost::Message as _;
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
@@ -185,13 +186,21 @@ impl NodeService for Grpc {
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
         self.shutdown.spawn("apply", async move {
+            // The next batch is run while the one before it becomes durable; answers keep the order.
+            let (mut open, mut more) = (FuturesOrdered::new(), true);
             loop {
-                let batch = tokio::select! {
+                let reply = tokio::select! {
                     () = shutdown.begun() => return,
-                    batch = batches.message() => batch,
+                    batch = batches.message(), if more && open.len() < BATCHES_MAX => {
+                        match batch {
+                            Ok(Some(batch)) => open.push_back(apply_batch(&node, batch)),
+                            Ok(None) | Err(_) => more = false,
+                        }
+                        continue;
+                    }
+                    Some(reply) = open.next() => reply,
+                    else => return,
                 };
-                let Ok(Some(batch)) = batch else { return };
-                let reply = apply_batch(&node, batch).await;
                 let stop = reply.is_err();
                 if sender.send(reply).await.is_err() || stop {
                     return;
@@ -482,26 +491,34 @@ impl NodeService for Grpc {
     }
 }
 
-async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyReply, Status> {
-    let entries =
-        batch.entries.into_iter().map(Entry::try_from).collect::<Result<Vec<_>, _>>().map_err(bad)?;
-    let outcomes = node.replicate(entries).await.map_err(status)?;
-    let refusals = outcomes.into_iter().map(|(dot, refused, have)| v1::ApplyRefusal {
-        dot: Some(dot.into()),
-        reason: match refused {
-            Refused::Gap { .. } => "gap",
-            Refused::Conflict => "conflict",
-            Refused::Malformed(_) => "malformed",
-            Refused::NotAMember => "not-a-member",
-        }
-        .to_owned(),
-        have: have.map(|front| Frontier { actor: dot.actor, seq: front.seq, hash: front.hash }.into()),
-    });
-    Ok(v1::ApplyReply {
-        batch: batch.batch,
-        refusals: refusals.collect(),
-        durable_position: node.durable_position(),
-    })
+/// Gives a batch to the writer at once; what comes back is its answer, when it is durable.
+fn apply_batch(
+    node: &Node,
+    batch: v1::ApplyBatch,
+) -> impl Future<Output = Result<v1::ApplyReply, Status>> + Send + use<> {
+    let number = batch.batch;
+    let entries = batch.entries.into_iter().map(Entry::try_from).collect::<Result<Vec<_>, _>>();
+    let applied = entries.map(|entries| node.replicate(entries)).map_err(bad);
+    let node = node.clone();
+    async move {
+        let outcomes = applied?.await.map_err(status)?;
+        let refusals = outcomes.into_iter().map(|(dot, refused, have)| v1::ApplyRefusal {
+            dot: Some(dot.into()),
+            reason: match refused {
+                Refused::Gap { .. } => "gap",
+                Refused::Conflict => "conflict",
+                Refused::Malformed(_) => "malformed",
+                Refused::NotAMember => "not-a-member",
+            }
+            .to_owned(),
+            have: have.map(|front| Frontier { actor: dot.actor, seq: front.seq, hash: front.hash }.into()),
+        });
+        Ok(v1::ApplyReply {
+            batch: number,
+            refusals: refusals.collect(),
+            durable_position: node.durable_position(),
+        })
+    }
 }
 
 /// Named here so that region ids stay the kernel's on this side of the wire.

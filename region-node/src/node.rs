@@ -689,10 +689,11 @@ impl Node {
     }
 
     /// Applies changes of other actors in order; returns those refused, and what is known of their actors.
-    pub(crate) async fn replicate(
+    /// Several can be under way: they are applied in the order in which they were given.
+    pub(crate) fn replicate(
         &self,
         entries: Vec<Entry>,
-    ) -> Result<Vec<(Dot, Refused, Option<Front>)>, NodeError> {
+    ) -> impl Future<Output = Result<Vec<(Dot, Refused, Option<Front>)>, NodeError>> + Send + use<> {
         let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
             let (mut steps, mut refused) = (Vec::new(), Vec::new());
             let over = crate::working::Stacked::new(view);
@@ -709,7 +710,7 @@ impl Node {
             }
             Ok((steps, refused))
         };
-        self.submit.run(work).await
+        self.submit.run(work)
     }
 
     /// Merges states of another region; returns how many of them brought something new.
@@ -758,7 +759,7 @@ impl Node {
             let reading = Reading::<Order>::of(&entity);
             return Ok(every_permit(&reading).map(|(payment, _)| payment.into()).collect());
         }
-        let order = Reading::<Payment>::of(&entity).record.map(|permit| permit.order.into());
+        let order = entity.record::<Payment>().map(|(permit, _)| permit.order.into());
         Ok(order.into_iter().collect())
     }
 

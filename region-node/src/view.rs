@@ -9,7 +9,7 @@ use cell_core::canon::Message;
 use cell_core::cell::{Cell, Front, Kept as KeptCell, Step};
 use cell_core::digest::Digest;
 use cell_core::duty::Act;
-use cell_core::entity::{Entity, Reading};
+use cell_core::entity::Entity;
 use cell_core::event::Closed;
 use cell_core::id::{ActorId, EntityId, Hash, OrderId, SLOT_COUNT, Slot, UserId};
 use cell_core::lives::ActorLife;
@@ -118,9 +118,8 @@ fn put_indexes(
     orders_of: &mut OrdersOf,
     batch: &mut Batch,
 ) -> Result<(), StoreError> {
-    let reading = Reading::<Order>::of(entity);
-    if let (Some(record), Some(order)) = (&reading.record, entity.id.order()) {
-        let created = reading.created.wall_ms;
+    if let (Some((record, item)), Some(order)) = (entity.record::<Order>(), entity.id.order()) {
+        let created = item.since.wall_ms;
         batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
         if !record.external_ref.is_empty() {
             let key = keys::ref_entry(&record.external_ref, &record.user, created, &order.0.0);
@@ -138,11 +137,10 @@ fn put_indexes(
             orders.push(order);
         }
     }
-    let reading = Reading::<Payment>::of(entity);
-    if let (Some(permit), Some(payment)) = (&reading.record, entity.id.payment())
+    if let (Some((permit, item)), Some(payment)) = (entity.record::<Payment>(), entity.id.payment())
         && permit.payer != permit.buyer
     {
-        let created = reading.created.wall_ms;
+        let created = item.since.wall_ms;
         batch.put(keys::user_entry(b'p', &permit.payer, created, &payment.0.0), Bytes::new());
         batch.put(keys::user_entry(b'b', &permit.buyer, created, &payment.0.0), Bytes::new());
     }

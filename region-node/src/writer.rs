@@ -201,10 +201,13 @@ impl Submit {
     ///
     /// # Errors
     /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
-    ) -> Result<T, NodeError> {
+    ///
+    /// What is given in one order is run in it, whether or not the futures are waited for.
+    pub(crate) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, NodeError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64| match work(cell, view, now_ms) {
             Ok((steps, value)) => {
@@ -220,8 +223,12 @@ impl Submit {
                 Err((error, Box::new(finish) as Finish))
             }
         };
-        self.submit(Work::Run(Box::new(run)))?;
-        answered.await.unwrap_or_else(|_| Err(NodeError::Unavailable("it was not carried out".to_owned())))
+        let taken = self.submit(Work::Run(Box::new(run)));
+        async move {
+            taken?;
+            let not_done = || NodeError::Unavailable("it was not carried out".to_owned());
+            answered.await.unwrap_or_else(|_| Err(not_done()))
+        }
     }
 
     /// Deletes the log's segments that hold only records before `before`; returns the first position that is left.
@@ -514,11 +521,13 @@ impl<T: Told> Loop<T> {
     /// What every touched entity, and what stands beside it, needs done now.
     fn sheets(&self, entities: &BTreeMap<EntityId, Arc<Entity>>) -> Result<Vec<Sheet>, NodeError> {
         let mut ids: BTreeSet<EntityId> = entities.keys().copied().collect();
-        for (id, entity) in entities {
+        for (id, entity) in
+            entities.iter().filter(|(_, entity)| !entity.is_fresh() || entity.id.order().is_none())
+        {
             if id.order().is_some() {
                 let reading = Reading::<Order>::of(entity);
                 ids.extend(every_permit(&reading).map(|(payment, _)| EntityId::from(payment)));
-            } else if let Some(permit) = Reading::<Payment>::of(entity).record {
+            } else if let Some((permit, _)) = entity.record::<Payment>() {
                 ids.insert(permit.order.into());
             }
         }

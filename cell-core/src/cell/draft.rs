@@ -91,8 +91,8 @@ impl<'a> Draft<'a> {
         let mut orders = self.view.orders_of_key(user, key)?;
         for (id, entity) in &self.changed {
             let Some(order) = id.order().filter(|order| !orders.contains(order)) else { continue };
-            let record = Reading::<Order>::of(entity).record;
-            if record.is_some_and(|record| record.user == *user && record.key == key) {
+            let record = entity.record::<Order>();
+            if record.is_some_and(|(record, _)| record.user == *user && record.key == key) {
                 orders.push(order);
             }
         }
@@ -304,6 +304,8 @@ impl<'a> Draft<'a> {
             return Ok(false);
         };
         match id.kind {
+            // Another home decides, and there is nothing beside it to look at.
+            EntityKind::ORDER if entity.is_fresh() && self.cell.owned(id.slot()).is_none() => Ok(false),
             EntityKind::ORDER => {
                 let reading = Reading::<Order>::of(&entity);
                 self.note_blocked(id, reading.blocked);
@@ -397,7 +399,7 @@ impl<'a> Draft<'a> {
         };
         let order = self.entity(permit.order.into())?;
         let glance = crate::duty::OrderGlance::of(order.as_deref(), &payment);
-        let known = order.as_deref().is_some_and(|order| Reading::<Order>::of(order).record.is_some());
+        let known = order.as_deref().is_some_and(|order| order.record::<Order>().is_some());
         let opener = reading.known_facts().find_map(|(_, fact)| match fact {
             crate::event::Fact::Capture(capture) => capture.order_epoch.map(|epoch| epoch.actor),
             _ => None,

@@ -44,13 +44,13 @@ impl Shelf {
     /// Once its record is known, which may be long after its first fact.
     fn index(&mut self, id: EntityId, entity: &Entity) {
         if let Some(order) = id.order()
-            && let Some(record) = Reading::<Order>::of(entity).record
+            && let Some((record, _)) = entity.record::<Order>()
         {
-            self.keys.entry((record.user, record.key)).or_default().push(order);
+            self.keys.entry((record.user.clone(), record.key.clone())).or_default().push(order);
             self.indexed.insert(id);
         }
         if let Some(payment) = id.payment()
-            && let Some(permit) = Reading::<Payment>::of(entity).record
+            && let Some((permit, _)) = entity.record::<Payment>()
         {
             self.payments_of.entry(permit.order).or_default().insert(payment);
             self.indexed.insert(id);
@@ -66,8 +66,8 @@ impl Shelf {
         let permit = self.entities.get(&id).filter(|_| id.payment().is_some());
         around.extend(
             permit
-                .and_then(|entity| Reading::<Payment>::of(entity).record)
-                .map(|permit| EntityId::from(permit.order)),
+                .and_then(|entity| entity.record::<Payment>())
+                .map(|(permit, _)| EntityId::from(permit.order)),
         );
         around
     }
