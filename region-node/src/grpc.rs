@@ -435,7 +435,10 @@ impl NodeService for Grpc {
     }
 
     async fn trim(&self, request: Request<v1::TrimRequest>) -> Result<Response<v1::TrimReply>, Status> {
-        let v1::TrimRequest { all_have, some_have } = request.into_inner();
+        let v1::TrimRequest { all_have, some_have, actor } = request.into_inner();
+        if actor != Some(self.node.actor().into()) {
+            return Err(Status::failed_precondition("the positions are another start's"));
+        }
         let first_position = self.node.trim(all_have, some_have).await.map_err(status)?;
         Ok(Response::new(v1::TrimReply { first_position }))
     }

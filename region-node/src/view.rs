@@ -232,7 +232,9 @@ pub(crate) enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] cell_store::LogError),
-    #[error("the view is another version's: remove its folder, and it is made anew from the log")]
+    #[error(
+        "the view is another version's: remove its folder, in one region after the other, and it is made anew from log and peers"
+    )]
     OtherFormat,
     #[error("the log holds a record that cannot be read: {0}")]
     Record(#[from] cell_core::canon::Malformed),

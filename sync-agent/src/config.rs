@@ -92,6 +92,8 @@ pub struct Limits {
     pub take_over_per_s: u32,
     /// Pause between two looks at which ended actors can be closed, and what of the log is not needed any more.
     pub upkeep_every_ms: u64,
+    /// An ended actor is closed once it was silent for so long.
+    pub close_after_ms: u64,
 }
 
 impl Default for Limits {
@@ -104,6 +106,7 @@ impl Default for Limits {
             repair_per_s: 500,
             take_over_per_s: 20_000,
             upkeep_every_ms: 5_000,
+            close_after_ms: 60_000,
         }
     }
 }

@@ -107,6 +107,11 @@ impl NodeLink {
         }
     }
 
+    /// When an actor was heard of last, wall milliseconds at its origin; 0: never.
+    pub(crate) fn beat_ms(&self, actor: &ActorId) -> u64 {
+        self.lives().iter().find(|life| life.actor == *actor).map_or(0, |life| life.beat_ms)
+    }
+
     pub(crate) fn region(&self) -> RegionId {
         self.region
     }
@@ -277,6 +282,10 @@ impl NodeLink {
                     "the node's log is shorter than it was: it is another one"
                 );
                 known.log += 1;
+                self.positions().clear();
+            }
+            if known.actor != actor {
+                // Its disk may be another one, whatever its length.
                 self.positions().clear();
             }
             known.connected = true;

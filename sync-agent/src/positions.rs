@@ -76,7 +76,7 @@ mod tests {
         let mut positions = Positions::default();
         positions.note(0, &mark(&[]));
         positions.note(5_000, &mark(&[(1, 4_000)]));
-        positions.note(6_000, &mark(&[(1, 4_500)]));
+        positions.note(5_100, &mark(&[(1, 4_500)]));
         positions.note(10_000, &mark(&[(1, 8_000), (2, 1)]));
         assert_eq!(positions.start_for(&frontier(&[(1, 3_999)])), 0);
         assert_eq!(positions.start_for(&frontier(&[(1, 9_000)])), 5_000);

@@ -185,10 +185,15 @@ impl SyncAgent {
             let exchange = Exchange::new(comparer.clone(), self.config.limits.take_over_per_s);
             shutdown.spawn("exchange", exchange.clone().keep(begun.clone()));
             let reports = Reports::default();
-            let upkeep_every = Duration::from_millis(self.config.limits.upkeep_every_ms);
             let (members, own) = (self.members.clone(), self.own);
-            let upkeep =
-                upkeep::keep(self.node.clone(), reports.clone(), members, own, upkeep_every, begun.clone());
+            let upkeep = upkeep::keep(
+                self.node.clone(),
+                reports.clone(),
+                members,
+                own,
+                self.config.limits,
+                begun.clone(),
+            );
             shutdown.spawn("upkeep", upkeep);
             let recovery = Recovery::new(self.peers.regions());
             shutdown.spawn("recovery", recovery.clone().watch(self.node.clone(), begun.clone()));

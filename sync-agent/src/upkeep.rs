@@ -10,6 +10,8 @@ use cell_core::id::{ActorId, RegionId};
 use cell_proto::v1;
 use service_kit::Shutdown;
 
+use crate::board::now_ms;
+use crate::config::Limits;
 use crate::node::{NodeLink, write_front};
 use crate::positions::Frontier;
 
@@ -47,11 +49,14 @@ impl Reports {
     }
 
     /// Ended actors of this node of which every member has exactly what this node has.
-    fn closable(&self, node: &NodeLink, members: &[RegionId]) -> Vec<(ActorId, Front)> {
+    /// What was heard of lately may be a machine that lives on beside its copy.
+    fn closable(&self, node: &NodeLink, members: &[RegionId], silent_ms: u64) -> Vec<(ActorId, Front)> {
         let (known, reports) = (node.known(), self.known());
         let known = known.borrow();
         let Some(me) = known.actor.filter(|_| !known.recovering) else { return Vec::new() };
-        let ended = known.fronts.live().iter().filter(|(actor, _)| actor.node == me.node && **actor < me);
+        let silent = |actor: &ActorId| node.beat_ms(actor).saturating_add(silent_ms) <= now_ms();
+        let ended = known.fronts.live().iter();
+        let ended = ended.filter(|(actor, _)| actor.node == me.node && **actor < me && silent(actor));
         let everywhere = |actor: &ActorId, front: &Front| {
             members.iter().filter(|member| **member != me.region()).all(|member| {
                 let report = reports.get(member).filter(|report| report.open > 0);
@@ -110,19 +115,19 @@ pub(crate) async fn keep(
     reports: Reports,
     members: Vec<RegionId>,
     own: RegionId,
-    every: Duration,
+    limits: Limits,
     shutdown: Shutdown,
 ) {
     let mut asked = BTreeSet::new();
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(Duration::from_millis(limits.upkeep_every_ms)) => {}
         }
         if !node.is_connected() {
             continue;
         }
-        let closable = reports.closable(&node, &members);
+        let closable = reports.closable(&node, &members, limits.close_after_ms);
         // What was asked for is on its way back through the log.
         let fresh: Vec<_> =
             closable.iter().filter(|(actor, front)| !asked.contains(&(*actor, front.seq))).collect();
@@ -134,9 +139,12 @@ pub(crate) async fn keep(
             }
         }
         asked = closable.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+        // Asked for before the positions: of a start in between nothing is deleted.
+        let actor = node.known().borrow().actor.map(v1::ActorId::from);
         let (all_have, some_have) = reports.held(&node, &members, own);
+        let request = v1::TrimRequest { all_have, some_have, actor };
         if some_have > 0
-            && let Err(error) = node.client().trim(v1::TrimRequest { all_have, some_have }).await
+            && let Err(error) = node.client().trim(request).await
         {
             tracing::debug!(%error, "the log is not trimmed");
         }
