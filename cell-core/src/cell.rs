@@ -6,6 +6,7 @@
 //! The simulator and the node drive this same code.
 
 mod absorb;
+mod adopt;
 mod command;
 mod digests;
 mod draft;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use absorb::{Answer, Delivery, Refused};
+pub use adopt::{Baseline, KnownFront};
 pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply};
 pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
@@ -29,6 +31,7 @@ use crate::digest::Digest;
 use crate::duty::{Duty, OrderGlance, Speaker, order_duties, payment_duties};
 use crate::entity::{Entity, Reading};
 use crate::event::{Audit, Beat, Body, Closed, Entry, Event, Fact, Placed, Succeeds};
+use crate::fronts::Fronts;
 use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, Slot, UserId};
 use crate::lives::{ActorLife, Lives};
 use crate::order::Order;
@@ -66,6 +69,8 @@ pub struct Step {
     pub released: Vec<Dot>,
     /// State that was merged and did not come as a change; logged beside the entries.
     pub merged: Vec<Entity>,
+    /// What was taken over from a peer with all of its state, or of which more was learned; logged behind what was merged.
+    pub adopted: Option<Baseline>,
     /// New states of the entities touched.
     pub entities: BTreeMap<EntityId, Arc<Entity>>,
     /// Rows of the settling table that fired.
@@ -123,8 +128,7 @@ pub struct Cell {
     pub ability: Ability,
     placement: Placement,
     clock: HlcClock,
-    frontier: BTreeMap<ActorId, Front>,
-    closed: BTreeMap<ActorId, u64>,
+    fronts: Fronts,
     lives: Lives,
     /// Replayed beyond a hole in the log: up to here there is something of the actor, and not all of it.
     beyond: BTreeMap<ActorId, u64>,
@@ -145,8 +149,7 @@ impl Cell {
             ability: Ability::default(),
             placement,
             clock: HlcClock::default(),
-            frontier: BTreeMap::new(),
-            closed: BTreeMap::new(),
+            fronts: Fronts::default(),
             lives: Lives::default(),
             beyond: BTreeMap::new(),
             quarantine: BTreeMap::new(),
@@ -164,12 +167,12 @@ impl Cell {
         &self.placement
     }
     #[must_use]
-    pub fn frontier(&self) -> &BTreeMap<ActorId, Front> {
-        &self.frontier
+    pub fn fronts(&self) -> &Fronts {
+        &self.fronts
     }
     #[must_use]
     pub fn version(&self) -> VersionVector {
-        self.frontier.iter().map(|(actor, front)| (*actor, front.seq)).collect()
+        self.fronts.version()
     }
     #[must_use]
     pub fn lives(&self) -> &Lives {
@@ -182,7 +185,7 @@ impl Cell {
     /// how far there is something. Only a damaged log makes holes; they close as the missing changes come again.
     pub fn holes(&self) -> impl Iterator<Item = (ActorId, u64, u64)> + '_ {
         self.beyond.iter().filter_map(|(actor, beyond)| {
-            let known = self.frontier.get(actor).map_or(0, |front| front.seq);
+            let known = self.fronts.seq(actor);
             (known < *beyond).then_some((*actor, known, *beyond))
         })
     }
@@ -207,11 +210,6 @@ impl Cell {
         Step { corrected: BTreeSet::from([slot]), ..Step::default() }
     }
 
-    /// Ended actors and their last sequence numbers.
-    #[must_use]
-    pub fn closed(&self) -> &BTreeMap<ActorId, u64> {
-        &self.closed
-    }
     /// The epoch under which this node may decide for `slot`.
     #[must_use]
     pub fn owned(&self, slot: Slot) -> Option<Epoch> {
@@ -252,18 +250,18 @@ impl Cell {
     ) -> Result<Step, Unavailable> {
         self.held_back = false;
         let of_node = |actor: &&ActorId| actor.node == self.me.node;
-        let known = self.frontier.keys().filter(of_node).chain(self.lives.iter().map(|life| &life.actor));
+        let known = self.fronts.actors().filter(of_node).chain(self.lives.iter().map(|life| &life.actor));
         let known = known.filter(of_node).copied().collect::<BTreeSet<_>>();
         let newest = known.last().copied().unwrap_or(self.me);
         if newest > self.me {
             self.me = fresh(newest.start + 1);
         }
-        let said: BTreeMap<ActorId, u64> =
-            self.lives.iter().filter_map(|life| Some((life.actor, life.last?))).collect();
+        let mut said = self.fronts.closed().clone();
+        said.extend(self.lives.iter().filter_map(|life| Some((life.actor, life.last?))));
         let mut draft = Draft::new(self, view, now_ms, "");
         let me = draft.cell.me;
         for old in known.into_iter().filter(|actor| *actor != me) {
-            let front = draft.cell.frontier.get(&old).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
+            let front = draft.cell.front(&old);
             if said.get(&old).is_none_or(|last| *last < front.seq) {
                 let succeeds = Succeeds { old, last: front.seq, hash: front.hash };
                 draft.push(Event::new(Vec::new(), Body::Succeeds(succeeds)))?;
@@ -281,11 +279,13 @@ impl Cell {
 
     /// What was on disk. Only for a restart, before any input.
     pub fn restore(&mut self, kept: Kept) {
-        self.frontier.extend(kept.frontier);
+        kept.frontier.into_iter().for_each(|(actor, front)| self.fronts.raise(actor, front));
         self.beyond.extend(kept.beyond);
-        self.closed.extend(kept.closed);
         self.quarantine.extend(kept.quarantine);
-        kept.lives.into_iter().for_each(|life| self.lives.restore(life));
+        kept.closed.into_iter().for_each(|(actor, last)| self.fronts.close(actor, last));
+        let folded = self.fronts.folded();
+        let of_others = kept.lives.into_iter().filter(|life| !folded.contains_key(&life.actor));
+        of_others.for_each(|life| self.lives.restore(life));
         let floor = self.version();
         self.digests.restore(kept.digests, &floor);
         for (slot, epoch) in kept.epochs {
@@ -300,8 +300,7 @@ impl Cell {
     pub fn start(&mut self, view: &dyn View, old: Option<ActorId>, now_ms: u64) -> Result<Step, Unavailable> {
         let mut draft = Draft::new(self, view, now_ms, "");
         if let Some(old) = old {
-            let front = draft.cell.frontier.get(&old).copied();
-            let (last, hash) = front.map_or((0, Hash::ZERO), |front| (front.seq, front.hash));
+            let Front { seq: last, hash } = draft.cell.front(&old);
             draft.push(Event::new(Vec::new(), Body::Succeeds(Succeeds { old, last, hash })))?;
         } else {
             draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
@@ -505,6 +504,32 @@ impl Cell {
     /// Whether the frontier went over a dot; what is quarantined is not applied all the same.
     #[must_use]
     pub fn passed(&self, dot: &Dot) -> bool {
-        self.frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq)
+        self.fronts.covers(dot)
+    }
+
+    /// How far an actor is known; of one never heard of, before its first change.
+    fn front(&self, actor: &ActorId) -> Front {
+        self.fronts.get(actor).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO })
+    }
+
+    /// This much of it is here now.
+    fn raise(&mut self, actor: ActorId, front: Front) {
+        self.fronts.raise(actor, front);
+        self.note_end(actor);
+    }
+
+    /// It is closed at `last`, whether that is here or not.
+    fn close(&mut self, actor: ActorId, last: u64) {
+        self.fronts.close(actor, last);
+        self.note_end(actor);
+    }
+
+    /// Of whom all is here nobody waits for a sign of life; who is closed gives none.
+    fn note_end(&mut self, actor: ActorId) {
+        if self.fronts.folded().contains_key(&actor) {
+            self.lives.forget(&actor);
+        } else if let Some(last) = self.fronts.closed().get(&actor) {
+            self.lives.ended(actor, *last);
+        }
     }
 }

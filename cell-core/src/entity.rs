@@ -118,6 +118,26 @@ impl Entity {
             .any(|item| matches!(item.event.body, Some(Body::Record(_) | Body::Decided(_))))
     }
 
+    /// The creation record of this kind that the id proves, and where it stands; of several copies the earliest.
+    #[must_use]
+    pub fn record<K: Kind>(&self) -> Option<(&K::Record, &Item)> {
+        let mut earliest: Option<(&K::Record, &Item)> = None;
+        for item in self.items.values().filter(|item| item.event.proves == Some(self.id)) {
+            let Some(Body::Record(record)) = &item.event.body else { continue };
+            let Some(record) = K::record(record) else { continue };
+            if earliest.is_none_or(|(_, known)| item.since < known.since) {
+                earliest = Some((record, item));
+            }
+        }
+        earliest
+    }
+
+    /// Whether it holds nothing but a creation record that its id proves: nothing was decided or happened.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.items.len() == 1 && self.items.values().all(|item| item.event.proves == Some(self.id))
+    }
+
     /// Puts an event in its place. `true` if anything changed: merging again is a no-op.
     pub fn place(&mut self, placing: Placing) -> bool {
         let Some(key) = item_key(&placing.event) else {
@@ -230,12 +250,12 @@ impl CmRDT for Entity {
 
 /// What a kind of entity folds to. Two real kinds: [`crate::order::Order`] and [`crate::payment::Payment`].
 pub trait Kind {
-    type Record: Clone;
+    type Record;
     type Decision;
     type State;
 
-    /// The creation record, if it is one of this kind and the id proves it.
-    fn record(id: &EntityId, record: &Record) -> Option<Self::Record>;
+    /// The creation record, if it is one of this kind.
+    fn record(record: &Record) -> Option<&Self::Record>;
     fn decision(decision: &Decision) -> Option<&Self::Decision>;
     fn start(record: &Self::Record) -> Self::State;
     /// Adds one decision. Total: each was validated by its one writer against exactly this history.
@@ -282,7 +302,7 @@ pub enum Blocked {
 #[derive(Debug)]
 pub struct Reading<'a, K: Kind> {
     pub entity: &'a Entity,
-    pub record: Option<K::Record>,
+    pub record: Option<&'a K::Record>,
     /// Stamp of the earliest origin of the creation record.
     pub created: Hlc,
     /// The dot that brought the record first.
@@ -323,7 +343,7 @@ impl<'a, K: Kind> Reading<'a, K> {
         for item in entity.items.values() {
             match &item.event.body {
                 None => reading.blocked = Some(Blocked::Newer),
-                Some(Body::Record(record)) => reading.take_record(record, item),
+                Some(Body::Record(_)) => {}
                 Some(Body::Fact(fact)) => reading.facts.entry(fact.key()).or_default().push((fact, item)),
                 Some(Body::Decided(decided)) => {
                     if let Some(link) = legal_link::<K>(decided, item) {
@@ -334,20 +354,14 @@ impl<'a, K: Kind> Reading<'a, K> {
                 Some(_) => {}
             }
         }
+        if let Some((record, item)) = entity.record::<K>() {
+            reading.record = Some(record);
+            reading.created = item.since;
+            reading.created_dot = item.origins.first().map(|origin| origin.dot);
+        }
         reading.choose(&chains, &by_hash);
         reading.fold();
         reading
-    }
-
-    fn take_record(&mut self, record: &Record, item: &Item) {
-        let Some(record) = K::record(&self.entity.id, record) else {
-            return;
-        };
-        if self.record.is_none() || item.since < self.created {
-            self.record = Some(record);
-            self.created = item.since;
-            self.created_dot = item.origins.first().map(|origin| origin.dot);
-        }
     }
 
     /// The chain of the highest epoch that has its first decision, what it inherited in front.
@@ -384,7 +398,7 @@ impl<'a, K: Kind> Reading<'a, K> {
     }
 
     fn fold(&mut self) {
-        let Some(record) = &self.record else {
+        let Some(record) = self.record else {
             self.blocked = Some(Blocked::Orphan);
             return;
         };

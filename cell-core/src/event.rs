@@ -235,6 +235,16 @@ pub struct Event {
     pub body: Option<Body>,
     pub bytes: Bytes,
     pub hash: Hash,
+    /// Of a creation record: the entity whose id its content makes. Every reading asks for it.
+    pub proves: Option<EntityId>,
+}
+
+fn proves(body: &Body) -> Option<EntityId> {
+    match body {
+        Body::Record(Record::Order(record)) => Some(record.order_id().into()),
+        Body::Record(Record::Permit(permit)) => Some(permit.payment_id().into()),
+        _ => None,
+    }
 }
 
 impl Event {
@@ -242,7 +252,8 @@ impl Event {
     pub fn new(entities: Vec<EntityId>, body: Body) -> Event {
         let shape = EventShape { entities, body };
         let bytes = Bytes::from(shape.to_canon());
-        Event { hash: Hash::of(&bytes), bytes, entities: shape.entities, body: Some(shape.body) }
+        let (hash, proves) = (Hash::of(&bytes), proves(&shape.body));
+        Event { hash, bytes, entities: shape.entities, body: Some(shape.body), proves }
     }
 
     /// # Errors
@@ -250,10 +261,13 @@ impl Event {
     pub fn decode(bytes: Bytes) -> Result<Event, Malformed> {
         let hash = Hash::of(&bytes);
         match EventShape::decode(&bytes) {
-            Ok(shape) => Ok(Event { hash, entities: shape.entities, body: Some(shape.body), bytes }),
+            Ok(shape) => {
+                let proves = proves(&shape.body);
+                Ok(Event { hash, entities: shape.entities, body: Some(shape.body), bytes, proves })
+            }
             Err(Malformed::Newer(_) | Malformed::Missing { message: "EventShape", .. }) => {
                 let entities = EventAddress::decode(&bytes)?.entities;
-                Ok(Event { hash, entities, body: None, bytes })
+                Ok(Event { hash, entities, body: None, bytes, proves: None })
             }
             Err(error) => Err(error),
         }

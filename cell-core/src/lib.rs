@@ -11,6 +11,7 @@ pub mod digest;
 pub mod duty;
 pub mod entity;
 pub mod event;
+pub mod fronts;
 pub mod gate;
 pub mod graph;
 pub mod id;

@@ -52,13 +52,24 @@ impl Lives {
         self.of.get(actor)?.last
     }
 
+    /// All of it is known, and nothing more will come: there is nothing to be said of it.
+    pub fn forget(&mut self, actor: &ActorId) {
+        self.of.remove(actor);
+        self.changed.remove(actor);
+    }
+
+    /// What a peer knows of a life.
+    pub fn learn(&mut self, known: ActorLife) {
+        let life = self.life(known.actor);
+        life.beat_ms = life.beat_ms.max(known.beat_ms);
+        if let Some(last) = known.last {
+            self.ended(known.actor, last);
+        }
+    }
+
     /// What was kept of a life.
     pub fn restore(&mut self, kept: ActorLife) {
-        let life = self.life(kept.actor);
-        life.beat_ms = life.beat_ms.max(kept.beat_ms);
-        if let Some(last) = kept.last {
-            self.ended(kept.actor, last);
-        }
+        self.learn(kept);
         self.changed.remove(&kept.actor);
     }
 

@@ -20,6 +20,8 @@ pub enum Bug {
     SessionByActor,
     /// A change that cannot be applied is passed over without a word.
     PoisonSkipped,
+    /// A region's word for what is folded there is taken for what is folded here.
+    StampIgnored,
 }
 
 #[cfg(feature = "museum")]

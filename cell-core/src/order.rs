@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::canon::{Message, codes, message};
 use crate::entity::{Kind, Link};
 use crate::event::{Decision, FactKey, Record};
-use crate::id::{EntityId, Hash, OrderId, PaymentId, PublicId, UserId};
+use crate::id::{Hash, OrderId, PaymentId, PublicId, UserId};
 use crate::money::{MoneyError, checked_total};
 use crate::payment::Permit;
 use crate::placement::Epoch;
@@ -365,7 +365,6 @@ pub(crate) fn resolve_case(cases: &mut [Case], resolved: &CaseResolved) {
 #[derive(Clone, Debug)]
 pub struct OrderState {
     pub content: OrderContent,
-    pub content_hash: Hash,
     pub phase: OrderPhase,
     pub permits: BTreeMap<PaymentId, PermitState>,
     pub applied: Option<AppliedCapture>,
@@ -432,10 +431,10 @@ impl Kind for Order {
     type Decision = OrderDecision;
     type State = OrderState;
 
-    fn record(id: &EntityId, record: &Record) -> Option<OrderRecord> {
+    fn record(record: &Record) -> Option<&OrderRecord> {
         match record {
-            Record::Order(record) if EntityId::from(record.order_id()) == *id => Some(record.clone()),
-            _ => None,
+            Record::Order(record) => Some(record),
+            Record::Permit(_) => None,
         }
     }
 
@@ -448,7 +447,6 @@ impl Kind for Order {
 
     fn start(record: &OrderRecord) -> OrderState {
         OrderState {
-            content_hash: record.content.hash(),
             content: record.content.clone(),
             phase: OrderPhase::Payable,
             permits: BTreeMap::new(),
@@ -525,7 +523,6 @@ impl Kind for Order {
             OrderDecision::RefundGranted(_) => {}
             OrderDecision::Amended(amended) => {
                 state.content = amended.content.clone();
-                state.content_hash = amended.content.hash();
             }
             OrderDecision::FactNoted(noted) => {
                 state.settled.insert(FactKey { kind: noted.kind as u8, outside: noted.outside.clone() });

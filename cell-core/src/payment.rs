@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::canon::{codes, message};
 use crate::entity::{Kind, Link};
 use crate::event::{Decision, FactKey, Record};
-use crate::id::{EntityId, Hash, OrderId, PaymentId, PublicId, UserId};
+use crate::id::{Hash, OrderId, PaymentId, PublicId, UserId};
 use crate::museum::{Bug, planted};
 use crate::order::{
     Case, CaseOpened, CaseResolved, FactNoted, How, Reconciled, RefundCase, Ruling, Why, open_case,
@@ -222,10 +222,10 @@ impl Kind for Payment {
     type Decision = PaymentDecision;
     type State = PaymentState;
 
-    fn record(id: &EntityId, record: &Record) -> Option<Permit> {
+    fn record(record: &Record) -> Option<&Permit> {
         match record {
-            Record::Permit(permit) if EntityId::from(permit.payment_id()) == *id => Some(permit.clone()),
-            _ => None,
+            Record::Permit(permit) => Some(permit),
+            Record::Order(_) => None,
         }
     }
 

@@ -9,21 +9,27 @@
 //!                subscriber's frontier: report
 //! ```
 //!
-//! - Entries of the serving region's own actors, and of the subscriber's own region (what it lost), go at once.
+//! - Entries of the serving region's own actors go at once.
+//! - Entries of the subscriber's own region are what it wrote itself. It gets back what it has lost: what it still does
+//!   not report after a moment. Without that wait everything it writes would come back to it.
 //! - Entries of other regions usually reach the subscriber from there. They are **relayed** only when it has lacked
 //!   something of that actor for `relay_after_ms`; news of the actor from elsewhere begins that wait anew.
 //! - Per actor the order is kept and no seq is skipped. Among actors the shortest backlog goes first: what is fresh
 //!   does not queue behind what is old.
 //! - What is held is bounded; when it is full the caller stops reading the log, and goes on where it stopped.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::cell::Front;
 use crate::event::Entry;
+use crate::fronts::Fronts;
 use crate::id::{ActorId, RegionId};
 
 /// What an entry costs beside its bytes, about.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
+
+/// A subscriber says how far it is several times within this.
+const OWN_BACK_AFTER_MS: u64 = 300;
 
 /// Times in milliseconds, sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,14 +196,36 @@ impl Feed {
 
     fn due_ms(&self, actor: &ActorId, progress: &Progress) -> Option<u64> {
         let since_ms = progress.lacking_since_ms?;
-        let direct = actor.region() == self.own || actor.region() == self.subscriber;
-        Some(if direct { since_ms } else { since_ms.saturating_add(self.config.relay_after_ms) })
+        let after_ms = match actor.region() {
+            region if region == self.own => 0,
+            region if region == self.subscriber => OWN_BACK_AFTER_MS,
+            _ => self.config.relay_after_ms,
+        };
+        Some(since_ms.saturating_add(after_ms))
     }
 
     /// Bytes offered and not taken yet.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// Actors of which the subscriber lacks what this log cannot bring: it was deleted, or came here as state. With
+    /// `read`, this region's own knowledge, once everything in the log was offered; without, what is certain before.
+    #[must_use]
+    pub fn unable(&self, read: Option<&Fronts>) -> Vec<ActorId> {
+        let next = |progress: &Progress| progress.sent + progress.held.len() as u64 + 1;
+        let passed = |progress: &Progress| progress.passed.is_some_and(|(least, _)| least > next(progress));
+        let missing = self.actors.iter().filter(|(_, progress)| !progress.stopped && passed(progress));
+        let mut unable: BTreeSet<ActorId> = missing.map(|(actor, _)| *actor).collect();
+        for (actor, front) in read.iter().flat_map(|fronts| fronts.iter()) {
+            let lacks = self
+                .actors
+                .get(actor)
+                .map_or(front.seq > 0, |progress| !progress.stopped && next(progress) <= front.seq);
+            unable.extend(lacks.then_some(*actor));
+        }
+        unable.into_iter().collect()
     }
 
     /// `true` once after the subscriber got elsewhere what the log here has lost, so that entries that were passed over

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cell_core::cell::{Cell, Step, Unavailable, View};
+use cell_core::cell::{Baseline, Cell, KnownFront, Step, Unavailable, View};
 use cell_core::duty::{Act, stalled_notice};
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Capture, Fact, Refund};
@@ -223,4 +223,30 @@ fn a_stalled_notice_does_not_claim_the_payers_slot() {
     };
     let notice = stalled_notice(&request, "x", RegionId::new("east").unwrap(), 1).unwrap();
     assert_eq!((notice.from_slot, notice.epoch), (request.from_slot, request.epoch));
+}
+
+#[test]
+fn an_order_is_given_up_only_where_everything_its_actor_wrote_is_known() {
+    let (mut cell, mut shelf) = (cell("north"), Shelf::default());
+    let gone = actor("east", 1);
+    let step = cell.close_actor(&shelf, gone, 7, 1_000).unwrap();
+    take(&mut shelf, step);
+    let capture = Capture { payment_epoch: None, ..capture(Epoch { term: 1, step: 0, actor: gone }) };
+    let payment = EntityId::from(capture.permit.payment_id());
+    let step = cell.facts(&shelf, vec![Fact::Capture(capture)], "", 2_000).unwrap();
+    let gives_up = |step: &Step| step.rows.iter().any(|row| row.as_str() == "capture-of-lost-order");
+    assert!(!gives_up(&step), "the order may be among the seven changes that are not here");
+    take(&mut shelf, step);
+    let front = KnownFront { actor: gone, seq: 7, hash: Hash::ZERO };
+    let baseline = Baseline {
+        fronts: vec![front],
+        closed: Vec::new(),
+        placed: Vec::new(),
+        lives: Vec::new(),
+        quarantined: Vec::new(),
+    };
+    let step = cell.adopt(&shelf, baseline, 3_000).unwrap();
+    take(&mut shelf, step);
+    let step = cell.wake(&shelf, payment, 4_000).unwrap();
+    assert!(gives_up(&step), "all of them are here, and it was not among them: {:?}", step.rows);
 }

@@ -54,9 +54,9 @@ impl Region {
 
     fn take(&mut self, step: Step) {
         for (id, entity) in step.entities {
-            let record = id.order().and_then(|_| Reading::<Order>::of(&entity).record.clone());
+            let record = id.order().and_then(|_| entity.record::<Order>().map(|(record, _)| record));
             if let (Some(order), Some(record)) = (id.order(), record) {
-                let orders = self.shelf.keys.entry((record.user, record.key)).or_default();
+                let orders = self.shelf.keys.entry((record.user.clone(), record.key.clone())).or_default();
                 if !orders.contains(&order) {
                     orders.push(order);
                 }

@@ -9,6 +9,10 @@ pub use fault::FaultMedium;
 use std::fmt;
 use std::io;
 
+/// Room that may be taken in advance behind what was appended. It reads as zeroes, and whoever was not ended in order
+/// leaves it behind; then it counts as a part of the file.
+pub(crate) const ROOM_BYTES: u64 = 1 << 20;
+
 /// A flat folder of files that grow at the end.
 ///
 /// Two real implementations: [`DiskMedium`] and [`FaultMedium`]. Every call may be made from any thread; only one
@@ -24,7 +28,7 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
     fn create(&self, file: &str) -> io::Result<()>;
 
     /// Adds `bytes` at the end in one write. After an error any part of them may be there: cut back with
-    /// [`Medium::truncate`].
+    /// [`Medium::truncate`]. After a crash up to a mebibyte of zeroes may stand behind everything that was added.
     fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Fills `buf` from `offset` on and returns how many bytes there were; fewer than asked only at the end of the file.

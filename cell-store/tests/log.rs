@@ -153,6 +153,50 @@ fn a_second_log_on_one_folder_is_refused_and_the_folder_named() {
 }
 
 #[test]
+fn room_taken_in_advance_is_given_back_at_the_end_and_cut_in_silence_behind_a_process_that_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (killed, left) = (folder.path().join("killed"), folder.path().join("left"));
+    let config = LogConfig { segment_bytes_max: 5_000, ..LogConfig::default() };
+    let medium = Arc::new(DiskMedium::open(&killed).unwrap());
+    let (mut log, _) = Log::open(medium.clone(), config).unwrap();
+    for next in 0..40 {
+        log.append_group(&numbered(next..next + 1, 400)).unwrap();
+        log.sync().unwrap();
+    }
+    // What the killed process leaves is what stands there before anything is dropped.
+    std::fs::create_dir(&left).unwrap();
+    let on_disk = |name: &String| std::fs::metadata(killed.join(name)).unwrap().len();
+    let written: Vec<(String, u64)> =
+        medium.list().unwrap().into_iter().map(|name| (name.clone(), medium.len(&name).unwrap())).collect();
+    for (name, bytes) in &written {
+        assert!(on_disk(name) >= *bytes && on_disk(name) <= bytes + (1 << 20), "{name}");
+        std::fs::copy(killed.join(name), left.join(name)).unwrap();
+    }
+    drop((log, medium));
+    assert!(written.iter().all(|(name, bytes)| on_disk(name) == *bytes));
+
+    let (mut log, recovery) = Log::open(Arc::new(DiskMedium::open(&left).unwrap()), config).unwrap();
+    assert_eq!((recovery.next, recovery.cut_bytes, recovery.is_clean()), (Position(40), 0, true));
+    log.append_group(&numbered(40..41, 400)).unwrap();
+    log.sync().unwrap();
+    assert_eq!(read_all(&log), (0..41).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_newest_durable_records_are_read_from_memory_and_what_would_take_the_disk_is_not_there() {
+    let medium = FaultMedium::new(1);
+    let mut log = log_of(&medium, small_segments(), 300);
+    log.append_group(&numbered(300..301, 60)).unwrap();
+    let reader = log.reader();
+    let recent = reader.read_recent(Position(298), 1 << 20).unwrap();
+    assert_eq!(recent, reader.read(Position(298), 1 << 20).unwrap());
+    assert_eq!(recent.len(), 2, "only what is durable");
+    assert_eq!(reader.read_recent(Position(300), 1 << 20), Some(Vec::new()));
+    assert_eq!(reader.read_recent(Position(0), 1 << 20), None);
+    assert_eq!(reader.read_recent(Position(302), 1 << 20), None, "never appended");
+}
+
+#[test]
 fn a_real_folder_gives_back_what_was_put_in_also_past_the_page_cache() {
     let folder = tempfile::tempdir().unwrap();
     let config = LogConfig { segment_bytes_max: 20_000, recent_bytes_max: 1_000, ..LogConfig::default() };

@@ -1,16 +1,26 @@
-//! `bench place`: what durable placement costs here, with the raw floor beside it.
+//! `bench`: what things cost here, each figure beside something of the same run that it can be compared with.
 //!
-//! Absolute numbers of one machine mean little elsewhere; what is printed beside them can be compared: the same bytes
-//! appended and synced in groups of the same size, in the same folder, in the same run. A run in which the host took more
-//! than 3 % of the time is thrown away and repeated; of three runs the one in the middle is shown. One that seems to beat the
-//! floor was disturbed and says so: the floor was measured in another moment than the run.
+//! Absolute numbers of one machine mean little elsewhere; ratios within a run do. For placement it is the raw floor: the
+//! same bytes appended and synced in groups of the same size, in the same folder. A run in which the host took more than
+//! 3 % of the time is thrown away and repeated; of three runs the one in the middle is shown. A placement run that seems
+//! to beat the floor was disturbed and says so: the floor was measured in another moment than the run.
 
+mod apply;
+mod arrivals;
+mod figure;
 mod load;
+mod long;
 mod machine;
+mod park;
 mod place;
+mod postgres;
+mod replicate;
 mod report;
+mod served;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -21,6 +31,19 @@ use crate::output::{Format, Refused};
 pub(crate) enum Verb {
     /// Durable order placement on one node.
     Place(PlaceArgs),
+    /// How fast a node takes another region's changes, against how fast it places.
+    Apply(ApplyArgs),
+    /// Lag, catch-up, bytes and processor time from one region to another.
+    Replicate(ReplicateArgs),
+    /// Messages that wait in the gate, and how fast they go on when their orders come.
+    Park(ParkArgs),
+}
+
+/// What placement is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// PostgreSQL behind a small HTTP service; Debian's package `postgresql` has to be installed.
+    Postgres,
 }
 
 /// Which engine keeps the node's view.
@@ -61,6 +84,15 @@ pub(crate) struct PlaceArgs {
     /// Also with two peer regions attached that take every change.
     #[arg(long)]
     peers: bool,
+    /// Beside it, in the same run, another service under the same load.
+    #[arg(long, value_enum)]
+    against: Option<Against>,
+    /// Connections of that service to its database.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=250))]
+    pool: u16,
+    /// One long run of this many orders instead, at the last of --clients, with what becomes of rate and memory.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
+    orders: Option<u64>,
     /// Leave out placement inside the process, without HTTP.
     #[arg(long)]
     no_in_process: bool,
@@ -75,13 +107,117 @@ impl PlaceArgs {
     }
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// Orders whose changes are placed, and then applied.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    orders: u64,
+    /// Concurrent clients that place them.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// Runs of which the middle of each figure is shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// What keeps the nodes' views.
+    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
+    engine: EngineArg,
+    /// Where the data goes; the disk under it is what is measured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplicateArgs {
+    /// Orders that pile up before each catch-up.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    orders: u64,
+    /// Concurrent clients where as many orders as possible are placed.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// Seconds of each part that has no end of its own.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Seconds in which nothing happens, to see what a peer costs then; 0 leaves it out.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=3_600))]
+    idle_seconds: u64,
+    /// Runs of which the middle of each figure is shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// What keeps the nodes' views.
+    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
+    engine: EngineArg,
+    /// Where the data goes; the disk under it is what is measured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParkArgs {
+    /// Messages parked; each takes some hundred bytes on the disk.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    messages: u64,
+    /// Orders that come in a second, each of which wakes one.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: u64,
+    /// Seconds of idleness before and after parking, and of waking.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Runs of which the middle of each figure is shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// What keeps the nodes' views.
+    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
+    engine: EngineArg,
+    /// Where the data goes; the disk under it is what is measured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
 pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
-    let Verb::Place(args) = verb;
-    if args.clients.is_empty() || args.clients.contains(&0) || args.runs == 0 || args.rate == Some(0) {
-        return Err(Refused::Usage("--clients, --runs and --rate are numbers above 0".to_owned()));
-    }
     let failed = |error: anyhow::Error| Refused::Failed(format!("{error:#}"));
-    let rows = place::run(&args).await.map_err(failed)?;
-    report::show(format, &args, &rows);
+    match verb {
+        Verb::Place(args) => {
+            if args.clients.is_empty() || args.clients.contains(&0) || args.runs == 0 || args.rate == Some(0)
+            {
+                return Err(Refused::Usage("--clients, --runs and --rate are numbers above 0".to_owned()));
+            }
+            if let Some(orders) = args.orders {
+                let figures = long::run(&args, orders).await.map_err(failed)?;
+                figure::show(format, &note("many orders on one node", args.engine, 1), &figures);
+                return Ok(());
+            }
+            let rows = place::run(&args).await.map_err(failed)?;
+            report::show(format, &args, &rows);
+        }
+        Verb::Apply(args) => {
+            let figures = apply::run(&args).await.map_err(failed)?;
+            figure::show(format, &note("changes applied", args.engine, args.runs), &figures);
+        }
+        Verb::Park(args) => {
+            let figures = park::run(&args).await.map_err(failed)?;
+            figure::show(format, &note("messages parked in the gate", args.engine, args.runs), &figures);
+        }
+        Verb::Replicate(args) => {
+            let figures = replicate::run(&args).await.map_err(failed)?;
+            figure::show(format, &note("from one region to another", args.engine, args.runs), &figures);
+        }
+    }
     Ok(())
+}
+
+/// Whether this program is started in this role by a benchmark.
+pub(crate) fn is_role(role: &str) -> bool {
+    role == postgres::ROLE
+}
+
+pub(crate) fn play_role(args: impl Iterator<Item = OsString>) -> ExitCode {
+    postgres::play(args)
+}
+
+fn note(what: &str, engine: EngineArg, runs: u16) -> String {
+    format!(
+        "{what}, views on {}, everything on the same {} processors; middle of {runs} runs",
+        engine.as_str(),
+        std::thread::available_parallelism().map_or(0, usize::from),
+    )
 }

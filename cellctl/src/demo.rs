@@ -19,7 +19,7 @@ use crate::output::{Refused, line};
 use stage::Stage;
 
 /// The first argument that makes this program play a role.
-const ROLE: &str = "role";
+pub(crate) const ROLE: &str = "role";
 const REGIONS: [&str; 3] = ["north", "east", "south"];
 const NAMES: [&str; 12] =
     ["bob", "alice", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy", "mallory", "peggy"];
@@ -58,6 +58,7 @@ pub(crate) fn play_role(mut args: impl Iterator<Item = OsString>) -> Option<Exit
         "sync-agent" => Some(sync_agent::process(args)),
         "router" => Some(router::process(args)),
         "sandbox-gateway" => Some(sandbox_gateway::process(args)),
+        role if crate::bench::is_role(role) => Some(crate::bench::play_role(args)),
         _ => None,
     }
 }

@@ -111,7 +111,8 @@ async fn what_only_a_newer_version_can_read_goes_through_two_old_ones_unharmed_a
     let arrived = tokio::time::timeout(WITHIN, arrives).await.unwrap();
     assert_eq!(arrived, v1::Entry::from(entry.clone()), "byte for byte");
     // The state of the order keeps the event as it was written, too.
-    let wanted = v1::EntitiesRequest { entities: vec![Bytes::copy_from_slice(&id.to_bytes())] };
+    let wanted =
+        v1::EntitiesRequest { entities: vec![Bytes::copy_from_slice(&id.to_bytes())], ..Default::default() };
     let state = node(&cluster, "south").await.read_entities(wanted).await.unwrap().into_inner().entities;
     assert!(state[0].items.iter().any(|item| item.event == events[0]), "{state:?}");
     // Its fold is frozen; that is no hole, and no reason to deny it.
@@ -141,7 +142,7 @@ async fn the_lower_of_both_newest_protocols_is_spoken_on_every_link_or_the_refus
         members: members.clone(),
         protocol: 9,
         protocol_min,
-        frontier: Vec::new(),
+        ..v1::SubscribeRequest::default()
     };
     // The stream of requests stays open.
     let open = |first| tokio_stream::iter([first]).chain(tokio_stream::pending());

@@ -7,21 +7,15 @@ use std::time::Duration;
 use cell_core::cell::Ability;
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
-use region_node::{EngineName, Identity, Node, OpenError, Running};
+use region_node::{EngineName, Identity, LogSettings, Node, OpenError, Running};
 use service_kit::Shutdown;
 
 fn open(dir: &Path, engine: EngineName) -> Result<(Node, Running), OpenError> {
     let region = "north".parse().unwrap();
     let placement = Placement::initial(vec![region], |_| region);
     let recovery_wait = Duration::ZERO;
-    let identity = Identity {
-        region,
-        index: 0,
-        placement,
-        rules: Rules::default(),
-        ability: Ability::default(),
-        recovery_wait,
-    };
+    let (rules, log, ability) = (Rules::default(), LogSettings::default(), Ability::default());
+    let identity = Identity { region, index: 0, placement, rules, ability, recovery_wait, log };
     Node::open(identity, dir, engine, &Shutdown::new())
 }
 

@@ -87,6 +87,23 @@ pub struct GatewayConfig {
     pub ask_every_ms: u64,
 }
 
+/// How the log is kept. Whole segments are deleted, never one with changes that no other region has.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// One segment's size.
+    pub segment_kib: u64,
+    /// Kept for a peer that does not have it yet; beyond it the peer takes over state.
+    pub keep_mib: u64,
+    pub keep_h: u64,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { segment_kib: 64 << 10, keep_mib: 8 << 10, keep_h: 7 * 24 }
+    }
+}
+
 fn default_low_water_mib() -> u64 {
     512
 }
@@ -150,6 +167,8 @@ pub struct Config {
     pub allow_damage: bool,
     /// Which slot has which home.
     pub placement_file: PathBuf,
+    #[serde(default)]
+    pub log: LogSettings,
     pub gateway: GatewayConfig,
     #[serde(default)]
     pub rules: RulesConfig,
@@ -181,6 +200,7 @@ impl Validate for Config {
         if let Err(error) = self.gateway.secret_file.load() {
             problems.push("gateway.secret_file", error);
         }
+        problems.check(self.log.segment_kib >= 64, "log.segment_kib", "must be 64 or more");
         let rules = self.rules.rules();
         let fits = rules.attempt_margin_ms < rules.permit_window_ms;
         problems.check(fits, "rules.attempt_margin_ms", "must be shorter than rules.permit_window_ms");

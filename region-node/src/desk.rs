@@ -79,7 +79,8 @@ impl Pace {
 }
 
 impl Open {
-    fn put_sends(&mut self, sheet: &Sheet) {
+    /// Says whether anything is owed on it.
+    fn put_sends(&mut self, sheet: &Sheet) -> bool {
         let sends: Vec<Envelope> = sheet
             .duties
             .iter()
@@ -88,11 +89,9 @@ impl Open {
                 _ => None,
             })
             .collect();
-        let gone = if sends.is_empty() {
-            self.sends.remove(&sheet.entity)
-        } else {
-            self.sends.insert(sheet.entity, sends)
-        };
+        let owed = !sends.is_empty();
+        let gone =
+            if owed { self.sends.insert(sheet.entity, sends) } else { self.sends.remove(&sheet.entity) };
         for envelope in gone.into_iter().flatten() {
             let now = self.sends.get(&sheet.entity).into_iter().flatten().find(|now| now.id == envelope.id);
             // Another requirement or another owner is said at once, not at the old one's pace.
@@ -101,6 +100,7 @@ impl Open {
                 self.send_paces.remove(&envelope.id);
             }
         }
+        owed
     }
 }
 
@@ -113,15 +113,18 @@ impl Tray {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest sheets replace what was known of their entities.
+    /// The newest sheets replace what was known of their entities. Of a fresh order nothing is to be done outside, and
+    /// nobody is woken for it.
     pub(crate) fn put(&self, sheets: &[Sheet]) {
         let mut open = self.open();
+        let (mut to_do, mut to_send) = (false, false);
         for sheet in sheets {
-            open.put_sends(sheet);
+            to_send |= open.put_sends(sheet);
             let duties: Vec<Duty> = sheet.duties.iter().filter(|duty| outside(duty)).cloned().collect();
             let gone = if duties.is_empty() {
                 open.sheets.remove(&sheet.entity)
             } else {
+                to_do = true;
                 open.sheets.insert(sheet.entity, duties)
             };
             // A duty that goes takes its pace along; one that is running finishes and finds itself unneeded.
@@ -134,8 +137,12 @@ impl Tray {
             }
         }
         drop(open);
-        self.inner.news.notify_one();
-        self.inner.send_news.notify_one();
+        if to_do {
+            self.inner.news.notify_one();
+        }
+        if to_send {
+            self.inner.send_news.notify_one();
+        }
     }
 
     // === messages ===
@@ -260,7 +267,25 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use cell_core::id::{OrderId, PaymentId, PublicId};
+    use futures::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn nobody_is_woken_for_an_entity_of_which_nothing_is_to_be_done_outside() {
+        let (order, payment) = (OrderId(PublicId([1; 16])), PaymentId(PublicId([2; 16])));
+        let duty = |act| Duty { id: [0; 16], entity: payment.into(), due_ms: 7, act };
+        let sheet = |duties| [Sheet { entity: payment.into(), duties }];
+        let tray = Tray::default();
+        tray.put(&sheet(vec![duty(Act::Decide)]));
+        assert!(tray.inner.news.notified().now_or_never().is_none());
+        assert!(tray.send_news().now_or_never().is_none());
+        tray.put(&sheet(vec![duty(Act::CloseAtGateway { payment, order })]));
+        assert!(tray.inner.news.notified().now_or_never().is_some());
+        tray.put(&sheet(Vec::new()));
+        assert!(tray.inner.news.notified().now_or_never().is_none());
+    }
 
     #[test]
     fn silence_is_met_soon_and_ever_more_rarely_and_an_answer_at_its_pace() {

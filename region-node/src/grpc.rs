@@ -4,11 +4,12 @@ mod conflicts;
 mod digests;
 mod quarantine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
 
-use cell_core::cell::{Answer, Delivery, Hole, Refused};
+use cell_core::canon::Message as _;
+use cell_core::cell::{Answer, Baseline, Delivery, Front, Hole, Refused};
 use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 use cell_core::gate::{Envelope, MessageId, Requirement};
@@ -18,7 +19,9 @@ use cell_proto::v1::node_server::Node as NodeService;
 use cell_proto::v1::{self, deliver_reply, deliver_request};
 use cell_proto::{BadWire, Frontier, PROTOCOLS, Protocols};
 use cell_store::{LogError, Position};
-use futures::Stream;
+use futures::stream::FuturesOrdered;
+use futures::{Stream, StreamExt};
+use prost::Message as _;
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,10 +34,15 @@ use crate::writer::NodeError;
 
 /// Bytes of one tail batch, about.
 const TAIL_BYTES: usize = 256 << 10;
+/// Pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a quiet time
+/// a change goes at once.
+const TAIL_REST: Duration = Duration::from_millis(2);
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
 /// Entities read in one call at most.
 const ENTITIES_MAX: usize = 256;
+/// An answer ends when it is larger than this; an entity is at most some 1 MiB.
+const ENTITIES_BYTES: usize = 4 << 20;
 const OUTBOX_LOOK_EVERY: Duration = Duration::from_millis(100);
 const OUTBOX_MAX: usize = 256;
 
@@ -64,33 +72,29 @@ fn entity_id(bytes: &[u8]) -> Result<EntityId, Status> {
 }
 
 fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
-    let (mut entry, mut present, mut hole) = (None, Vec::new(), None);
+    let mut item = v1::TailItem { position: position.0, ..v1::TailItem::default() };
     match Record::from_bytes(record) {
-        Ok(Record::Entry(it)) => entry = Some(it.into()),
+        Ok(Record::Entry(entry)) => item.entry = Some(entry.into()),
         Ok(Record::Quarantined(kept)) => {
-            hole = Some(wire_hole(kept.entry.dot, &Hole::from(&kept)));
-            entry = Some(kept.entry.into());
+            item.hole = Some(wire_hole(kept.entry.dot, &Hole::from(&kept)));
+            item.entry = Some(kept.entry.into());
         }
+        Ok(Record::Adopted(baseline)) => item.adopted = baseline.to_canon().into(),
         Ok(Record::Merged(entity)) => {
             let origins = entity.items().flat_map(|(_, item)| &item.origins);
-            let dots: std::collections::BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
-            present = dots.into_iter().map(v1::Dot::from).collect();
+            let dots: BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
+            item.present = dots.into_iter().map(v1::Dot::from).collect();
         }
         Err(error) => {
             tracing::error!(%error, %position, "a log record cannot be read; it is passed over");
         }
     }
-    v1::TailItem { position: position.0, entry, present, hole }
+    item
 }
 
 fn wire_hole(dot: Dot, hole: &Hole) -> v1::Hole {
-    let entities = hole.entities.iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes()));
-    v1::Hole {
-        dot: Some(dot.into()),
-        entities: entities.collect(),
-        obscure: hole.obscure,
-        given_up: hole.given_up,
-    }
+    let entities = wire_ids(hole.entities.iter().copied());
+    v1::Hole { dot: Some(dot.into()), entities, obscure: hole.obscure, given_up: hole.given_up }
 }
 
 fn wire_ids(ids: impl IntoIterator<Item = EntityId>) -> Vec<bytes::Bytes> {
@@ -113,10 +117,12 @@ impl NodeService for Grpc {
         for (dot, _) in known.holes.iter().filter(|(_, hole)| !hole.given_up) {
             quarantined.entry(dot.actor).or_default().push(dot.seq);
         }
-        let frontier = known.frontier.into_iter().map(|(actor, front)| v1::ActorFrontier {
-            quarantined: quarantined.remove(&actor).unwrap_or_default(),
-            ..v1::ActorFrontier::from(Frontier { actor, seq: front.seq, hash: front.hash })
+        let frontier = known.fronts.iter().map(|(actor, front)| v1::ActorFrontier {
+            quarantined: quarantined.remove(actor).unwrap_or_default(),
+            ..v1::ActorFrontier::from(Frontier { actor: *actor, seq: front.seq, hash: front.hash })
         });
+        let closed = known.fronts.closed().iter();
+        let closed = closed.map(|(actor, last)| v1::Closed { actor: Some((*actor).into()), last: *last });
         let beats = known.heard.into_iter();
         Ok(Response::new(v1::StatusReply {
             region: self.node.actor().region().to_string(),
@@ -130,6 +136,8 @@ impl NodeService for Grpc {
             lives: known.lives.into_iter().map(v1::ActorLife::from).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recovering: self.node.is_recovering(),
+            closed: closed.collect(),
+            first_position: self.node.log().first().0,
             holes: known.holes.iter().map(|(dot, hole)| wire_hole(*dot, hole)).collect(),
             protocol,
         }))
@@ -144,8 +152,14 @@ impl NodeService for Grpc {
         self.shutdown.spawn("tail", async move {
             let mut durable = node.durable_watch();
             loop {
-                let log = node.log().clone();
-                let read = tokio::task::spawn_blocking(move || log.read(at, TAIL_BYTES)).await;
+                // Right behind the writer it is in memory: another thread for that would be woken for every group.
+                let read = match node.log().read_recent(at, TAIL_BYTES) {
+                    Some(records) => Ok(Ok(records)),
+                    None => {
+                        let log = node.log().clone();
+                        tokio::task::spawn_blocking(move || log.read(at, TAIL_BYTES)).await
+                    }
+                };
                 let batch = match read {
                     Ok(Ok(records)) => records,
                     Ok(Err(LogError::Damaged { lost })) => {
@@ -180,6 +194,9 @@ impl NodeService for Grpc {
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
                 }
+                if at.0 >= durable_position {
+                    tokio::time::sleep(TAIL_REST).await;
+                }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -195,13 +212,21 @@ impl NodeService for Grpc {
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
         self.shutdown.spawn("apply", async move {
+            // The next batch is run while the one before it becomes durable; answers keep the order.
+            let (mut open, mut more) = (FuturesOrdered::new(), true);
             loop {
-                let batch = tokio::select! {
+                let reply = tokio::select! {
                     () = shutdown.begun() => return,
-                    batch = batches.message() => batch,
+                    batch = batches.message(), if more && open.len() < BATCHES_MAX => {
+                        match batch {
+                            Ok(Some(batch)) => open.push_back(apply_batch(&node, batch)),
+                            Ok(None) | Err(_) => more = false,
+                        }
+                        continue;
+                    }
+                    Some(reply) = open.next() => reply,
+                    else => return,
                 };
-                let Ok(Some(batch)) = batch else { return };
-                let reply = apply_batch(&node, batch).await;
                 let stop = reply.is_err();
                 if sender.send(reply).await.is_err() || stop {
                     return;
@@ -225,29 +250,44 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::EntitiesRequest>,
     ) -> Result<Response<v1::EntitiesReply>, Status> {
-        let wanted = request.into_inner().entities;
+        let v1::EntitiesRequest { entities: wanted, alone, incomplete_too } = request.into_inner();
         if wanted.len() > ENTITIES_MAX {
             return Err(Status::invalid_argument(format!("at most {ENTITIES_MAX} entities at once")));
         }
-        let mut ids = std::collections::BTreeSet::new();
-        for bytes in &wanted {
-            let id = entity_id(bytes)?;
-            ids.insert(id);
-            if self.node.working().withheld_by(id).is_none() {
-                ids.extend(self.node.beside(id).map_err(status)?);
+        let (mut entities, mut given, mut bytes, mut looked) = (Vec::new(), BTreeSet::new(), 0, 0);
+        let mut withheld = Vec::new();
+        for wanted in &wanted {
+            if bytes > ENTITIES_BYTES {
+                break;
             }
-        }
-        let (mut entities, mut withheld) = (Vec::with_capacity(ids.len()), Vec::new());
-        for id in ids {
-            // Nobody takes a part for the whole.
-            if self.node.working().withheld_by(id).is_some() {
-                withheld.push(id);
-                continue;
+            let id = entity_id(wanted)?;
+            let is_withheld = |id| self.node.working().withheld_by(id).is_some();
+            let beside = match alone || is_withheld(id) {
+                true => Vec::new(),
+                false => self.node.beside(id).map_err(status)?,
+            };
+            for id in [id].into_iter().chain(beside) {
+                if !given.insert(id) {
+                    continue;
+                }
+                let entity = match is_withheld(id) {
+                    false => self.node.entity(id),
+                    true if incomplete_too => self.node.known_of(id),
+                    // Nobody takes a part for the whole.
+                    true => {
+                        withheld.push(id);
+                        continue;
+                    }
+                };
+                if let Some(entity) = entity.map_err(status)? {
+                    let shape = v1::EntityShape::from(entity.to_shape());
+                    bytes += shape.encoded_len();
+                    entities.push(shape);
+                }
             }
-            let entity = self.node.entity(id).map_err(status)?;
-            entities.extend(entity.map(|entity| v1::EntityShape::from(entity.to_shape())));
+            looked += 1;
         }
-        Ok(Response::new(v1::EntitiesReply { entities, withheld: wire_ids(withheld) }))
+        Ok(Response::new(v1::EntitiesReply { entities, looked, withheld: wire_ids(withheld) }))
     }
 
     async fn merge_entities(
@@ -406,6 +446,52 @@ impl NodeService for Grpc {
         Ok(Response::new(v1::RecoveredReply {}))
     }
 
+    async fn catching_up(
+        &self,
+        request: Request<v1::CatchingUpRequest>,
+    ) -> Result<Response<v1::CatchingUpReply>, Status> {
+        self.node.catching_up(request.into_inner().by_state);
+        Ok(Response::new(v1::CatchingUpReply {}))
+    }
+
+    async fn read_baseline(
+        &self,
+        _: Request<v1::BaselineRequest>,
+    ) -> Result<Response<v1::BaselineReply>, Status> {
+        let baseline = self.node.baseline().await.map_err(status)?;
+        Ok(Response::new(v1::BaselineReply { baseline: baseline.to_canon().into() }))
+    }
+
+    async fn adopt(&self, request: Request<v1::AdoptRequest>) -> Result<Response<v1::AdoptReply>, Status> {
+        let v1::AdoptRequest { baseline, from_region } = request.into_inner();
+        let baseline = Baseline::decode(&baseline)
+            .map_err(|error| Status::invalid_argument(format!("the baseline of '{from_region}': {error}")))?;
+        tracing::info!(from_region, "everything that a peer knew was merged");
+        self.node.adopt(baseline).await.map_err(status)?;
+        Ok(Response::new(v1::AdoptReply { durable_position: self.node.durable_position() }))
+    }
+
+    async fn close_actors(
+        &self,
+        request: Request<v1::CloseActorsRequest>,
+    ) -> Result<Response<v1::CloseActorsReply>, Status> {
+        let actors = request.into_inner().actors.into_iter().map(|front| {
+            let Frontier { actor, seq, hash } = Frontier::try_from(front).map_err(bad)?;
+            Ok::<_, Status>((actor, Front { seq, hash }))
+        });
+        let closed = self.node.close_actors(actors.collect::<Result<_, _>>()?).await.map_err(status)?;
+        Ok(Response::new(v1::CloseActorsReply { closed }))
+    }
+
+    async fn trim(&self, request: Request<v1::TrimRequest>) -> Result<Response<v1::TrimReply>, Status> {
+        let v1::TrimRequest { all_have, some_have, actor } = request.into_inner();
+        if actor != Some(self.node.actor().into()) {
+            return Err(Status::failed_precondition("the positions are another start's"));
+        }
+        let first_position = self.node.trim(all_have, some_have).await.map_err(status)?;
+        Ok(Response::new(v1::TrimReply { first_position }))
+    }
+
     async fn agreed(&self, request: Request<v1::AgreedRequest>) -> Result<Response<v1::AgreedReply>, Status> {
         self.node.working().resolve(request.into_inner().doubt);
         Ok(Response::new(v1::AgreedReply {}))
@@ -478,7 +564,12 @@ impl NodeService for Grpc {
     }
 }
 
-async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyReply, Status> {
+/// Gives a batch to the writer at once; what comes back is its answer, when it is durable.
+fn apply_batch(
+    node: &Node,
+    batch: v1::ApplyBatch,
+) -> impl Future<Output = Result<v1::ApplyReply, Status>> + Send + use<> {
+    let number = batch.batch;
     let (mut entries, mut unreadable) = (Vec::with_capacity(batch.entries.len()), Vec::new());
     for entry in batch.entries {
         let dot = entry.dot.clone();
@@ -491,24 +582,28 @@ async fn apply_batch(node: &Node, batch: v1::ApplyBatch) -> Result<v1::ApplyRepl
             }
         }
     }
-    let outcomes = node.replicate(entries).await.map_err(status)?;
-    let refusals = outcomes.into_iter().map(|(dot, refused, have)| v1::ApplyRefusal {
-        dot: Some(dot.into()),
-        reason: match refused {
-            Refused::Gap { .. } => "gap",
-            Refused::Conflict => "conflict",
-            Refused::NotKept => "not-kept",
-            Refused::NotAMember => "not-a-member",
-        }
-        .to_owned(),
-        have: have.map(|front| Frontier { actor: dot.actor, seq: front.seq, hash: front.hash }.into()),
-    });
-    Ok(v1::ApplyReply {
-        batch: batch.batch,
-        // First: what follows such an entry is a gap only because of it.
-        refusals: unreadable.into_iter().chain(refusals).collect(),
-        durable_position: node.durable_position(),
-    })
+    let applied = node.replicate(entries);
+    let node = node.clone();
+    async move {
+        let outcomes = applied.await.map_err(status)?;
+        let refusals = outcomes.into_iter().map(|(dot, refused, have)| v1::ApplyRefusal {
+            dot: Some(dot.into()),
+            reason: match refused {
+                Refused::Gap { .. } => "gap",
+                Refused::Conflict => "conflict",
+                Refused::NotKept => "not-kept",
+                Refused::NotAMember => "not-a-member",
+            }
+            .to_owned(),
+            have: have.map(|front| Frontier { actor: dot.actor, seq: front.seq, hash: front.hash }.into()),
+        });
+        Ok(v1::ApplyReply {
+            batch: number,
+            // First: what follows such an entry is a gap only because of it.
+            refusals: unreadable.into_iter().chain(refusals).collect(),
+            durable_position: node.durable_position(),
+        })
+    }
 }
 
 /// Named here so that region ids stay the kernel's on this side of the wire.

@@ -26,6 +26,8 @@ use cell_core::version::Dot;
 pub(crate) const PART_BYTES_MAX: usize = 60 * 1024;
 
 pub(crate) const POSITION: &[u8] = b"mposition";
+/// The log may begin here: what was before it was deleted on purpose.
+pub(crate) const TRIMMED: &[u8] = b"mtrimmed";
 pub(crate) const IDENTITY: &[u8] = b"midentity";
 /// What the view's keys and values mean; another number is another version's.
 pub(crate) const FORMAT: &[u8] = b"mformat";

@@ -23,11 +23,12 @@ mod service;
 mod session;
 mod stopped;
 mod traces;
+mod upkeep;
 mod view;
 mod working;
 mod writer;
 
-pub use config::{Config, EngineName, GatewayConfig, Listen, RulesConfig, load_placement};
+pub use config::{Config, EngineName, GatewayConfig, Listen, LogSettings, RulesConfig, load_placement};
 pub use http::{BODY_BYTES_MAX, document as openapi};
 pub use metrics::METRICS;
 pub use node::{Identity, Node, OpenError, Running};

@@ -17,6 +17,16 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Actors of whose changes some are missing here; not there while it never changed.",
     ),
+    Metric::counter(
+        "cell_log_trimmed_records_total",
+        &[],
+        "Records deleted from the log, since others have them.",
+    ),
+    Metric::counter(
+        "cell_baselines_adopted_total",
+        &[],
+        "Times that a peer's state was taken over instead of changes.",
+    ),
     Metric::gauge("cell_disk_free_bytes", &[], "Free under the data folder."),
     Metric::counter("cell_duties_computed_total", &[], "Duties found."),
     Metric::counter(

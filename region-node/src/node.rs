@@ -1,12 +1,12 @@
 //! The node: everything that may change an order or a payment here goes through [`Node`], and through it into the one
 //! writer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_core::cell::{
     Ability, Alarm, Answer, Cell, Command, Delivery, Front, Hole, NotComparable, Problem, Reached, Refusal,
@@ -16,8 +16,9 @@ use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
+use cell_core::fronts::{Fronts, Said};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
-use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, UserId};
+use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
@@ -29,7 +30,7 @@ use cell_store::{DiskMedium, Log, LogConfig, LogReader, Medium, Position, Store,
 use service_kit::{Shutdown, TraceParent};
 use tokio::sync::{broadcast, watch};
 
-use crate::config::EngineName;
+use crate::config::{EngineName, LogSettings};
 use crate::conflict;
 use crate::contain::contained;
 use crate::desk::Tray;
@@ -39,9 +40,10 @@ use crate::scrub::{Off, Scrub};
 use crate::session::Sessions;
 use crate::stopped;
 use crate::traces::Traces;
+use crate::upkeep::Retention;
 use crate::view::{self, StartError};
 use crate::working::Working;
-use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
+use crate::writer::{Group, Hurry, NodeError, Sheet, Submit, Told, Writer, now_ms};
 
 /// How often the node looks for what is due.
 const DUE_EVERY: Duration = Duration::from_millis(100);
@@ -65,6 +67,7 @@ pub struct Identity {
     pub ability: Ability,
     /// How long it waits for what its peers hold of it; zero: it decides at once. It never waits where it has no peer.
     pub recovery_wait: Duration,
+    pub log: LogSettings,
 }
 
 /// Why a node cannot start; nothing was served.
@@ -98,6 +101,7 @@ pub struct Node {
     low_on_disk: Arc<AtomicBool>,
     tray: Tray,
     sessions: Sessions,
+    hurry: Hurry,
     log: LogReader,
     members: Members,
     me: Arc<Mutex<ActorId>>,
@@ -105,24 +109,29 @@ pub struct Node {
     scrub: Scrub,
     recovery_wait: Duration,
     ability: Arc<Ability>,
+    /// When the agent last said that more is coming.
+    more: Arc<watch::Sender<Instant>>,
+    /// Neither log nor view have all that was here once: nothing is decided before a peer was heard.
+    must_hear: bool,
+    retention: Retention,
 }
 
 /// What a node has of a version.
 #[derive(Debug)]
 pub(crate) struct Compared {
-    pub(crate) at: VersionVector,
+    pub(crate) at: Said,
     /// The digest of each slot.
     pub(crate) slots: Vec<Digest>,
     /// Which doubt there was at that moment; 0: none.
     pub(crate) doubt: u64,
-    /// What could not be applied of it, and nobody gave up.
-    pub(crate) holes: Vec<Dot>,
+    /// So much of it could not be applied, and nobody gave it up.
+    pub(crate) quarantined: u64,
 }
 
 /// How far a node is.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) frontier: BTreeMap<ActorId, Front>,
+    pub(crate) fronts: Fronts,
     /// Changes that it went over.
     pub(crate) holes: Vec<(Dot, Hole)>,
     pub(crate) lives: Vec<ActorLife>,
@@ -175,9 +184,11 @@ impl Told for Announce {
 
     fn published(&self, cell: &Cell, group: &Group) {
         self.sessions.published(cell, group);
-        if !group.entities.is_empty() {
+        let payments: Vec<EntityId> =
+            group.entities.keys().filter(|id| id.payment().is_some()).copied().collect();
+        if !payments.is_empty() {
             // Nobody listens: nobody misses anything.
-            let _ = self.signals.send(Arc::new(group.entities.keys().copied().collect()));
+            let _ = self.signals.send(Arc::new(payments));
         }
     }
 
@@ -209,6 +220,8 @@ struct Opened {
     traces: Traces,
     cell: Cell,
     replayed: u64,
+    /// Records are gone that the view does not have either.
+    gap: bool,
 }
 
 impl Opened {
@@ -216,6 +229,7 @@ impl Opened {
         dir: &Path,
         engine: EngineName,
         medium: Arc<dyn Medium>,
+        settings: LogSettings,
         mut cell: Cell,
     ) -> Result<Opened, OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
@@ -234,10 +248,23 @@ impl Opened {
         })?;
         // What is in the view was in the log: its positions are not given out again.
         let least = view::position(&store).map_err(of_view)?.unwrap_or(Position(0));
-        let config = LogConfig { least, ..LogConfig::default() };
+        let segment_bytes_max = settings.segment_kib.saturating_mul(1 << 10);
+        let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
             tracing::error!(?damage, "the log is damaged here");
+        }
+        let (gap, trimmed) = view::gap(&store, recovery.first).map_err(of_view)?;
+        if gap {
+            tracing::error!(
+                first = recovery.first.0,
+                "the view lacks what the log has no more: it is asked of the peers"
+            );
+        } else if !trimmed {
+            tracing::error!(
+                first = recovery.first.0,
+                "the log's beginning is gone; the view has what was in it"
+            );
         }
         let (working, traces) = (Working::new(store), Traces::default());
         let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
@@ -245,7 +272,10 @@ impl Opened {
             StartError::Store(error) => of_view(error),
             error => OpenError::Damaged(error.to_string()),
         })?;
-        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed })
+        if gap {
+            working.doubt_slots(Slot::all());
+        }
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap })
     }
 }
 
@@ -280,18 +310,18 @@ impl Node {
         if stopped::is_condemned(dir) {
             aside(&"found by the last start")?;
         }
-        let opened = match Opened::open(dir, engine, medium.clone(), cell()) {
+        let opened = match Opened::open(dir, engine, medium.clone(), identity.log, cell()) {
             Err(OpenError::View(why)) => {
                 aside(&why)?;
-                Opened::open(dir, engine, medium, cell())?
+                Opened::open(dir, engine, medium, identity.log, cell())?
             }
             opened => opened?,
         };
-        let Opened { log, records, working, traces, cell: restored, replayed } = opened;
+        let Opened { log, records, working, traces, cell: restored, replayed, gap } = opened;
         let reader = log.reader();
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
-        let old = restored.frontier().keys().filter(|actor| actor.node == node).max().copied();
+        let old = restored.fronts().actors().filter(|actor| actor.node == node).max().copied();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
@@ -349,6 +379,7 @@ impl Node {
             low_on_disk: Arc::default(),
             tray,
             sessions,
+            hurry: writer.hurry.clone(),
             log: reader,
             members,
             me: Arc::new(Mutex::new(me)),
@@ -356,6 +387,9 @@ impl Node {
             scrub,
             recovery_wait: identity.recovery_wait,
             ability: Arc::new(identity.ability),
+            more: Arc::new(watch::Sender::new(Instant::now())),
+            must_hear: gap,
+            retention: Retention::new(identity.log),
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -373,7 +407,7 @@ impl Node {
         self
     }
 
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Step, T), cell_core::cell::Unavailable>
         + Send
@@ -439,11 +473,16 @@ impl Node {
     /// Waits until it decides; at most as long as it was told, unless a part of its log is missing.
     async fn wait_for_peers(&self) {
         let mut recovering = self.working.recovering().subscribe();
-        let heard = tokio::time::timeout(self.recovery_wait, recovering.wait_for(|recovering| !recovering));
-        if heard.await.is_ok() {
-            return;
+        let mut waited = Duration::ZERO;
+        while let Some(left) = self.recovery_wait.checked_sub(waited).filter(|left| !left.is_zero()) {
+            let heard = tokio::time::timeout(left, recovering.wait_for(|recovering| !recovering));
+            if heard.await.is_ok() {
+                return;
+            }
+            // Longer if more was on its way meanwhile.
+            waited = self.more.borrow().elapsed();
         }
-        if self.working.has_holes() {
+        if self.must_hear || self.working.has_holes() {
             tracing::error!(
                 "a part of the log is missing and no peer was heard: nothing is decided before one is"
             );
@@ -466,7 +505,7 @@ impl Node {
         *self.durable.borrow()
     }
 
-    /// Entities as they change, after they are durable.
+    /// Payments as they change, after they are durable.
     #[must_use]
     pub fn signals(&self) -> broadcast::Receiver<Arc<Vec<EntityId>>> {
         self.signals.subscribe()
@@ -515,6 +554,10 @@ impl Node {
 
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    pub(crate) fn hurry(&self) -> &Hurry {
+        &self.hurry
     }
 
     /// How far the node is with each of these versions, for somebody who reads `about`.
@@ -579,16 +622,24 @@ impl Node {
         Ok(self.working.entity_or_lost(id)?)
     }
 
+    /// What is known of an entity, whole or not: for a region that takes over what is known, and what is not.
+    ///
+    /// # Errors
+    /// [`NodeError::Unavailable`] if the view cannot be read.
+    pub(crate) fn known_of(&self, id: EntityId) -> Result<Option<Arc<Entity>>, NodeError> {
+        Ok(self.working.entity(id)?)
+    }
+
     // === for the sync-agent and operators ===
 
     /// How far the node is: what a status says.
     pub(crate) async fn known(&self) -> Result<Known, NodeError> {
         let members = self.members.clone();
         self.run(move |cell, _, _| {
-            let is = |actor: &ActorId| cell.frontier().get(actor).map_or(0, |front| front.seq);
+            let is = |actor: &ActorId| cell.fronts().seq(actor);
             let heard = |region: &RegionId| Some((*region, cell.lives().heard_of(*region, is)?));
             let known = Known {
-                frontier: cell.frontier().clone(),
+                fronts: cell.fronts().clone(),
                 holes: cell.quarantined().map(|(dot, hole)| (*dot, hole.clone())).collect(),
                 lives: cell.lives().iter().copied().collect(),
                 heard: members.iter().filter_map(heard).collect(),
@@ -618,21 +669,56 @@ impl Node {
         self.submit.run(work).await
     }
 
-    /// The version and each slot's digest of what it covers: of `at`, or of the node's own.
+    /// The version and each slot's digest of what it covers: of what a peer said, or of the node's own.
     pub(crate) async fn digests(
         &self,
-        at: Option<VersionVector>,
+        at: Option<Said>,
     ) -> Result<Result<Compared, NotComparable>, NodeError> {
         let working = self.working.clone();
-        self.run(move |cell, _, _| {
-            let digests = cell.digests_at(at.as_ref());
-            let at = at.unwrap_or_else(|| cell.version());
-            let doubt = working.doubt_generation();
-            let open = cell.quarantined().filter(|(_, hole)| !hole.given_up).map(|(dot, _)| *dot);
-            let holes = open.filter(|dot| at.covers(dot)).collect();
-            Ok((Step::default(), digests.map(|slots| Compared { at, slots, doubt, holes })))
+        self.read(move |cell| {
+            let fronts = cell.fronts();
+            let open = |covers: &dyn Fn(&Dot) -> bool| {
+                let open = cell.quarantined().filter(|(dot, hole)| !hole.given_up && covers(dot));
+                open.count() as u64
+            };
+            let Some(said) = at else {
+                let said = fronts.say(None);
+                return cell.digests_at(None).map(|slots| Compared {
+                    at: said,
+                    slots,
+                    doubt: working.doubt_generation(),
+                    quarantined: open(&|_| true),
+                });
+            };
+            // Who cannot tell what a stamp stands for has heard too little, or too much.
+            let version = fronts.hear(said.clone()).ok_or(NotComparable::Behind)?;
+            let version: VersionVector =
+                version.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+            let slots = cell.digests_at(Some(&version))?;
+            let quarantined = open(&|dot| version.covers(dot));
+            Ok(Compared { at: said, slots, doubt: working.doubt_generation(), quarantined })
         })
         .await
+    }
+
+    /// Looks at the cell between two groups.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Cell) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        self.run(move |cell, _, _| Ok((Step::default(), look(cell)))).await
+    }
+
+    pub(crate) fn submit(&self) -> &Submit {
+        &self.submit
+    }
+
+    pub(crate) fn heard_of_more(&self) -> &watch::Sender<Instant> {
+        &self.more
+    }
+
+    pub(crate) fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     pub(crate) fn members(&self) -> &[RegionId] {
@@ -648,10 +734,11 @@ impl Node {
     }
 
     /// Applies changes of other actors in order; returns those refused, and what is known of their actors.
-    pub(crate) async fn replicate(
+    /// Several can be under way: they are applied in the order in which they were given.
+    pub(crate) fn replicate(
         &self,
         entries: Vec<Entry>,
-    ) -> Result<Vec<(Dot, Refused, Option<Front>)>, NodeError> {
+    ) -> impl Future<Output = Result<Vec<(Dot, Refused, Option<Front>)>, NodeError>> + Send + use<> {
         let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
             let (mut steps, mut refused) = (Vec::new(), Vec::new());
             let over = crate::working::Stacked::new(view);
@@ -662,13 +749,13 @@ impl Node {
                         steps.push(step);
                     }
                     Err(why) => {
-                        refused.push((entry.dot, why, cell.frontier().get(&entry.dot.actor).copied()));
+                        refused.push((entry.dot, why, cell.fronts().get(&entry.dot.actor).copied()));
                     }
                 }
             }
             Ok((steps, refused))
         };
-        self.submit.run(work).await
+        self.submit.run(work)
     }
 
     /// Merges states of another region; returns how many of them brought something new, and which cannot be taken.
@@ -742,7 +829,7 @@ impl Node {
             let reading = Reading::<Order>::of(&entity);
             return Ok(every_permit(&reading).map(|(payment, _)| payment.into()).collect());
         }
-        let order = Reading::<Payment>::of(&entity).record.map(|permit| permit.order.into());
+        let order = entity.record::<Payment>().map(|(permit, _)| permit.order.into());
         Ok(order.into_iter().collect())
     }
 
@@ -825,8 +912,8 @@ impl Node {
         }
     }
 
-    /// After a start: what was under way is looked at once, so that its duties are known again.
-    async fn look_at_everything_open(&self) {
+    /// What was under way is looked at once: after a start, so that its duties are known again.
+    pub(crate) async fn look_at_everything_open(&self) {
         let mut after = None;
         loop {
             let store = self.store().clone();

@@ -138,6 +138,10 @@ impl Saying<'_> {
 /// Every notice of an entity, in force or superseded.
 pub(crate) fn notices(entity: &Entity) -> Vec<Told> {
     let mut told = Vec::new();
+    if entity.is_fresh() {
+        // Nothing was decided yet.
+        return told;
+    }
     if entity.id.order().is_some() {
         order_notices(entity, &mut told);
     } else if entity.id.payment().is_some() {
@@ -148,7 +152,7 @@ pub(crate) fn notices(entity: &Entity) -> Vec<Told> {
 
 fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
     let reading = Reading::<Order>::of(entity);
-    let Some(record) = &reading.record else { return };
+    let Some(record) = reading.record else { return };
     let mut saying = Saying {
         entity: entity.id,
         order: entity.id.to_string(),
@@ -239,7 +243,7 @@ fn order_notice(
 
 fn payment_notices(entity: &Entity, told: &mut Vec<Told>) {
     let reading = Reading::<Payment>::of(entity);
-    let Some(permit) = &reading.record else { return };
+    let Some(permit) = reading.record else { return };
     let mut saying = Saying {
         entity: entity.id,
         order: permit.order.to_string(),

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
-use cell_core::cell::Quarantined;
+use cell_core::cell::{Baseline, Quarantined};
 use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 
 const ENTRY: u8 = 1;
 const MERGED: u8 = 2;
-const QUARANTINED: u8 = 3;
+const ADOPTED: u8 = 3;
+const QUARANTINED: u8 = 4;
 
 /// A record of the log. Numbers are never reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) enum Record {
     Entry(Entry),
     /// The state of an entity that was fetched and merged.
     Merged(Entity),
+    /// What a peer knew beside its entities, after these were merged.
+    Adopted(Baseline),
     /// A change that could not be applied, whole; the newest copy stands, and the change itself behind it says that it is
     /// applied by now.
     Quarantined(Quarantined),
@@ -33,6 +36,10 @@ impl Record {
             Record::Merged(entity) => {
                 out.push(MERGED);
                 entity.to_shape().encode(&mut out);
+            }
+            Record::Adopted(baseline) => {
+                out.push(ADOPTED);
+                baseline.encode(&mut out);
             }
             Record::Quarantined(kept) => {
                 out.push(QUARANTINED);
@@ -53,6 +60,7 @@ impl Record {
         match bytes.split_first() {
             Some((&ENTRY, rest)) => Ok(Record::Entry(Entry::decode(rest)?)),
             Some((&MERGED, rest)) => Ok(Record::Merged(Entity::from_shape(EntityShape::decode(rest)?)?)),
+            Some((&ADOPTED, rest)) => Ok(Record::Adopted(Baseline::decode(rest)?)),
             Some((&QUARANTINED, rest)) => Ok(Record::Quarantined(Quarantined::decode(rest)?)),
             Some(_) => Err(Malformed::Newer("log record")),
             None => Err(Malformed::Wire("an empty log record")),

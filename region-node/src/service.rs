@@ -83,7 +83,8 @@ pub async fn build(
     // Other limits can take other changes: what was quarantined is tried once more.
     let software = format!("{} {change_bytes_max}", env!("CARGO_PKG_VERSION"));
     let ability = Ability { software, change_bytes_max, ..Ability::default() };
-    let identity = Identity { region, index: config.node_index, placement, rules, ability, recovery_wait };
+    let (index, log) = (config.node_index, config.log);
+    let identity = Identity { region, index, placement, rules, ability, recovery_wait, log };
     let (node, running) =
         Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
             OpenError::Engine(_) => at("engine", &error),

@@ -80,7 +80,7 @@ impl Drop for Waiting {
 impl Sessions {
     /// Of a node that has just brought its view up to its log.
     pub(crate) fn new(cell: &Cell, position: u64) -> Sessions {
-        let durable = cell.frontier().keys().map(|actor| (*actor, cell.whole_to(actor))).collect();
+        let durable = cell.fronts().actors().map(|actor| (*actor, cell.whole_to(actor))).collect();
         let list = List { durable, ..List::default() };
         Sessions { list: Arc::new(Mutex::new(list)), shown: Arc::new(watch::Sender::new(position)) }
     }
@@ -104,7 +104,7 @@ impl Sessions {
             let known = known.or_else(|| list.durable.get(&actor).copied()).unwrap_or(0);
             // Who waits for more of an actor that ended hears of that.
             let ended = cell.lives().ended_at(&actor).is_some_and(|last| last <= known)
-                || cell.closed().contains_key(&actor);
+                || cell.fronts().closed().contains_key(&actor);
             let upto = if ended { u64::MAX } else { known };
             let woken = list.dots.range((actor, 0, 0)..=(actor, upto, u64::MAX));
             woken.for_each(|(_, wake)| wake.notify_one());
@@ -113,6 +113,11 @@ impl Sessions {
             let woken = list.entities.range((*id, 0)..=(*id, u64::MAX));
             woken.for_each(|(_, wake)| wake.notify_one());
         }
+    }
+
+    /// Up to which position the view shows everything.
+    pub(crate) fn shown_watch(&self) -> watch::Receiver<u64> {
+        self.shown.subscribe()
     }
 
     /// The view shows everything up to this position.
@@ -166,6 +171,7 @@ impl Node {
             }
             if in_lists {
                 let durable = self.durable_position();
+                let _waits = self.hurry().wait();
                 // It holds the sender: there is an end.
                 let _ = self.sessions().shown.subscribe().wait_for(|shown| *shown >= durable).await;
             }

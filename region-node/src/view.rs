@@ -9,7 +9,7 @@ use cell_core::canon::Message;
 use cell_core::cell::{Cell, Front, Kept as KeptCell};
 use cell_core::digest::Digest;
 use cell_core::duty::Act;
-use cell_core::entity::{Entity, Reading};
+use cell_core::entity::Entity;
 use cell_core::event::Closed;
 use cell_core::id::{ActorId, EntityId, Hash, OrderId, SLOT_COUNT, Slot, UserId};
 use cell_core::lives::ActorLife;
@@ -131,9 +131,8 @@ fn put_indexes(
     orders_of: &mut OrdersOf,
     batch: &mut Batch,
 ) -> Result<(), StoreError> {
-    let reading = Reading::<Order>::of(entity);
-    if let (Some(record), Some(order)) = (&reading.record, entity.id.order()) {
-        let created = reading.created.wall_ms;
+    if let (Some((record, item)), Some(order)) = (entity.record::<Order>(), entity.id.order()) {
+        let created = item.since.wall_ms;
         batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
         if !record.external_ref.is_empty() {
             let key = keys::ref_entry(&record.external_ref, &record.user, created, &order.0.0);
@@ -151,11 +150,10 @@ fn put_indexes(
             orders.push(order);
         }
     }
-    let reading = Reading::<Payment>::of(entity);
-    if let (Some(permit), Some(payment)) = (&reading.record, entity.id.payment())
+    if let (Some((permit, item)), Some(payment)) = (entity.record::<Payment>(), entity.id.payment())
         && permit.payer != permit.buyer
     {
-        let created = reading.created.wall_ms;
+        let created = item.since.wall_ms;
         batch.put(keys::user_entry(b'p', &permit.payer, created, &payment.0.0), Bytes::new());
         batch.put(keys::user_entry(b'b', &permit.buyer, created, &payment.0.0), Bytes::new());
     }
@@ -247,7 +245,9 @@ pub(crate) enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] cell_store::LogError),
-    #[error("the view is another version's: remove its folder, and it is made anew from the log")]
+    #[error(
+        "the view is another version's: remove its folder, in one region after the other, and it is made anew from log and peers"
+    )]
     OtherFormat,
     #[error("the log holds a record that cannot be read: {0}")]
     Record(#[from] cell_core::canon::Malformed),
@@ -272,6 +272,18 @@ pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<Vec<(ActorId, u64)>, St
 pub(crate) fn position(store: &Arc<dyn Store>) -> Result<Option<Position>, StoreError> {
     let position = store.get(keys::POSITION)?;
     Ok(position.and_then(|value| Some(Position(u64::from_be_bytes(value.as_ref().try_into().ok()?)))))
+}
+
+/// Whether records that neither the view nor the log has are gone from the log, and whether it was the node that deleted
+/// the log's beginning.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn gap(store: &Arc<dyn Store>, first: Position) -> Result<(bool, bool), StoreError> {
+    let shown = position(store)?.unwrap_or(Position(0));
+    let trimmed = store.get(keys::TRIMMED)?;
+    let trimmed = trimmed.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    Ok((shown < first, trimmed.unwrap_or(0) >= first.0))
 }
 
 /// Which view this is: places in it mean nothing in another, nor after some of it was written a second time.
@@ -380,14 +392,21 @@ fn replay(
                 Record::Quarantined(kept) => {
                     let actor = kept.entry.dot.actor;
                     let step = cell.replay_quarantined(working, &kept)?;
-                    group.frontier.extend(cell.frontier().get(&actor).map(|front| (actor, *front)));
+                    group.frontier.extend(cell.fronts().get(&actor).map(|front| (actor, *front)));
                     step
                 }
                 Record::Entry(entry) => {
                     let step = cell.replay(working, &entry, crate::writer::now_ms())?;
+                    let actor = entry.dot.actor;
+                    group.frontier.extend(cell.fronts().get(&actor).map(|front| (actor, *front)));
+                    step
+                }
+                Record::Adopted(baseline) => {
+                    let step = cell.replay_adopted(working, &baseline)?;
+                    let actors = baseline.fronts.iter().map(|known| known.actor);
                     group
                         .frontier
-                        .extend(cell.frontier().get(&entry.dot.actor).map(|front| (entry.dot.actor, *front)));
+                        .extend(actors.filter_map(|actor| Some((actor, *cell.fronts().get(&actor)?))));
                     step
                 }
                 Record::Merged(entity) => {
@@ -399,7 +418,7 @@ fn replay(
             group.take(&step);
         }
         group.epochs = cell.placement().learned().collect();
-        group.closed = cell.closed().clone();
+        group.closed = cell.fronts().closed().clone();
         group.note_digests(cell.digests(), []);
         group.lives = cell.lives_mut().take_changed();
         group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Cell, Unavailable, View};
-use cell_core::entity::{Entity, EntityShape, Reading};
+use cell_core::entity::{Entity, EntityShape};
 use cell_core::id::{EntityId, OrderId, PublicId, Slot, UserId};
 use cell_core::order::Order;
 use cell_core::version::Dot;
@@ -241,7 +241,7 @@ impl Working {
         for (id, entity) in entities {
             let known = over.entities.insert(*id, Held { group, entity: entity.clone() }).is_some();
             if let (false, Some(order)) = (known, id.order())
-                && let Some(record) = Reading::<Order>::of(entity).record
+                && let Some((record, _)) = entity.record::<Order>()
             {
                 let key = keys::command(&record.user, &record.key);
                 let orders = over.orders_of.entry(key.clone()).or_default();
@@ -285,10 +285,13 @@ impl Working {
     /// # Errors
     /// [`StoreError::Damaged`] if its parts do not make an entity.
     pub(crate) fn stored_entity(&self, id: EntityId) -> Result<Option<Entity>, StoreError> {
-        let parts = self.store.scan(&Scan::prefix(keys::entity_prefix(&id), usize::from(u16::MAX)))?;
-        if parts.is_empty() {
-            return Ok(None);
-        }
+        // Most are one part, and most that are asked for are new: a look costs less than a range.
+        let first = keys::entity_part(&id, 0);
+        let Some(head) = self.store.get(&first)? else { return Ok(None) };
+        let parts = match head.starts_with(&1u16.to_be_bytes()) {
+            true => vec![(first, head)],
+            false => self.store.scan(&Scan::prefix(keys::entity_prefix(&id), usize::from(u16::MAX)))?,
+        };
         entity_of_parts(id, &parts).map(Some)
     }
 
@@ -364,7 +367,7 @@ impl<'a> Stacked<'a> {
         let mut made = self.made.borrow_mut();
         for (id, entity) in &step.entities {
             if let Some(order) = id.order()
-                && let Some(record) = Reading::<Order>::of(entity).record
+                && let Some((record, _)) = entity.record::<Order>()
             {
                 let orders = made.orders.entry(keys::command(&record.user, &record.key)).or_default();
                 if !orders.contains(&order) {

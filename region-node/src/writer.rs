@@ -5,8 +5,8 @@
 //! bounded queue.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,9 +37,10 @@ const GROUP_MAX: usize = 128;
 const WAITING_MAX: usize = 4_096;
 /// Groups appended and not yet in the view at most; then the writer waits for the view.
 const BEHIND_MAX: usize = 256;
-/// The view waits this long for more groups to take in one batch: a store that writes to the disk at every batch would
-/// else be in the way of the log's next sync. Everything but lists is served from the working state meanwhile.
-const VIEW_LINGER: Duration = Duration::from_millis(4);
+/// The view waits this long for more groups to take in one batch, unless somebody waits for it: a store that writes to
+/// the disk, or wakes its threads, at every batch would else be in the way of the log's next sync. Everything but lists is
+/// served from the working state meanwhile.
+const VIEW_LINGER: Duration = Duration::from_millis(8);
 /// Entities in one batch of the view, about.
 const VIEW_BATCH_MAX: usize = 256;
 
@@ -193,13 +194,17 @@ pub(crate) trait Told: Send + 'static {
 /// The way in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Submit {
-    work: SyncSender<RunBox>,
+    work: SyncSender<Work>,
 }
 
-struct RunBox(Run);
-impl std::fmt::Debug for RunBox {
+enum Work {
+    Run(Run),
+    /// Segments that end before this are not needed any more; answers with the first position that is left.
+    Trim(Position, oneshot::Sender<Position>),
+}
+impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RunBox")
+        f.write_str("Work")
     }
 }
 
@@ -208,10 +213,13 @@ impl Submit {
     ///
     /// # Errors
     /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
-    ) -> Result<T, NodeError> {
+    ///
+    /// What is given in one order is run in it, whether or not the futures are waited for.
+    pub(crate) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, NodeError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64| match work(cell, view, now_ms) {
             Ok((steps, value)) => {
@@ -227,12 +235,68 @@ impl Submit {
                 Err((error, Box::new(finish) as Finish))
             }
         };
-        match self.work.try_send(RunBox(Box::new(run))) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(NodeError::Busy),
-            Err(TrySendError::Disconnected(_)) => return Err(NodeError::Unavailable("stopped".to_owned())),
+        let taken = self.submit(Work::Run(Box::new(run)));
+        async move {
+            taken?;
+            let not_done = || NodeError::Unavailable("it was not carried out".to_owned());
+            answered.await.unwrap_or_else(|_| Err(not_done()))
         }
-        answered.await.unwrap_or_else(|_| Err(NodeError::Unavailable("it was not carried out".to_owned())))
+    }
+
+    /// Deletes the log's segments that hold only records before `before`; returns the first position that is left.
+    ///
+    /// # Errors
+    /// As [`Submit::run`].
+    pub(crate) async fn trim(&self, before: Position) -> Result<Position, NodeError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Work::Trim(before, answer))?;
+        answered.await.map_err(|_| NodeError::Unavailable("it was not carried out".to_owned()))
+    }
+
+    fn submit(&self, work: Work) -> Result<(), NodeError> {
+        self.work.try_send(work).map_err(|refused| match refused {
+            TrySendError::Full(_) => NodeError::Busy,
+            TrySendError::Disconnected(_) => NodeError::Unavailable("stopped".to_owned()),
+        })
+    }
+}
+
+/// Readers who wait for the view; as long as there are any, it does not wait for more groups. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hurry(Arc<Waits>);
+
+#[derive(Debug, Default)]
+struct Waits {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One who waits, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting(Hurry);
+
+impl Hurry {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        // Only assignments run under the lock.
+        self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait(&self) -> Waiting {
+        *self.count() += 1;
+        self.0.changed.notify_one();
+        Waiting(self.clone())
+    }
+
+    /// Returns after `at_most`, or as soon as somebody waits.
+    fn linger(&self, at_most: Duration) {
+        let lingered = self.0.changed.wait_timeout_while(self.count(), at_most, |count| *count == 0);
+        drop(lingered.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
     }
 }
 
@@ -241,6 +305,7 @@ impl Submit {
 pub(crate) struct Writer {
     pub(crate) submit: Submit,
     pub(crate) durable: watch::Receiver<u64>,
+    pub(crate) hurry: Hurry,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -261,12 +326,16 @@ impl Writer {
         let (behind, groups) = sync_channel(BEHIND_MAX);
         let (published, durable) = watch::channel(log.durable().0);
         working.set_holes(cell.holes().count());
-        let run = Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0 };
+        let closed = cell.fronts().closed_shared();
+        let run =
+            Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0, closed };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
+        let hurry = Hurry::default();
+        let hurried = hurry.clone();
         let applier = std::thread::Builder::new()
             .name("applier".into())
-            .spawn(move || apply_all(&groups, &working, apply))?;
-        Ok(Writer { submit: Submit { work }, durable, threads: vec![writer, applier] })
+            .spawn(move || apply_all(&groups, &working, &hurried, apply))?;
+        Ok(Writer { submit: Submit { work }, durable, hurry, threads: vec![writer, applier] })
     }
 
     /// Waits until everything accepted is in the view. Every other [`Submit`] must be gone by then.
@@ -283,12 +352,13 @@ impl Writer {
 fn apply_all(
     groups: &Receiver<Group>,
     working: &Working,
+    hurry: &Hurry,
     mut apply: impl FnMut(Group) -> Result<(), String>,
 ) {
     while let Ok(mut group) = groups.recv() {
-        // Asleep, not listening: being woken for every group would cost a lone request more than the view itself.
+        // Not listening to what comes: being woken for every group would cost a lone request more than the view itself.
         if !group.is_urgent() {
-            std::thread::sleep(VIEW_LINGER);
+            hurry.linger(VIEW_LINGER);
         }
         while group.entities.len() < VIEW_BATCH_MAX
             && let Ok(next) = groups.try_recv()
@@ -315,10 +385,12 @@ struct Loop<T> {
     behind: SyncSender<Group>,
     published: watch::Sender<u64>,
     number: u64,
+    /// What the view was given last.
+    closed: Arc<BTreeMap<ActorId, u64>>,
 }
 
 impl<T: Told> Loop<T> {
-    fn run(mut self, waiting: &Receiver<RunBox>) {
+    fn run(mut self, waiting: &Receiver<Work>) {
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
             while group.len() < GROUP_MAX
@@ -335,14 +407,22 @@ impl<T: Told> Loop<T> {
     }
 
     /// One group: run, append, sync, answer, publish, hand on.
-    fn commit(&mut self, work: Vec<RunBox>, waiting: &Receiver<RunBox>) -> Result<(), NodeError> {
+    fn commit(&mut self, work: Vec<Work>, waiting: &Receiver<Work>) -> Result<(), NodeError> {
         self.number += 1;
         let mut made = Made::default();
         let mut finishes = Vec::with_capacity(work.len());
         let mut refused = Vec::new();
         // What a group makes is seen by the rest of the group at once, and by nobody else before it is durable.
         let over = Stacked::new(&self.working);
-        for RunBox(run) in work {
+        let mut trims = Vec::new();
+        for work in work {
+            let run = match work {
+                Work::Run(run) => run,
+                Work::Trim(before, answer) => {
+                    trims.push((before, answer));
+                    continue;
+                }
+            };
             // Whoever waits for a piece that panicked hears that it was not carried out.
             let Ok(ran) = contained("work", &"a piece of work", || run(&mut self.cell, &over, now_ms()))
             else {
@@ -371,7 +451,9 @@ impl<T: Told> Loop<T> {
         let end = durable?;
         self.working.set_holes(self.cell.holes().count());
         self.published.send_replace(end.0);
-        self.hand_on(made, end)
+        self.hand_on(made, end)?;
+        trims.into_iter().for_each(|(before, answer)| self.trim(before, answer));
+        Ok(())
     }
 
     /// What could not be applied is said, and what it would have changed is not shown from now on; or is again.
@@ -394,7 +476,27 @@ impl<T: Told> Loop<T> {
         Ok(self.working.withhold(&self.cell, ids)?)
     }
 
-    fn append(&mut self, records: &[Vec<u8>], waiting: &Receiver<RunBox>) -> Result<Position, NodeError> {
+    fn trim(&mut self, before: Position, answer: oneshot::Sender<Position>) {
+        match self.log.delete_before(before) {
+            // Nobody waits any more: it is trimmed all the same.
+            Ok(first) => drop(answer.send(first)),
+            Err(error) => tracing::warn!(%error, "segments could not be deleted; tried again"),
+        }
+    }
+
+    /// Closings that the view was not given yet.
+    fn take_closed(&mut self) -> BTreeMap<ActorId, u64> {
+        let known = self.cell.fronts().closed_shared();
+        if Arc::ptr_eq(&known, &self.closed) {
+            return BTreeMap::new();
+        }
+        let news = known.iter().filter(|(actor, last)| self.closed.get(actor) != Some(last));
+        let news = news.map(|(actor, last)| (*actor, *last)).collect();
+        self.closed = known;
+        news
+    }
+
+    fn append(&mut self, records: &[Vec<u8>], waiting: &Receiver<Work>) -> Result<Position, NodeError> {
         if records.is_empty() {
             return Ok(self.log.durable());
         }
@@ -427,7 +529,7 @@ impl<T: Told> Loop<T> {
         }
         let mut frontier = BTreeMap::new();
         for actor in made.actors {
-            frontier.extend(self.cell.frontier().get(&actor).map(|front| (actor, *front)));
+            frontier.extend(self.cell.fronts().get(&actor).map(|front| (actor, *front)));
         }
         let mut epochs = BTreeMap::new();
         for id in made.entities.keys().map(EntityId::slot).chain(made.lost) {
@@ -442,7 +544,7 @@ impl<T: Told> Loop<T> {
             command_keys: made.keys,
             frontier,
             epochs,
-            closed: self.cell.closed().clone(),
+            closed: self.take_closed(),
             lives: self.cell.lives_mut().take_changed(),
             digests: BTreeMap::new(),
             grown: made.grown,
@@ -460,11 +562,13 @@ impl<T: Told> Loop<T> {
     /// What every touched entity, and what stands beside it, needs done now.
     fn sheets(&self, entities: &BTreeMap<EntityId, Arc<Entity>>) -> Result<Vec<Sheet>, NodeError> {
         let mut ids: BTreeSet<EntityId> = entities.keys().copied().collect();
-        for (id, entity) in entities {
+        for (id, entity) in
+            entities.iter().filter(|(_, entity)| !entity.is_fresh() || entity.id.order().is_none())
+        {
             if id.order().is_some() {
                 let reading = Reading::<Order>::of(entity);
                 ids.extend(every_permit(&reading).map(|(payment, _)| EntityId::from(payment)));
-            } else if let Some(permit) = Reading::<Payment>::of(entity).record {
+            } else if let Some((permit, _)) = entity.record::<Payment>() {
                 ids.insert(permit.order.into());
             }
         }
@@ -493,7 +597,7 @@ fn fitting<R: AsRef<[u8]>>(records: &[R]) -> usize {
 }
 
 /// The disk is full: what is at hand stays at hand, what waits is answered that it was not carried out, and reads go on.
-fn wait_for_room(error: &std::io::Error, waiting: &Receiver<RunBox>) -> Result<(), NodeError> {
+fn wait_for_room(error: &std::io::Error, waiting: &Receiver<Work>) -> Result<(), NodeError> {
     tracing::error!(%error, "the log has no room: nothing is written until there is some");
     metrics::counter!("cell_log_full_total").increment(1);
     let until = Instant::now() + FULL_PAUSE;
@@ -515,6 +619,7 @@ struct Made {
     entities: BTreeMap<EntityId, Arc<Entity>>,
     touched: BTreeSet<EntityId>,
     actors: BTreeSet<ActorId>,
+    /// Slots of whose home more is known.
     lost: Vec<Slot>,
     alarms: Vec<Alarm>,
     keys: Vec<Bytes>,
@@ -526,7 +631,8 @@ struct Made {
 impl Made {
     fn take(&mut self, step: Step) {
         self.quarantined.extend(quarantined(&step));
-        for kept in step.quarantined {
+        // What was adopted holds them itself.
+        for kept in step.quarantined.into_iter().filter(|_| step.adopted.is_none()) {
             self.actors.insert(kept.entry.dot.actor);
             self.records.push(Record::Quarantined(kept).to_bytes());
         }
@@ -534,6 +640,11 @@ impl Made {
         for entry in step.entries {
             self.actors.insert(entry.dot.actor);
             self.records.push(Record::Entry(entry).to_bytes());
+        }
+        if let Some(baseline) = step.adopted {
+            self.actors.extend(baseline.fronts().map(|(actor, _)| actor));
+            self.lost.extend(baseline.placed.iter().flat_map(|placed| placed.slots.iter().copied()));
+            self.records.push(Record::Adopted(baseline).to_bytes());
         }
         self.corrected.extend(step.corrected);
         grow(&mut self.grown, &step.grown);
@@ -552,7 +663,6 @@ pub(crate) fn epoch_bytes(epoch: &Epoch) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Condvar, Mutex};
 
     use cell_core::cell::{Ask, Command};
     use cell_core::id::{NodeId, RegionId, UserId};
@@ -674,6 +784,20 @@ mod tests {
         writer.join();
     }
 
+    #[test]
+    fn the_view_waits_for_more_groups_only_while_nobody_waits_for_it() {
+        const LONG: Duration = Duration::from_secs(3_600);
+        let hurry = Hurry::default();
+        let lingering = hurry.clone();
+        let lingering = std::thread::spawn(move || lingering.linger(LONG));
+        let (first, second) = (hurry.wait(), hurry.wait());
+        lingering.join().unwrap();
+        drop(first);
+        hurry.linger(LONG);
+        drop(second);
+        assert_eq!(*hurry.count(), 0);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_full_disk_holds_up_what_is_at_hand_and_nothing_is_lost_or_decided_twice() {
         let disk = FaultMedium::new(1);
@@ -722,7 +846,7 @@ mod tests {
             .run(|_: &mut Cell, _: &dyn View, _| -> Result<(Vec<Step>, ()), Unavailable> { panic!("a bug") });
         assert!(matches!(panics.await, Err(NodeError::Unavailable(_))));
         let beats = writer.submit.run(|cell: &mut Cell, view: &dyn View, now_ms: u64| {
-            Ok((vec![cell.beat(view, now_ms)?], cell.frontier()[&cell.me()].seq))
+            Ok((vec![cell.beat(view, now_ms)?], cell.fronts().seq(&cell.me())))
         });
         assert_eq!(beats.await, Ok(1));
         writer.join();

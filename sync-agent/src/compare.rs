@@ -121,14 +121,14 @@ impl Comparer {
 
     /// Compares once; with the differing slots, if they are asked for.
     pub(crate) async fn compare(&self, peer: RegionId, slots: bool) -> Result<Compared, Status> {
-        let wanted = v1::DigestsRequest { at: Vec::new(), slots };
+        let wanted = v1::DigestsRequest { slots, ..v1::DigestsRequest::default() };
         let theirs = within(self.peers.digests(peer, wanted)).await?;
         if !theirs.not_comparable.is_empty() || theirs.at.is_empty() {
             return Ok(Compared::Inconclusive("the peer cannot say"));
         }
         let begun = Instant::now();
         let ours = loop {
-            let wanted = v1::DigestsRequest { at: theirs.at.clone(), slots };
+            let wanted = v1::DigestsRequest { at: theirs.at.clone(), slots, stamp: theirs.stamp.clone() };
             let ours = within(self.node.digests(wanted)).await?;
             match ours.not_comparable.as_str() {
                 "" => break ours,
@@ -139,7 +139,7 @@ impl Comparer {
         };
         if ours.root == theirs.root {
             // The same hole on both sides makes equal sums; so does one that changed no entity.
-            if ours.at.iter().chain(&theirs.at).any(|front| !front.quarantined.is_empty()) {
+            if ours.quarantined > 0 || theirs.quarantined > 0 {
                 return Ok(Compared::Inconclusive("changes are quarantined"));
             }
             if ours.doubt > 0 {
@@ -178,17 +178,17 @@ impl Comparer {
         differences: &BTreeMap<EntityId, Difference>,
     ) -> Result<u64, Status> {
         let here = differences.iter().filter(|(_, difference)| **difference != Difference::MissingThere);
-        let ids: Vec<&EntityId> = here.map(|(id, _)| id).collect();
+        let ids: Vec<EntityId> = here.map(|(id, _)| *id).collect();
         let mut repaired = 0;
         for some in ids.chunks(FETCH_MAX) {
-            let changed = match self.take_over(peer, some).await {
+            let changed = match self.take_over(peer, some, false).await {
                 Ok(changed) => changed,
                 Err(error) if some.len() == 1 => return Err(error),
                 // One of them is in the way of the others.
                 Err(_) => {
                     let mut changed = 0;
                     for id in some {
-                        let taken = self.take_over(peer, &[*id]).await;
+                        let taken = self.take_over(peer, &[*id], false).await;
                         changed += taken.unwrap_or_else(|error| {
                             tracing::warn!(%peer, %id, %error, "cannot be taken over");
                             0
@@ -205,16 +205,37 @@ impl Comparer {
         Ok(repaired)
     }
 
-    async fn take_over(&self, peer: RegionId, ids: &[&EntityId]) -> Result<u64, Status> {
-        let entities = ids.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
-        let fetched = self.peers.fetch(peer, v1::EntitiesRequest { entities }).await?;
-        let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
-        let merged = within(self.node.merge(request)).await?;
-        if !merged.refused.is_empty() || !fetched.withheld.is_empty() {
-            let (refused, withheld) = (merged.refused.len(), fetched.withheld.len());
-            tracing::warn!(%peer, refused, withheld, "some entities cannot be healed: see `cellctl quarantine list`");
+    /// Merges the peer's state of these, in as many answers as it takes; returns how many got something new. Not `whole`:
+    /// also of what their changes touched beside them, as far as it can be given and taken. `whole`: of these alone, also
+    /// where the peer lacks something of them, and it is an error if some cannot be taken.
+    pub(crate) async fn take_over(
+        &self,
+        peer: RegionId,
+        mut ids: &[EntityId],
+        whole: bool,
+    ) -> Result<u64, Status> {
+        let mut changed = 0;
+        while !ids.is_empty() {
+            let entities = ids.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
+            let request = v1::EntitiesRequest { entities, alone: whole, incomplete_too: whole };
+            let fetched = self.peers.fetch(peer, request).await?;
+            let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
+            let merged = within(self.node.merge(request)).await?;
+            changed += merged.changed;
+            if !merged.refused.is_empty() || !fetched.withheld.is_empty() {
+                let (refused, withheld) = (merged.refused.len(), fetched.withheld.len());
+                tracing::warn!(%peer, refused, withheld, "some entities cannot be taken over: `cellctl quarantine list`");
+                if whole {
+                    return Err(Status::data_loss(format!(
+                        "{refused} entities of {peer} cannot be taken here"
+                    )));
+                }
+            }
+            // A peer that does not say how many has looked at all.
+            let looked = if fetched.looked == 0 { ids.len() } else { fetched.looked as usize };
+            ids = ids.get(looked..).unwrap_or_default();
         }
-        Ok(merged.changed)
+        Ok(changed)
     }
 
     /// For an operator: compares now, whatever was seen before, and heals if asked to.
@@ -236,7 +257,7 @@ impl Comparer {
     }
 }
 
-async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let answered = tokio::time::timeout(ANSWER_WITHIN, asked).await;
     answered.map_err(|_| Status::deadline_exceeded("no answer"))?
 }

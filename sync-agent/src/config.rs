@@ -88,6 +88,12 @@ pub struct Limits {
     pub compare_every_ms: u64,
     /// Entities taken over from a peer in a second where they differ.
     pub repair_per_s: u32,
+    /// Entities taken over in a second where a peer's state is taken over as a whole.
+    pub take_over_per_s: u32,
+    /// Pause between two looks at which ended actors can be closed, and what of the log is not needed any more.
+    pub upkeep_every_ms: u64,
+    /// An ended actor is closed once it was silent for so long.
+    pub close_after_ms: u64,
 }
 
 impl Default for Limits {
@@ -98,6 +104,9 @@ impl Default for Limits {
             relay_after_ms: 1_000,
             compare_every_ms: 5_000,
             repair_per_s: 500,
+            take_over_per_s: 20_000,
+            upkeep_every_ms: 5_000,
+            close_after_ms: 60_000,
         }
     }
 }
@@ -165,6 +174,8 @@ impl Validate for Config {
         problems.check(self.limits.batch_bytes >= 4 << 10, "limits.batch_bytes", "must be at least 4096");
         problems.check(self.limits.compare_every_ms > 0, "limits.compare_every_ms", "must be above 0");
         problems.check(self.limits.repair_per_s > 0, "limits.repair_per_s", "must be above 0");
+        problems.check(self.limits.take_over_per_s > 0, "limits.take_over_per_s", "must be above 0");
+        problems.check(self.limits.upkeep_every_ms > 0, "limits.upkeep_every_ms", "must be above 0");
         let room = self.limits.held_bytes_max >= self.limits.batch_bytes;
         problems.check(room, "limits.held_bytes_max", "must not be below limits.batch_bytes");
         problems.section("telemetry", &self.telemetry);

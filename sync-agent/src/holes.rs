@@ -1,14 +1,12 @@
 //! Changes that the node could not apply: its frontier went on over them, and nobody here takes them for applied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use cell_core::event::{Change, Entry};
 use cell_core::gate::Requirement;
 use cell_core::id::ActorId;
 use cell_core::version::Dot;
 use cell_proto::v1;
-
-use crate::positions::Frontier;
 
 /// Those that nobody gave up.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +26,11 @@ impl Holes {
         } else {
             self.0.insert(dot);
         }
+    }
+
+    /// Holes of a peer whose state was taken over; the node has those of changes it did not have before.
+    pub(crate) fn take_over(&mut self, dots: impl Iterator<Item = Dot>) {
+        self.0.extend(dots);
     }
 
     /// What the log says of a change: that it could not be applied, or, without a hole, that it is applied.
@@ -68,15 +71,15 @@ impl Holes {
         behind.filter_map(change).flat_map(of_change).collect()
     }
 
-    /// The frontier as peers are told: with what of it could not be applied.
-    pub(crate) fn tell(&self, frontier: &Frontier) -> Vec<v1::ActorFrontier> {
-        let mut wire: BTreeMap<ActorId, v1::ActorFrontier> = crate::node::write_frontier(frontier);
-        for dot in &self.0 {
-            if let Some(front) = wire.get_mut(&dot.actor) {
-                front.quarantined.push(dot.seq);
-            }
+    /// Adds to what peers are told of the frontier what of it could not be applied.
+    pub(crate) fn tell(&self, frontier: &mut [v1::ActorFrontier]) {
+        if self.0.is_empty() {
+            return;
         }
-        wire.into_values().collect()
+        for front in frontier {
+            let actor = front.actor.clone().and_then(|actor| ActorId::try_from(actor).ok());
+            front.quarantined = actor.map(|actor| self.of(&actor).collect()).unwrap_or_default();
+        }
     }
 }
 

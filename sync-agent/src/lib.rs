@@ -13,6 +13,7 @@ mod backoff;
 mod board;
 mod compare;
 mod config;
+mod exchange;
 mod gate;
 mod hints;
 mod holes;
@@ -28,6 +29,7 @@ mod replication;
 mod service;
 mod subscriber;
 mod transport;
+mod upkeep;
 
 pub use config::{Config, GateConfig, Limits, Listen, PeerConfig};
 pub use metrics::METRICS;

@@ -43,6 +43,11 @@ pub const METRICS: &[Metric] = &[
         &[("peer", &[])],
         "Entities taken over from a peer where they differed.",
     ),
+    Metric::counter(
+        "cell_exchanged_entities_total",
+        &[("peer", &[])],
+        "Entities fetched where a peer's state was taken over as a whole.",
+    ),
     Metric::gauge(
         "cell_divergence_age_seconds",
         &[("peer", &[])],

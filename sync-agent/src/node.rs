@@ -8,11 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cell_core::cell::Front;
+use bytes::Bytes;
+use cell_core::canon::Message as _;
+use cell_core::cell::{Baseline, Front};
+use cell_core::digest::Digest;
 use cell_core::event::{Body, Change, Entry};
+use cell_core::fronts::{Fronts, Said};
 use cell_core::gate::{Input, Requirement};
 use cell_core::id::{ActorId, RegionId};
 use cell_core::lives::{ActorLife, Lives};
+use cell_core::version::Dot;
 use cell_proto::v1::node_client::NodeClient;
 use cell_proto::{Frontier as WireFrontier, PROTOCOLS, v1};
 use service_kit::Shutdown;
@@ -43,9 +48,11 @@ pub(crate) struct Known {
     pub(crate) life: u64,
     /// Rises when the node has another log than before.
     pub(crate) log: u64,
-    pub(crate) frontier: Arc<Frontier>,
+    pub(crate) fronts: Arc<Fronts>,
     /// What of that could not be applied.
     pub(crate) holes: Arc<Holes>,
+    /// The actor it is.
+    pub(crate) actor: Option<ActorId>,
     /// Everything before it was tailed.
     pub(crate) position: u64,
     /// It has just started and decides nothing yet.
@@ -58,6 +65,8 @@ pub(crate) struct News {
     pub(crate) from: u64,
     pub(crate) next: u64,
     pub(crate) entries: Vec<(u64, Entry)>,
+    /// What was taken over as state.
+    adopted: Vec<Baseline>,
 }
 
 /// Clones share the link.
@@ -104,6 +113,15 @@ impl NodeLink {
         }
     }
 
+    /// When an actor was heard of last, wall milliseconds at its origin; 0: never.
+    pub(crate) fn beat_ms(&self, actor: &ActorId) -> u64 {
+        self.lives().iter().find(|life| life.actor == *actor).map_or(0, |life| life.beat_ms)
+    }
+
+    pub(crate) fn region(&self) -> RegionId {
+        self.region
+    }
+
     pub(crate) fn client(&self) -> NodeClient<GrpcChannel> {
         self.client.clone()
     }
@@ -127,6 +145,15 @@ impl NodeLink {
         Ok(self.client().merge_entities(request).await?.into_inner())
     }
 
+    /// More is to be had of a peer, and it is coming.
+    pub(crate) async fn catching_up(&self, by_state: bool) -> Result<(), Status> {
+        self.client().catching_up(v1::CatchingUpRequest { by_state }).await.map(drop)
+    }
+
+    pub(crate) async fn adopt(&self, request: v1::AdoptRequest) -> Result<(), Status> {
+        self.client().adopt(request).await.map(drop)
+    }
+
     pub(crate) fn known(&self) -> watch::Receiver<Known> {
         self.known.subscribe()
     }
@@ -141,14 +168,13 @@ impl NodeLink {
     }
 
     /// How far the node is.
-    pub(crate) fn frontier(&self) -> Arc<Frontier> {
-        Arc::clone(&self.known.borrow().frontier)
+    pub(crate) fn fronts(&self) -> Arc<Fronts> {
+        Arc::clone(&self.known.borrow().fronts)
     }
 
-    /// How far the node is, and what of that it could not apply, as peers are told.
-    pub(crate) fn frontier_to_tell(&self) -> Vec<v1::ActorFrontier> {
-        let known = self.known.borrow();
-        known.holes.tell(&known.frontier)
+    /// What of its frontier the node could not apply.
+    pub(crate) fn holes(&self) -> Arc<Holes> {
+        Arc::clone(&self.known.borrow().holes)
     }
 
     /// Everything before it was tailed.
@@ -219,19 +245,28 @@ impl NodeLink {
         let mut tail = self.tail_from(from).await?;
         // Asked after the position was taken, so that it covers everything before it.
         let status = self.status().await?;
+        let mut fronts = Fronts::default();
+        for (actor, front) in read_frontier(status.frontier) {
+            fronts.raise(actor, front);
+        }
+        for closed in status.closed {
+            let actor = closed.actor.and_then(|actor| ActorId::try_from(actor).ok());
+            actor.into_iter().for_each(|actor| fronts.close(actor, closed.last));
+        }
+        let fronts = Arc::new(fronts);
+        let actor = status.actor.and_then(|actor| ActorId::try_from(actor).ok());
         let lives = status.lives.into_iter().filter_map(|life| ActorLife::try_from(life).ok());
         *self.lives() = lives.fold(Lives::default(), |mut lives, life| {
             lives.restore(life);
             lives
         });
         self.board.node_protocol(status.protocol);
-        let (frontier, holes) =
-            (Arc::new(read_frontier(status.frontier)), Arc::new(Holes::read(status.holes)));
-        self.connect(from, &frontier, &holes, status.recovering);
+        let holes = Arc::new(Holes::read(status.holes));
+        self.connect(from, &fronts, &holes, actor, status.recovering);
         backoff.reset();
-        tracing::info!(position = from, actors = frontier.len(), "tailing the node");
+        tracing::info!(position = from, actors = fronts.live().len(), "tailing the node");
         gate.tell(Input::Reconnected).await;
-        gate.tell(applied(&frontier, &holes)).await;
+        gate.tell(applied(&fronts, &holes)).await;
         loop {
             let batch = tail.message().await?.ok_or(TailError::Ended)?;
             self.take(batch, gate).await;
@@ -256,7 +291,14 @@ impl NodeLink {
         self.known.send_modify(|known| known.recovering &= known.life != life);
     }
 
-    fn connect(&self, from: u64, frontier: &Arc<Frontier>, holes: &Arc<Holes>, recovering: bool) {
+    fn connect(
+        &self,
+        from: u64,
+        fronts: &Arc<Fronts>,
+        holes: &Arc<Holes>,
+        actor: Option<ActorId>,
+        recovering: bool,
+    ) {
         self.known.send_modify(|known| {
             if from < known.position {
                 tracing::warn!(
@@ -267,17 +309,22 @@ impl NodeLink {
                 known.log += 1;
                 self.positions().clear();
             }
+            if known.actor != actor {
+                // Its disk may be another one, whatever its length.
+                self.positions().clear();
+            }
             known.connected = true;
             known.recovering = recovering;
             known.life += 1;
-            known.frontier = Arc::clone(frontier);
+            known.fronts = Arc::clone(fronts);
             known.holes = Arc::clone(holes);
+            known.actor = actor;
             known.position = from;
         });
         self.board.quarantined(holes.count());
-        self.positions().note(from, frontier);
+        self.positions().note(from, fronts);
         self.board.node(true, from);
-        self.hear(frontier);
+        self.hear(fronts);
     }
 
     fn lives(&self) -> MutexGuard<'_, Lives> {
@@ -286,9 +333,9 @@ impl NodeLink {
     }
 
     /// Tells the board up to when everything of each region is here.
-    fn hear(&self, frontier: &Frontier) {
+    fn hear(&self, fronts: &Fronts) {
         let lives = self.lives();
-        let known = |actor: &ActorId| frontier.get(actor).map_or(0, |front| front.seq);
+        let known = |actor: &ActorId| fronts.seq(actor);
         self.board.heard(Channel::Changes, |region| lives.heard_of(region, known));
     }
 
@@ -319,24 +366,35 @@ impl NodeLink {
         }
         let news = read_batch(from, batch);
         let mut upto = BTreeMap::new();
-        let mut frontier = Frontier::clone(&self.known.borrow().frontier);
+        let mut fronts = Fronts::clone(&self.known.borrow().fronts);
         for (_, entry) in &news.entries {
-            let front = Front { seq: entry.dot.seq, hash: entry.hash };
-            let known = frontier.entry(entry.dot.actor).or_insert(front);
-            if known.seq < front.seq {
-                *known = front;
-            }
-            upto.insert(entry.dot.actor, holes.whole_to(&entry.dot.actor, known.seq));
-            note_life(entry, &mut self.lives());
+            fronts.raise(entry.dot.actor, Front { seq: entry.dot.seq, hash: entry.hash });
+            let known = fronts.seq(&entry.dot.actor);
+            upto.insert(entry.dot.actor, holes.whole_to(&entry.dot.actor, known));
+            note_life(entry, &mut fronts, &mut self.lives());
         }
-        let frontier = Arc::new(frontier);
-        self.hear(&frontier);
+        for baseline in &news.adopted {
+            let open = baseline.quarantined.iter().filter(|kept| !kept.given_up).map(|kept| kept.entry.dot);
+            let new: Vec<Dot> = open.filter(|dot| !fronts.covers(dot)).collect();
+            if !new.is_empty() {
+                Arc::make_mut(&mut holes).take_over(new.into_iter());
+                self.board.quarantined(holes.count());
+            }
+            for (actor, front) in baseline.fronts() {
+                fronts.raise(actor, front);
+                upto.insert(actor, holes.whole_to(&actor, fronts.seq(&actor)));
+            }
+            baseline.closed.iter().for_each(|closed| fronts.close(closed.actor, closed.last));
+            baseline.lives.iter().for_each(|life| self.lives().learn(*life));
+        }
+        let fronts = Arc::new(fronts);
+        self.hear(&fronts);
         self.known.send_modify(|known| {
-            known.frontier = Arc::clone(&frontier);
+            known.fronts = Arc::clone(&fronts);
             known.holes = Arc::clone(&holes);
             known.position = news.next;
         });
-        self.positions().note(news.next, &frontier);
+        self.positions().note(news.next, &fronts);
         self.board.node(true, news.next);
         let behind = holes.behind(news.entries.iter().map(|(_, entry)| entry));
         if !behind.is_empty() {
@@ -350,9 +408,9 @@ impl NodeLink {
     }
 }
 
-fn applied(frontier: &Frontier, holes: &Holes) -> Input {
+fn applied(fronts: &Fronts, holes: &Holes) -> Input {
     let whole = |(actor, front): (&ActorId, &Front)| (*actor, holes.whole_to(actor, front.seq));
-    Input::Applied { upto: frontier.iter().map(whole).collect() }
+    Input::Applied { upto: fronts.iter().map(whole).collect() }
 }
 
 /// Reads what a node or a peer says of its frontier; what cannot be read is passed over, and asked for anew.
@@ -366,12 +424,21 @@ pub(crate) fn read_frontier(wire: Vec<v1::ActorFrontier>) -> Frontier {
     wire.into_iter().filter_map(read).collect()
 }
 
-pub(crate) fn write_frontier(frontier: &Frontier) -> BTreeMap<ActorId, v1::ActorFrontier> {
-    let write = |(actor, front): (&ActorId, &Front)| {
-        let wire = WireFrontier { actor: *actor, seq: front.seq, hash: front.hash };
-        (*actor, v1::ActorFrontier::from(wire))
-    };
-    frontier.iter().map(write).collect()
+pub(crate) fn write_front(actor: ActorId, front: Front) -> v1::ActorFrontier {
+    WireFrontier { actor, seq: front.seq, hash: front.hash }.into()
+}
+
+/// What was said, as it travels: the fronts, the stamp, and whether they are all.
+pub(crate) fn write_said(said: Said) -> (Vec<v1::ActorFrontier>, Bytes, bool) {
+    let fronts = said.fronts.into_iter().map(|(actor, front)| write_front(actor, front));
+    (fronts.collect(), Bytes::copy_from_slice(&said.stamp.to_bytes()), said.all)
+}
+
+/// Who knows of no stamps names all.
+pub(crate) fn read_said(frontier: Vec<v1::ActorFrontier>, stamp: &[u8], all: bool) -> Said {
+    let known = <[u8; 32]>::try_from(stamp).ok().map(Digest::from_bytes);
+    let fronts = read_frontier(frontier).into_iter().collect();
+    Said { fronts, stamp: known.unwrap_or_default(), all: all || known.is_none() }
 }
 
 /// The changes of a batch that begins at `from`.
@@ -384,12 +451,20 @@ pub(crate) fn read_batch(from: u64, batch: v1::TailBatch) -> News {
             .ok()?;
         Some((item.position, entry))
     };
-    let next = batch.next_position;
-    News { from, next, entries: batch.items.into_iter().filter_map(read).collect() }
+    let (next, mut adopted) = (batch.next_position, Vec::new());
+    for item in batch.items.iter().filter(|item| !item.adopted.is_empty()) {
+        match Baseline::decode(&item.adopted) {
+            Ok(baseline) => adopted.push(baseline),
+            Err(error) => {
+                tracing::error!(%error, position = item.position, "a logged baseline cannot be read")
+            }
+        }
+    }
+    News { from, next, entries: batch.items.into_iter().filter_map(read).collect(), adopted }
 }
 
 /// What a small change says of its actor's life.
-fn note_life(entry: &Entry, lives: &mut Lives) {
+fn note_life(entry: &Entry, fronts: &mut Fronts, lives: &mut Lives) {
     if entry.bytes.len() > LIFE_BYTES_MAX {
         return;
     }
@@ -398,7 +473,13 @@ fn note_life(entry: &Entry, lives: &mut Lives) {
         match &event.body {
             Some(Body::Beat(beat)) => lives.beat(entry.dot.actor, beat.wall_ms, now_ms()),
             Some(Body::Succeeds(succeeds)) => lives.ended(succeeds.old, succeeds.last),
-            Some(Body::Closed(closed)) => lives.ended(closed.actor, closed.last),
+            Some(Body::Closed(closed)) => {
+                fronts.close(closed.actor, closed.last);
+                lives.ended(closed.actor, closed.last);
+                if fronts.folded().contains_key(&closed.actor) {
+                    lives.forget(&closed.actor);
+                }
+            }
             _ => {}
         }
     }

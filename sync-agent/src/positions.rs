@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cell_core::cell::Front;
+use cell_core::fronts::Fronts;
 use cell_core::id::ActorId;
 
 /// Records between two marks, at first.
-const APART: u64 = 4_096;
+const APART: u64 = 256;
 const MARKS_MAX: usize = 128;
 
 /// How far each actor is known.
@@ -17,7 +18,7 @@ pub(crate) type Frontier = BTreeMap<ActorId, Front>;
 /// fits begins at the log's first record, which is right and slow.
 #[derive(Debug, Default)]
 pub(crate) struct Positions {
-    marks: VecDeque<(u64, Arc<Frontier>)>,
+    marks: VecDeque<(u64, Arc<Fronts>)>,
 }
 
 impl Positions {
@@ -26,7 +27,7 @@ impl Positions {
     }
 
     /// Everything before `position` is covered by `frontier`.
-    pub(crate) fn note(&mut self, position: u64, frontier: &Arc<Frontier>) {
+    pub(crate) fn note(&mut self, position: u64, frontier: &Arc<Fronts>) {
         if self.marks.back().is_some_and(|(last, _)| position < last.saturating_add(APART)) {
             return;
         }
@@ -43,7 +44,7 @@ impl Positions {
 
     /// The latest position before which the subscriber lacks nothing.
     pub(crate) fn start_for(&self, subscriber: &Frontier) -> u64 {
-        let covered = |mark: &Frontier| {
+        let covered = |mark: &Fronts| {
             mark.iter().all(|(actor, front)| subscriber.get(actor).is_some_and(|has| has.seq >= front.seq))
         };
         let fitting = self.marks.iter().rev().find(|(_, mark)| covered(mark));
@@ -57,20 +58,26 @@ mod tests {
 
     use super::*;
 
-    fn frontier(seqs: &[(u64, u64)]) -> Arc<Frontier> {
+    fn frontier(seqs: &[(u64, u64)]) -> Frontier {
         let node = NodeId { region: RegionId::new("north").unwrap(), index: 0 };
         let actor = |start| ActorId { node, start, nonce: 1 };
         let fronts = seqs.iter().map(|(start, seq)| (actor(*start), Front { seq: *seq, hash: Hash::ZERO }));
-        Arc::new(fronts.collect())
+        fronts.collect()
+    }
+
+    fn mark(seqs: &[(u64, u64)]) -> Arc<Fronts> {
+        let mut fronts = Fronts::default();
+        frontier(seqs).into_iter().for_each(|(actor, front)| fronts.raise(actor, front));
+        Arc::new(fronts)
     }
 
     #[test]
     fn reading_begins_where_the_subscriber_lacks_nothing_before() {
         let mut positions = Positions::default();
-        positions.note(0, &frontier(&[]));
-        positions.note(5_000, &frontier(&[(1, 4_000)]));
-        positions.note(6_000, &frontier(&[(1, 4_500)]));
-        positions.note(10_000, &frontier(&[(1, 8_000), (2, 1)]));
+        positions.note(0, &mark(&[]));
+        positions.note(5_000, &mark(&[(1, 4_000)]));
+        positions.note(5_100, &mark(&[(1, 4_500)]));
+        positions.note(10_000, &mark(&[(1, 8_000), (2, 1)]));
         assert_eq!(positions.start_for(&frontier(&[(1, 3_999)])), 0);
         assert_eq!(positions.start_for(&frontier(&[(1, 9_000)])), 5_000);
         assert_eq!(positions.start_for(&frontier(&[(1, 8_000), (2, 5)])), 10_000);
@@ -80,7 +87,7 @@ mod tests {
     fn marks_stay_few_however_long_the_log_gets() {
         let mut positions = Positions::default();
         for i in 0..10_000 {
-            positions.note(i * APART, &frontier(&[(1, i * APART)]));
+            positions.note(i * APART, &mark(&[(1, i * APART)]));
         }
         assert!(positions.marks.len() <= MARKS_MAX);
         let last = 9_999 * APART;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_core::id::RegionId;
+use cell_core::id::{ActorId, RegionId};
 use cell_proto::v1;
 use service_kit::Shutdown;
 use tokio::sync::watch;
@@ -19,6 +19,8 @@ use crate::node::NodeLink;
 /// With some peers confirming and the others not reached yet, these are waited for this long.
 const GRACE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What does not come for so long is not waited for any longer than the node does by itself.
+const MOVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a peer stands to a node that has just started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,7 @@ impl Recovery {
     /// Until the node decides, or is away.
     async fn recover(&self, node: &NodeLink, life: u64) {
         let (mut peers, since) = (self.peers.subscribe(), Instant::now());
+        let (mut moved, mut upto, mut said) = (since, 0, None::<Instant>);
         while node.is_connected() && node.life() == life {
             let confirmed = confirmed(&peers.borrow_and_update(), life, since.elapsed());
             if let Some(confirmed_by) = confirmed {
@@ -78,10 +81,30 @@ impl Recovery {
                     Err(error) => tracing::warn!(%error, "the node does not hear that it may decide"),
                 }
             }
+            // A peer has more, and it is coming: the node waits for it.
+            let fronts = node.fronts();
+            let me = node.known().borrow().actor;
+            let of_node = |actor: &ActorId| actor.region() == node.region() && Some(*actor) != me;
+            let own = fronts.iter().filter(|(actor, _)| of_node(actor));
+            let known = own.map(|(_, front)| front.seq).sum::<u64>();
+            if known != upto {
+                (upto, moved) = (known, Instant::now());
+            }
+            let comes = moved.elapsed() < MOVED_WITHIN && is_ahead(&peers.borrow());
+            if comes && said.is_none_or(|said| said.elapsed() >= GRACE) {
+                said = Some(Instant::now());
+                if let Err(error) = node.catching_up(false).await {
+                    tracing::debug!(%error, "the node does not hear that more is coming");
+                }
+            }
             // Looked at again also where nothing changes: the grace ends.
             let _ = tokio::time::timeout(LOOK_EVERY, peers.changed()).await;
         }
     }
+}
+
+fn is_ahead(peers: &BTreeMap<RegionId, Standing>) -> bool {
+    peers.values().any(|standing| *standing == Standing::Ahead)
 }
 
 /// Who confirmed, once that is enough.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_core::digest::Digest;
 use cell_core::event::Entry;
 use cell_core::id::RegionId;
 use cell_core::session::{Feed, FeedConfig, Offered};
@@ -20,8 +21,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::board::now_ms;
 use crate::config::Limits;
-use crate::node::{News, NodeLink, read_batch, read_frontier};
+use crate::node::{News, NodeLink, read_batch, read_frontier, read_said, write_said};
+use crate::positions::Frontier;
 use crate::transport::Served;
+use crate::upkeep::{Report, Reports};
 
 /// Batches on their way to a subscriber; a slow one is waited for.
 const BATCHES_MAX: usize = 2;
@@ -36,6 +39,7 @@ pub(crate) struct Publisher {
     pub(crate) members: Vec<RegionId>,
     pub(crate) node: NodeLink,
     pub(crate) limits: Limits,
+    pub(crate) reports: Reports,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -76,6 +80,13 @@ impl Replication for Publisher {
         self.node.digests(request.into_inner()).await.map(Response::new)
     }
 
+    async fn read_baseline(
+        &self,
+        request: Request<v1::BaselineRequest>,
+    ) -> Result<Response<v1::BaselineReply>, Status> {
+        self.node.client().read_baseline(request.into_inner()).await
+    }
+
     type EntityDigestsStream = Streaming<v1::EntityDigestsReply>;
 
     async fn entity_digests(
@@ -100,20 +111,46 @@ impl Publisher {
         // Listened to before the place to begin is chosen: what comes in between is in one of the two.
         let news = self.node.news();
         self.node.connected().await;
-        let frontier = read_frontier(first.frontier);
+        let stamp = read_stamp(&first.stamp);
+        let said = read_said(first.frontier, &first.stamp, first.all);
+        let frontier = match self.node.fronts().hear(said) {
+            Some(frontier) => frontier,
+            None => self.ask_all(protocol, &mut requests, batches).await?,
+        };
         let config = FeedConfig {
             relay_after_ms: self.limits.relay_after_ms,
             held_bytes_max: self.limits.held_bytes_max,
         };
         let mut feed = Feed::new(self.own, subscriber, config);
         let at = self.node.start_for(&frontier);
+        let report = self.reports.begin(subscriber, &frontier);
         feed.report(now_ms(), frontier);
         tracing::info!(%subscriber, from = at, "a subscriber begins");
+        let pending = VecDeque::new();
         let mut stream =
-            Stream { publisher: self, protocol, feed, news, at, backlog: None, pending: VecDeque::new() };
+            Stream { publisher: self, protocol, feed, news, at, backlog: None, pending, report, stamp };
         let ended = stream.run(&mut requests, batches).await;
         tracing::info!(%subscriber, at = stream.at, "a subscriber ended");
         ended
+    }
+
+    /// The subscriber's ended actors are not those that are known here: it is to name them.
+    async fn ask_all(
+        &self,
+        protocol: u32,
+        requests: &mut Streaming<v1::SubscribeRequest>,
+        batches: &mpsc::Sender<Result<v1::ChangeBatch, Status>>,
+    ) -> Result<Frontier, Status> {
+        let ask = v1::ChangeBatch { name_all: true, protocol, ..v1::ChangeBatch::default() };
+        batches.send(Ok(ask)).await.map_err(|_| Status::cancelled("the subscriber is gone"))?;
+        loop {
+            let request = tokio::time::timeout(FIRST_WITHIN, requests.message()).await;
+            let request = request.map_err(|_| Status::deadline_exceeded("the subscriber names nobody"))??;
+            let request = request.ok_or_else(|| Status::cancelled("the subscriber is gone"))?;
+            if request.all {
+                return Ok(read_frontier(request.frontier));
+            }
+        }
     }
 
     /// Who it is, and the protocol that is spoken with them.
@@ -151,6 +188,9 @@ struct Stream<'a> {
     backlog: Option<Streaming<v1::TailBatch>>,
     /// Read and not offered yet, for want of room; then `at` is behind it.
     pending: VecDeque<Entry>,
+    report: Report,
+    /// Of what the subscriber's node has folded.
+    stamp: Option<Digest>,
 }
 
 impl Stream<'_> {
@@ -172,7 +212,7 @@ impl Stream<'_> {
             tokio::select! {
                 biased;
                 request = requests.message() => match request? {
-                    Some(request) => self.feed.report(now_ms(), read_frontier(request.frontier)),
+                    Some(request) => self.reported(request),
                     None => return Ok(()),
                 },
                 _ = say.tick() => {
@@ -202,11 +242,30 @@ impl Stream<'_> {
         }
     }
 
+    fn reported(&mut self, request: v1::SubscribeRequest) {
+        self.stamp = read_stamp(&request.stamp).or(self.stamp);
+        let frontier = read_frontier(request.frontier);
+        self.report.goes_on(&frontier);
+        self.feed.report(now_ms(), frontier);
+    }
+
     fn batch(&self, entries: Vec<Entry>, with_frontier: bool) -> v1::ChangeBatch {
         let entries: Vec<v1::Entry> = entries.into_iter().map(v1::Entry::from).collect();
         metrics::counter!("cell_changes_sent_total").increment(entries.len() as u64);
-        let frontier = if with_frontier { self.publisher.node.frontier_to_tell() } else { Vec::new() };
-        v1::ChangeBatch { entries, frontier, sent_wall_ms: now_ms(), protocol: self.protocol }
+        let protocol = self.protocol;
+        let batch =
+            v1::ChangeBatch { entries, sent_wall_ms: now_ms(), protocol, ..v1::ChangeBatch::default() };
+        if !with_frontier {
+            return batch;
+        }
+        let node = &self.publisher.node;
+        let fronts = node.fronts();
+        let (mut frontier, stamp, all) = write_said(fronts.say(self.stamp));
+        node.holes().tell(&mut frontier);
+        let all_read = self.pending.is_empty() && self.backlog.is_none() && self.at >= node.position();
+        let unable = self.feed.unable(all_read.then_some(&*fronts));
+        let only_as_state = unable.into_iter().map(v1::ActorId::from).collect();
+        v1::ChangeBatch { frontier, stamp, all, only_as_state, ..batch }
     }
 
     /// Offers what was read, until there is no room.
@@ -277,6 +336,10 @@ impl Stream<'_> {
         self.backlog = Some(self.publisher.node.tail_from(0).await?);
         Ok(())
     }
+}
+
+fn read_stamp(wire: &[u8]) -> Option<Digest> {
+    wire.try_into().ok().map(Digest::from_bytes)
 }
 
 async fn next_of(backlog: &mut Option<Streaming<v1::TailBatch>>) -> Result<v1::TailBatch, Status> {

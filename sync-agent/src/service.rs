@@ -21,6 +21,7 @@ use crate::admin::Operators;
 use crate::board::{Board, now_ms};
 use crate::compare::Comparer;
 use crate::config::Config;
+use crate::exchange::Exchange;
 use crate::gate::{Courier, GateHandle, GateInbox, GateRunner, Shelf};
 use crate::hints;
 use crate::inbox::Inbox;
@@ -31,6 +32,7 @@ use crate::recovery::Recovery;
 use crate::replication::Publisher;
 use crate::subscriber::{Peers, Subscriber};
 use crate::transport::{self, MESSAGE_BYTES_MAX};
+use crate::upkeep::{self, Reports};
 
 /// A batch of messages from another region; one has some hundred bytes. Less than fits into a frame of the gate's log.
 const LETTERS_BYTES_MAX: usize = 8 << 20;
@@ -174,6 +176,25 @@ impl SyncAgent {
             for (queue, channel) in self.queues {
                 shutdown.spawn("messages", queue.send(self.own, channel, self.board.clone(), begun.clone()));
             }
+            let comparer = Comparer {
+                node: self.node.clone(),
+                peers: self.peers.clone(),
+                board: self.board.clone(),
+                repair_per_s: self.config.limits.repair_per_s,
+            };
+            let exchange = Exchange::new(comparer.clone(), self.config.limits.take_over_per_s);
+            shutdown.spawn("exchange", exchange.clone().keep(begun.clone()));
+            let reports = Reports::default();
+            let (members, own) = (self.members.clone(), self.own);
+            let upkeep = upkeep::keep(
+                self.node.clone(),
+                reports.clone(),
+                members,
+                own,
+                self.config.limits,
+                begun.clone(),
+            );
+            shutdown.spawn("upkeep", upkeep);
             let recovery = Recovery::new(self.peers.regions());
             shutdown.spawn("recovery", recovery.clone().watch(self.node.clone(), begun.clone()));
             for peer in self.peers.regions() {
@@ -185,15 +206,10 @@ impl SyncAgent {
                     node: self.node.clone(),
                     board: self.board.clone(),
                     recovery: recovery.clone(),
+                    exchange: exchange.clone(),
                 };
                 shutdown.spawn("subscriber", subscriber.follow(begun.clone()));
             }
-            let comparer = Comparer {
-                node: self.node.clone(),
-                peers: self.peers.clone(),
-                board: self.board.clone(),
-                repair_per_s: self.config.limits.repair_per_s,
-            };
             let every = Duration::from_millis(self.config.limits.compare_every_ms);
             for peer in self.peers.regions() {
                 shutdown.spawn("comparer", comparer.clone().keep(peer, every, begun.clone()));
@@ -205,6 +221,7 @@ impl SyncAgent {
                 members: self.members.clone(),
                 node: self.node.clone(),
                 limits: self.config.limits,
+                reports,
                 shutdown: begun.clone(),
             };
             let inbox = Inbox {

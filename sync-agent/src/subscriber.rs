@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_core::digest::Digest;
 use cell_core::id::{ActorId, RegionId};
 use cell_proto::v1::replication_client::ReplicationClient;
 use cell_proto::{PROTOCOLS, v1};
@@ -18,7 +19,8 @@ use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::board::{Board, Channel, Flow, STALLED_AFTER_MS, now_ms};
-use crate::node::{NodeLink, read_frontier};
+use crate::exchange::Exchange;
+use crate::node::{NodeLink, read_frontier, write_front, write_said};
 use crate::positions::Frontier;
 use crate::recovery::{Recovery, Standing};
 use crate::transport::{MESSAGE_BYTES_MAX, cause};
@@ -29,6 +31,7 @@ const APPLYING_MAX: usize = 4;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
+const BASELINE_WITHIN: Duration = Duration::from_secs(15);
 
 /// The data channels of all peers; clones share them.
 #[derive(Clone, Debug)]
@@ -67,6 +70,13 @@ impl Peers {
         Ok(self.client(region)?.entity_digests(request).await?.into_inner())
     }
 
+    /// What a region knows beside its entities.
+    pub(crate) async fn baseline(&self, region: RegionId) -> Result<v1::BaselineReply, Status> {
+        let mut client = self.client(region)?;
+        let asked = tokio::time::timeout(BASELINE_WITHIN, client.read_baseline(v1::BaselineRequest {})).await;
+        Ok(asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
+    }
+
     /// Entities somebody waits for, straight from a region.
     pub(crate) async fn fetch(
         &self,
@@ -89,6 +99,7 @@ pub(crate) struct Subscriber {
     pub(crate) node: NodeLink,
     pub(crate) board: Board,
     pub(crate) recovery: Recovery,
+    pub(crate) exchange: Exchange,
 }
 
 /// Why a stream ended. Nothing was lost; it begins anew from the node's frontier.
@@ -106,6 +117,9 @@ enum Broken {
     Gap(ActorId),
     #[error("the peer speaks protocol {0} on this stream, which is not spoken here")]
     Protocol(u32),
+    /// The peer looks anew from where to stream.
+    #[error("state was taken over")]
+    Adopted,
 }
 
 /// Gaps that a new stream was begun for: where the node stood when something further came.
@@ -121,6 +135,8 @@ struct Progress {
     stopped: BTreeMap<ActorId, String>,
     /// How far the peer says it is.
     theirs: Frontier,
+    /// What of it the peer cannot stream to here.
+    only_as_state: BTreeSet<ActorId>,
     moved_ms: u64,
 }
 
@@ -138,6 +154,7 @@ impl Subscriber {
                 tracing::debug!(peer = %self.peer, %broken, "subscription ended");
                 self.board.flow(self.peer, Channel::Changes, Flow::Unreachable, &broken.to_string());
                 self.recovery.stands(self.peer, Standing::Away);
+                self.exchange.away(self.peer);
             }
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -151,12 +168,17 @@ impl Subscriber {
         let at_start = self.node.connected().await;
         known.mark_unchanged();
         let (reports, reporting) = mpsc::channel(2);
+        let mut adopted = self.exchange.adopted();
+        let (mut frontier, stamp, all) = write_said(at_start.fronts.say(None));
+        at_start.holes.tell(&mut frontier);
         let first = v1::SubscribeRequest {
             region: self.own.to_string(),
             members: self.members.iter().map(ToString::to_string).collect(),
             protocol: PROTOCOLS.max,
             protocol_min: PROTOCOLS.min,
-            frontier: at_start.holes.tell(&at_start.frontier),
+            frontier,
+            stamp,
+            all,
         };
         reports.try_send(first).map_err(|_| Broken::Ended)?;
         let mut client = self.peers.client(self.peer).map_err(Broken::Peer)?;
@@ -173,6 +195,7 @@ impl Subscriber {
             life: at_start.life,
             stopped: BTreeMap::new(),
             theirs: Frontier::new(),
+            only_as_state: BTreeSet::new(),
             moved_ms: now_ms(),
         };
         self.recovery.stands(self.peer, Standing::Ahead);
@@ -181,10 +204,23 @@ impl Subscriber {
                 batch = next(&mut changes), if open < APPLYING_MAX => {
                     let batch = batch?;
                     self.heard_protocol(batch.protocol)?;
+                    if batch.name_all {
+                        // Another stamp than the peer's: it is told everything.
+                        let said = self.node.fronts().say(Some(Digest::default())).fronts;
+                        let frontier = said.into_iter().map(|(actor, front)| write_front(actor, front));
+                        let all = v1::SubscribeRequest {
+                            frontier: frontier.collect(),
+                            all: true,
+                            ..v1::SubscribeRequest::default()
+                        };
+                        reports.send(all).await.map_err(|_| Broken::Ended)?;
+                    }
                     if !batch.frontier.is_empty() {
                         let quarantined = batch.frontier.iter().map(|front| front.quarantined.len()).sum();
                         self.board.peer_quarantined(self.peer, quarantined);
                         progress.theirs = read_frontier(batch.frontier);
+                        let only = batch.only_as_state.into_iter();
+                        progress.only_as_state = only.filter_map(|actor| ActorId::try_from(actor).ok()).collect();
                     }
                     let entries = progress.wanted(batch.entries);
                     if !entries.is_empty() {
@@ -209,11 +245,16 @@ impl Subscriber {
                     }
                     moved = true;
                 }
+                changed = adopted.changed() => {
+                    changed.map_err(|_| Broken::Ended)?;
+                    return Err(Broken::Adopted);
+                }
                 _ = report.tick() => {
                     // If the peer is slow to listen, the next report says it all.
                     if moved && let Ok(permit) = reports.try_reserve() {
-                        let frontier = self.node.frontier_to_tell();
-                        permit.send(v1::SubscribeRequest { frontier, ..v1::SubscribeRequest::default() });
+                        let (mut frontier, stamp, _) = write_said(self.node.fronts().say(None));
+                        self.node.holes().tell(&mut frontier);
+                        permit.send(v1::SubscribeRequest { frontier, stamp, ..v1::SubscribeRequest::default() });
                         moved = false;
                     }
                     self.tell(&progress);
@@ -267,11 +308,11 @@ impl Subscriber {
     }
 
     fn tell(&self, progress: &Progress) {
-        let ours = self.node.frontier();
-        let behind = |of: RegionId| {
-            let mut of_region = progress.theirs.iter().filter(|(actor, _)| actor.region() == of);
-            of_region.any(|(actor, front)| ours.get(actor).is_none_or(|has| has.seq < front.seq))
-        };
+        let ours = self.node.fronts();
+        let ahead = progress.theirs.iter().filter(|(actor, front)| ours.seq(actor) < front.seq);
+        let ahead: BTreeSet<ActorId> = ahead.map(|(actor, _)| *actor).collect();
+        let behind = |of: RegionId| ahead.iter().any(|actor| actor.region() == of);
+        self.exchange.heard(self.peer, &ahead, &progress.only_as_state);
         if !progress.theirs.is_empty() && !behind(self.own) {
             self.recovery.stands(self.peer, Standing::Confirmed { life: progress.life });
         }

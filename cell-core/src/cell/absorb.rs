@@ -2,13 +2,13 @@
 
 use super::draft::Draft;
 use super::quarantine::Cause;
-use super::{Cell, Front, Step, Unavailable, View};
+use super::{Cell, Step, Unavailable, View};
 use crate::canon::Message;
 use crate::duty::MessageBody;
 use crate::entity::{Blocked, Entity};
 use crate::event::{Body, Change, Entry, Event, Record};
 use crate::gate::Envelope;
-use crate::id::{EntityId, Hash};
+use crate::id::EntityId;
 use crate::order::{Order, OrderDecision, Stalled, Why};
 use crate::payment::{Payment, PaymentPhase, Permit};
 use crate::settle;
@@ -67,7 +67,7 @@ impl Cell {
         now_ms: u64,
     ) -> Result<Result<Step, Refused>, Unavailable> {
         let dot = entry.dot;
-        let front = self.frontier.get(&dot.actor).copied().unwrap_or(Front { seq: 0, hash: Hash::ZERO });
+        let front = self.front(&dot.actor);
         if !self.placement.members().contains(&dot.actor.region()) {
             return Ok(Err(Refused::NotAMember));
         }

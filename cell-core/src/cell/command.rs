@@ -284,7 +284,7 @@ impl Draft<'_> {
     }
 
     fn order_of(&self, payment: PaymentId) -> Result<Option<OrderId>, Unavailable> {
-        let record = self.read::<Payment, _>(payment.into(), |reading| reading.record.clone())?;
+        let record = self.read::<Payment, _>(payment.into(), |reading| reading.record.cloned())?;
         Ok(record.flatten().map(|permit| permit.order))
     }
 
@@ -341,7 +341,7 @@ impl Draft<'_> {
             // Unknown here: the home may know it.
             return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
         };
-        let owner = Reading::<Order>::of(&entity).record.map(|record| record.user);
+        let owner = entity.record::<Order>().map(|(record, _)| record.user.clone());
         if owner.as_ref() != Some(&command.user) {
             return Ok(Err(Refusal::not_found()));
         }
@@ -529,7 +529,7 @@ impl Draft<'_> {
             payer: payer.clone(),
             amount_minor: state.content.total_minor()?,
             currency: state.content.currency.clone(),
-            content: state.content_hash,
+            content: state.content.hash(),
             until_ms: until,
             until_from_command: from_command,
             command: reference.id,
@@ -569,7 +569,7 @@ impl Draft<'_> {
         let Some(entity) = self.entity(payment.into())? else {
             return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
         };
-        let payer = Reading::<Payment>::of(&entity).record.map(|permit| permit.payer);
+        let payer = entity.record::<Payment>().map(|(permit, _)| permit.payer.clone());
         if payer.as_ref() != Some(&command.user) {
             return Ok(Err(Refusal::not_found()));
         }

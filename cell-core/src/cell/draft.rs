@@ -39,7 +39,7 @@ pub(super) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(cell: &'a mut Cell, view: &'a dyn View, now_ms: u64, trace: &str) -> Draft<'a> {
-        let seq = cell.frontier.get(&cell.me).map_or(0, |front| front.seq) + 1;
+        let seq = cell.fronts.seq(&cell.me) + 1;
         let dot = Dot { actor: cell.me, seq };
         let at = cell.clock.tick(now_ms);
         Draft {
@@ -96,8 +96,8 @@ impl<'a> Draft<'a> {
         let mut orders = self.view.orders_of_key(user, key)?;
         for (id, entity) in &self.changed {
             let Some(order) = id.order().filter(|order| !orders.contains(order)) else { continue };
-            let record = Reading::<Order>::of(entity).record;
-            if record.is_some_and(|record| record.user == *user && record.key == key) {
+            let record = entity.record::<Order>();
+            if record.is_some_and(|(record, _)| record.user == *user && record.key == key) {
                 orders.push(order);
             }
         }
@@ -171,9 +171,7 @@ impl<'a> Draft<'a> {
             // Also where it comes by replication: who took the money may be gone with the decree it acted under.
             Some(Body::Fact(Fact::Capture(capture))) => self.contact_capture(capture),
             Some(Body::Closed(closed)) => {
-                let last = self.cell.closed.entry(closed.actor).or_insert(0);
-                *last = closed.last.max(*last);
-                self.cell.lives.ended(closed.actor, closed.last);
+                self.cell.close(closed.actor, closed.last);
             }
             Some(Body::Succeeds(succeeds)) => self.cell.lives.ended(succeeds.old, succeeds.last),
             Some(Body::Beat(beat)) => {
@@ -319,6 +317,8 @@ impl<'a> Draft<'a> {
             return Ok(false);
         }
         match id.kind {
+            // Another home decides, and there is nothing beside it to look at.
+            EntityKind::ORDER if entity.is_fresh() && self.cell.owned(id.slot()).is_none() => Ok(false),
             EntityKind::ORDER => {
                 let reading = Reading::<Order>::of(&entity);
                 self.note_blocked(id, reading.blocked);
@@ -412,12 +412,13 @@ impl<'a> Draft<'a> {
         };
         let order = self.entity(permit.order.into())?;
         let glance = crate::duty::OrderGlance::of(order.as_deref(), &payment);
-        let known = order.as_deref().is_some_and(|order| Reading::<Order>::of(order).record.is_some());
+        let known = order.as_deref().is_some_and(|order| order.record::<Order>().is_some());
         let opener = reading.known_facts().find_map(|(_, fact)| match fact {
             crate::event::Fact::Capture(capture) => capture.order_epoch.map(|epoch| epoch.actor),
             _ => None,
         });
-        let order_lost = !known && opener.is_some_and(|actor| self.cell.closed.contains_key(&actor));
+        // Not by its closing alone: the order may be among what is still on its way.
+        let order_lost = !known && opener.is_some_and(|actor| self.cell.fronts.is_complete(&actor));
         Ok(Around { permit: glance.permit, order_lost })
     }
 
@@ -492,16 +493,16 @@ impl<'a> Draft<'a> {
     /// Seals the change, if anything was pushed, behind the entries that came from elsewhere.
     pub(super) fn finish(self, mut entries: Vec<Entry>) -> Result<Step, Unavailable> {
         if !self.events.is_empty() {
-            let previous = self.cell.frontier.get(&self.dot.actor).map_or(Hash::ZERO, |front| front.hash);
+            let previous = self.cell.front(&self.dot.actor).hash;
             let change =
                 Change { dot: self.dot, at: self.at, trace: self.trace.clone(), events: self.events };
             let entry = change.seal(&previous);
-            self.cell.frontier.insert(self.dot.actor, Front { seq: self.dot.seq, hash: entry.hash });
+            self.cell.raise(self.dot.actor, Front { seq: self.dot.seq, hash: entry.hash });
             entries.push(entry);
         }
         let cell = self.cell;
-        let (frontier, mut grown) = (&cell.frontier, BTreeMap::new());
-        let covers = |dot: &Dot| frontier.get(&dot.actor).is_some_and(|front| front.seq >= dot.seq);
+        let (fronts, mut grown) = (&cell.fronts, BTreeMap::new());
+        let covers = |dot: &Dot| fronts.covers(dot);
         for (dot, id, term) in self.entered.into_iter().filter(|(_, _, term)| *term != Digest::default()) {
             let slot = id.slot();
             let of_entity: &mut Digest = grown.entry(id).or_default();
@@ -515,6 +516,7 @@ impl<'a> Draft<'a> {
             grown,
             corrected: BTreeSet::new(),
             merged: Vec::new(),
+            adopted: None,
             entities: self.changed,
             rows: self.rows,
             lost: self.lost,

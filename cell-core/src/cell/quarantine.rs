@@ -109,7 +109,7 @@ impl Cell {
     /// How far an actor is applied without a hole: what an entity of it may be waited for by.
     #[must_use]
     pub fn whole_to(&self, actor: &ActorId) -> u64 {
-        let known = self.frontier.get(actor).map_or(0, |front| front.seq);
+        let known = self.fronts.seq(actor);
         let first = self.holes_upto(&Dot { actor: *actor, seq: known }).next();
         first.map_or(known, |(dot, _)| dot.seq - 1)
     }
@@ -142,7 +142,7 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails.
     pub fn meets(&self, view: &dyn View, need: &Requirement) -> Result<bool, Unavailable> {
-        let passed = self.frontier.get(&need.dot.actor).is_some_and(|front| front.seq >= need.dot.seq);
+        let passed = self.passed(&need.dot);
         let holed = self.holes_upto(&need.dot).any(|(_, hole)| hole.may_concern(Some(need.entity)));
         if passed && !holed {
             return Ok(true);
@@ -243,9 +243,9 @@ impl Cell {
     /// The frontier goes on over a change that the log holds, or stays in front of a gap before it.
     pub(super) fn pass(&mut self, entry: &Entry) {
         let Dot { actor, seq } = entry.dot;
-        let known = self.frontier.get(&actor).map_or(0, |front| front.seq);
+        let known = self.fronts.seq(&actor);
         if seq == known + 1 {
-            self.frontier.insert(actor, Front { seq, hash: entry.hash });
+            self.raise(actor, Front { seq, hash: entry.hash });
         } else if seq > known {
             let beyond = self.beyond.entry(actor).or_insert(0);
             *beyond = seq.max(*beyond);
@@ -268,15 +268,8 @@ impl Cell {
             Ok(change) => return Ok(Err((Cause::Malformed, format!("it says that it is {}", change.dot)))),
             Err(error) => return Ok(Err((Cause::Malformed, error.to_string()))),
         };
-        let before = self.frontier.get(&entry.dot.actor).copied();
         // A draft is thrown away whole; what was joined on the way is true whatever became of the rest.
         let applied = catch_unwind(AssertUnwindSafe(|| self.apply(view, entry, &change, now_ms)));
-        if !matches!(applied, Ok(Ok(Ok(_)))) {
-            match before {
-                Some(front) => self.frontier.insert(entry.dot.actor, front),
-                None => self.frontier.remove(&entry.dot.actor),
-            };
-        }
         applied.unwrap_or_else(|panic| Ok(Err((Cause::Panicked, said(&*panic)))))
     }
 
@@ -300,8 +293,8 @@ impl Cell {
             let detail = format!("{entity} would have more than {most} bytes");
             return Ok(Err((Cause::TooLarge, detail)));
         }
-        draft.cell.pass(entry);
         draft.settle_touched()?;
+        draft.cell.pass(entry);
         draft.finish(vec![entry.clone()]).map(Ok)
     }
 
@@ -328,6 +321,22 @@ impl Cell {
         self.pass(entry);
         if planted(Bug::PoisonSkipped) {
             self.quarantine.remove(&entry.dot);
+        }
+        Ok(step)
+    }
+
+    /// Holes of a region whose state is taken over: here, too, where the changes themselves were not.
+    pub(super) fn take_holes(
+        &mut self,
+        view: &dyn View,
+        theirs: &[Quarantined],
+        passed_before: impl Fn(&Dot) -> bool,
+    ) -> Result<Step, Unavailable> {
+        let mut step = Step::default();
+        for kept in theirs.iter().filter(|kept| !passed_before(&kept.entry.dot)) {
+            let held = self.keep(view, kept.clone())?;
+            step.entities.extend(held.entities);
+            step.quarantined.extend(held.quarantined);
         }
         Ok(step)
     }

@@ -35,16 +35,16 @@ impl Cell {
                 _ => Ok(Reached::Here),
             };
         }
-        if planted(Bug::SessionByActor) && self.frontier.contains_key(&dot.actor) {
+        if planted(Bug::SessionByActor) && self.fronts.get(&dot.actor).is_some() {
             return Ok(Reached::Here);
         }
-        let known = self.frontier.get(&dot.actor).map_or(0, |front| front.seq);
+        let known = self.fronts.seq(&dot.actor);
         // Behind a hole there may be a part of an entity without what it builds on.
         let hole = self.beyond.get(&dot.actor).is_some_and(|beyond| *beyond > known);
         if !hole && self.sees(view, about, dot)? && !self.is_holed(view, about, dot)? {
             return Ok(Reached::Here);
         }
-        let closed = self.closed.get(&dot.actor).is_some_and(|last| *last < dot.seq);
+        let closed = self.fronts.closed().get(&dot.actor).is_some_and(|last| *last < dot.seq);
         // Its successor says where it ended, all of that is here, and nothing was seen that says otherwise. A node that
         // still asks its peers what they hold of its predecessors knows no end.
         let ended = !self.held_back && !hole && self.lives.ended_at(&dot.actor) == Some(known);

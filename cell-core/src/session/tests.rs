@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Feed, FeedConfig, Offered};
+use super::{Feed, FeedConfig, OWN_BACK_AFTER_MS, Offered};
 use crate::cell::Front;
 use crate::event::Entry;
 use crate::id::{ActorId, Hash, NodeId, RegionId};
@@ -45,20 +45,31 @@ fn seqs(entries: &[Entry]) -> Vec<u64> {
 }
 
 #[test]
-fn what_the_serving_and_the_subscribing_region_wrote_goes_at_once() {
+fn what_the_serving_region_wrote_goes_at_once() {
     let mut feed = feed();
     feed.report(0, [(actor("north", 1), front(1))]);
     for seq in 1..=3 {
         feed.offer(5, &entry(actor("north", 1), seq));
     }
-    assert_eq!(feed.offer(5, &entry(actor("south", 1), 1)), Offered::Held);
     assert_eq!(feed.next_due_ms(), Some(5));
-    assert_eq!(
-        seqs(&feed.take(5, 1 << 20)),
-        [1, 2, 3],
-        "south's lost one first, its backlog is the shortest"
-    );
+    assert_eq!(seqs(&feed.take(5, 1 << 20)), [2, 3]);
     assert_eq!((feed.held_bytes(), feed.next_due_ms()), (0, None));
+}
+
+#[test]
+fn what_the_subscriber_wrote_itself_goes_back_only_if_it_has_lost_it() {
+    let own = actor("south", 1);
+    let mut feed = feed();
+    for seq in 1..=3 {
+        assert_eq!(feed.offer(0, &entry(own, seq)), Offered::Held);
+    }
+    feed.report(100, [(own, front(2))]);
+    assert_eq!(feed.take(OWN_BACK_AFTER_MS, 1 << 20), [], "it says that it goes on: the wait begins anew");
+    feed.report(200, [(own, front(3))]);
+    assert_eq!((feed.held_bytes(), feed.next_due_ms()), (0, None), "it has all of it");
+    feed.offer(1_000, &entry(own, 4));
+    assert_eq!(feed.next_due_ms(), Some(1_000 + OWN_BACK_AFTER_MS));
+    assert_eq!(seqs(&feed.take(1_000 + OWN_BACK_AFTER_MS, 1 << 20)), [4], "it is lost there");
 }
 
 #[test]

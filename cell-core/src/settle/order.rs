@@ -97,7 +97,7 @@ fn settle_capture(
         Some(case)
     };
     let total = state.content.total_minor().ok();
-    let exact = capture.permit.content == state.content_hash
+    let exact = capture.permit.content == state.content.hash()
         && Some(capture.amount_minor) == total
         && capture.amount_minor == capture.permit.amount_minor
         && capture.currency == state.content.currency;

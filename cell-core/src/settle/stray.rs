@@ -139,7 +139,7 @@ fn rule_permit(
         && state.phase == OrderPhase::Payable
         && state.open_permit().is_none()
         && permit.until_ms > now_ms.saturating_add(rules.attempt_margin_ms)
-        && permit.content == state.content_hash
+        && permit.content == state.content.hash()
         && Some(permit.amount_minor) == state.content.total_minor().ok();
     if fits {
         return Ruled {

@@ -129,7 +129,7 @@ impl Region {
     pub(crate) fn capture(&self, order: OrderId) -> (PaymentId, Capture) {
         let state = Reading::<Order>::of(&self.shelf.0[&order.into()]).state.unwrap();
         let payment = *state.open_permit().unwrap().0;
-        let permit = Reading::<Payment>::of(&self.shelf.0[&payment.into()]).record.unwrap();
+        let permit = Reading::<Payment>::of(&self.shelf.0[&payment.into()]).record.unwrap().clone();
         let capture = Capture {
             intent: "in_1".to_owned(),
             key: [1; 16],

@@ -68,6 +68,25 @@ impl LogReader {
         Position(self.shared.first())
     }
 
+    /// The oldest position of as many of the newest segments as fit into `bytes_max`; at least the one being written.
+    pub fn first_within(&self, bytes_max: u64) -> Position {
+        let contents = self.shared.contents();
+        let mut bytes = 0;
+        let fits = |segment: &&Segment| {
+            bytes += segment.bytes;
+            bytes <= bytes_max
+        };
+        let newest = contents.segments.iter().rev().take_while(fits).last();
+        Position(newest.or(contents.segments.back()).map_or(0, |segment| segment.first))
+    }
+
+    /// The oldest position that would be left if what ends before `before` was deleted.
+    pub fn first_after_deleting(&self, before: Position) -> Position {
+        let contents = self.shared.contents();
+        let left = contents.segments.iter().find(|segment| segment.end > before.0);
+        Position(left.or(contents.segments.back()).map_or(0, |segment| segment.first))
+    }
+
     /// The records from `from` on, at least one if there is one, then as many as fit into `max_bytes` of payload; an
     /// answer may end earlier, so go on from the last position plus one. Empty exactly when nothing from `from` on is
     /// durable yet. Records read from disk share the memory of the read; copy what is kept for long.
@@ -85,6 +104,18 @@ impl LogReader {
         match self.shared.locate(from.0, durable, max_bytes)? {
             Place::Memory(records) => Ok(records),
             Place::Disk(plan) => self.read_disk(&plan, from.0..durable, max_bytes),
+        }
+    }
+
+    /// As [`LogReader::read`], from memory alone, so that it never waits for the disk; `None` where the answer is not there.
+    pub fn read_recent(&self, from: Position, max_bytes: usize) -> Option<Vec<(Position, Bytes)>> {
+        let durable = self.shared.durable();
+        if from.0 >= durable {
+            return (from.0 <= self.shared.next()).then(Vec::new);
+        }
+        match self.shared.locate(from.0, durable, max_bytes) {
+            Ok(Place::Memory(records)) => Some(records),
+            Ok(Place::Disk(_)) | Err(_) => None,
         }
     }
 

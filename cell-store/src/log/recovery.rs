@@ -2,7 +2,8 @@
 //!
 //! Three rules. (1) Only the last segment can have a torn end, since a segment is synced before the next begins.
 //! (2) There, the first bytes that are no frame are a torn end if no frame behind them says that records from there on
-//! were durable; then they and all behind them are cut, for nobody was promised them. (3) Everything else that does not
+//! were durable; then they and all behind them are cut, for nobody was promised them. So is room that the medium took in
+//! advance: zeroes, behind any segment that was not ended in order. (3) Everything else that does not
 //! verify is damage: its positions are reported and quarantined, the records behind it stay.
 
 use std::io;
@@ -11,7 +12,7 @@ use std::ops::Range;
 use super::frame::{self, Defect};
 use super::segment::Segment;
 use super::{LogError, Position, UNSYNCED_BYTES_MAX};
-use crate::medium::Medium;
+use crate::medium::{Medium, ROOM_BYTES};
 
 /// The smallest unit that is tried alone when a larger read fails.
 const READ_RETRY_BYTES: usize = 4096;
@@ -25,7 +26,8 @@ pub struct Recovery {
     pub next: Position,
     /// Readable records in between.
     pub records: u64,
-    /// A torn end of this many bytes was cut: writes that no sync ever covered.
+    /// A torn end of this many bytes was cut: writes that no sync ever covered, and room taken in advance behind them.
+    /// Where only such room is cut, nothing is torn.
     pub cut_bytes: u64,
     /// What does not verify, in the order of the log.
     pub damage: Vec<Damage>,
@@ -173,9 +175,10 @@ fn index_last(
     }
     if len > kept {
         medium.truncate(&segment.name, kept).map_err(LogError::io("cut", &segment.name))?;
-        recovery.cut_bytes = len - kept;
+        let room = len - kept <= ROOM_BYTES && contents.bytes[kept as usize..].iter().all(|byte| *byte == 0);
+        recovery.cut_bytes = if room { 0 } else { len - kept };
     }
-    if len - kept > UNSYNCED_BYTES_MAX {
+    if len - kept > UNSYNCED_BYTES_MAX + ROOM_BYTES {
         let lost = segment.end..segment.end;
         let segment = segment.name.to_string();
         recovery.damage.push(Damage { segment, offset: kept, lost, reason: DamageReason::EndLost });

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Medium;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::{Medium, ROOM_BYTES};
 use crate::lock::{FolderLock, create_folder};
 
 /// Read handles kept open; beyond it all are dropped and opened again when needed.
@@ -33,11 +36,70 @@ pub enum MediumError {
 pub struct DiskMedium {
     dir: PathBuf,
     dir_handle: File,
-    /// The handle that wrote is the one that syncs: a write-back error is reported only to handles that were open.
-    writer: Mutex<Option<(String, Arc<File>)>>,
+    writer: Mutex<Option<Writer>>,
     readers: Mutex<HashMap<String, Arc<File>>>,
     _lock: FolderLock,
 }
+
+/// The file that is being written.
+///
+/// Its length grows in steps of [`ROOM_BYTES`] ahead of what is written: a sync that also has to make a new length durable
+/// waits for a commit of the file system's journal.
+#[derive(Debug)]
+struct Writer {
+    name: String,
+    /// The handle that wrote is the one that syncs: a write-back error is reported only to handles that were open.
+    handle: Arc<File>,
+    /// Behind the last byte appended.
+    end: u64,
+    /// The file's length; never less than `end` while nothing failed.
+    len: u64,
+    /// Whether the file system gives room in advance.
+    gives_room: bool,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn new(name: &str, handle: File) -> io::Result<Self> {
+        let len = handle.metadata()?.len();
+        Ok(Self { name: name.to_owned(), handle: Arc::new(handle), end: len, len, gives_room: true })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (begin, end) = (self.end, self.end + bytes.len() as u64);
+        if end > self.len && self.gives_room {
+            match fallocate(&*self.handle, FallocateFlags::empty(), self.len, end + ROOM_BYTES - self.len) {
+                Ok(()) => self.len = end + ROOM_BYTES,
+                // Room for these bytes may be left all the same: the write will tell.
+                Err(error) => {
+                    self.gives_room = matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::INTR);
+                    self.len = self.handle.metadata()?.len();
+                }
+            }
+        }
+        // Whatever comes of it, that many bytes may be there.
+        (self.end, self.len) = (end, self.len.max(end));
+        self.handle.write_all_at(bytes, begin)
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.handle.set_len(len)?;
+        (self.end, self.len) = (len, len);
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Where that fails, zeroes stay behind the end, as after a crash.
+        if self.len > self.end {
+            let _ = self.handle.set_len(self.end);
+        }
+    }
+}
+
+// === impl DiskMedium ===
 
 impl DiskMedium {
     /// Makes the folder where it is missing and takes its lock.
@@ -52,16 +114,17 @@ impl DiskMedium {
         Ok(Self { dir, dir_handle, writer: Mutex::default(), readers: Mutex::default(), _lock: lock })
     }
 
-    fn writer(&self, file: &str) -> io::Result<Arc<File>> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((name, handle)) = writer.as_ref()
-            && name == file
-        {
-            return Ok(Arc::clone(handle));
+    fn writers(&self) -> MutexGuard<'_, Option<Writer>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_writer<T>(&self, file: &str, work: impl FnOnce(&mut Writer) -> io::Result<T>) -> io::Result<T> {
+        let mut writer = self.writers();
+        if writer.as_ref().is_none_or(|writer| writer.name != file) {
+            let handle = OpenOptions::new().read(true).write(true).open(self.dir.join(file))?;
+            *writer = Some(Writer::new(file, handle)?);
         }
-        let handle = Arc::new(OpenOptions::new().read(true).append(true).open(self.dir.join(file))?);
-        *writer = Some((file.to_owned(), Arc::clone(&handle)));
-        Ok(handle)
+        writer.as_mut().map_or_else(|| Err(io::ErrorKind::NotFound.into()), work)
     }
 
     fn reader(&self, file: &str) -> io::Result<Arc<File>> {
@@ -120,19 +183,21 @@ impl Medium for DiskMedium {
     }
 
     fn len(&self, file: &str) -> io::Result<u64> {
-        Ok(std::fs::metadata(self.dir.join(file))?.len())
+        match &*self.writers() {
+            Some(writer) if writer.name == file => Ok(writer.end),
+            _ => Ok(std::fs::metadata(self.dir.join(file))?.len()),
+        }
     }
 
     fn create(&self, file: &str) -> io::Result<()> {
         let path = self.dir.join(file);
-        let handle = OpenOptions::new().read(true).append(true).create_new(true).open(path)?;
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        *writer = Some((file.to_owned(), Arc::new(handle)));
+        let handle = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        *self.writers() = Some(Writer::new(file, handle)?);
         Ok(())
     }
 
     fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        (&*self.writer(file)?).write_all(bytes)
+        self.with_writer(file, |writer| writer.append(bytes))
     }
 
     fn read_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -150,7 +215,7 @@ impl Medium for DiskMedium {
     }
 
     fn truncate(&self, file: &str, len: u64) -> io::Result<()> {
-        self.writer(file)?.set_len(len)
+        self.with_writer(file, |writer| writer.truncate(len))
     }
 
     fn delete(&self, file: &str) -> io::Result<()> {
@@ -159,7 +224,8 @@ impl Medium for DiskMedium {
     }
 
     fn sync(&self, file: &str) -> io::Result<()> {
-        self.writer(file)?.sync_data()
+        let handle = self.with_writer(file, |writer| Ok(Arc::clone(&writer.handle)))?;
+        handle.sync_data()
     }
 
     fn sync_dir(&self) -> io::Result<()> {

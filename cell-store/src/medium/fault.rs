@@ -16,6 +16,9 @@ use super::Medium;
 /// The unit in which a device writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
+/// Of the room behind a file after a power cut: enough to tell what is made of it.
+const ROOM_SECTORS: usize = 9;
+
 /// A seeded in-memory medium with faults. Clones are handles to the same folder.
 #[derive(Debug, Clone)]
 pub struct FaultMedium {
@@ -64,14 +67,16 @@ impl FaultMedium {
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Everything synced stays; of every file's unsynced end any part survives, torn at sector boundaries; unsynced
-    /// names come and go. Pending faults are forgotten. Open the log anew afterwards.
+    /// Everything synced stays; of every file's unsynced end any part survives, torn at sector boundaries, and zeroes may
+    /// stand behind it: room taken in advance. Unsynced names come and go. Pending faults are forgotten. Open the log anew afterwards.
     pub fn power_cut(&self) {
         let mut inner = self.lock();
         inner.settle_names();
         let Inner { inodes, random, .. } = &mut *inner;
         for inode in inodes.values_mut() {
-            let survived = inode.survivors(random);
+            let mut survived = inode.survivors(random);
+            let room = random.below(2) * random.below(ROOM_SECTORS) * SECTOR_BYTES;
+            survived.resize(survived.len() + room, 0);
             *inode = Inode { dirty_from: survived.len(), cache: survived.clone(), platter: survived };
         }
         inner.fail_append = None;

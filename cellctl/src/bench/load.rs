@@ -47,9 +47,9 @@ impl Keys {
     }
 }
 
-/// A user of the region under load.
-pub(super) fn user(n: u64) -> String {
-    format!("user-{:05}", n % USERS)
+/// Those who place orders.
+pub(super) fn users() -> Arc<[String]> {
+    (0..USERS).map(|n| format!("user-{n:05}")).collect()
 }
 
 /// About what a shop's order of three lines looks like.
@@ -75,13 +75,12 @@ impl Connection {
         Ok(Connection { stream, buffer: Vec::with_capacity(4_096) })
     }
 
-    /// Places one order; anything but 201 ends the run.
-    async fn place(&mut self, n: u64, keys: &Keys) -> Result<()> {
+    /// Places one order; anything but 201 ends the run. Afterwards the answer is in the buffer.
+    async fn place(&mut self, n: u64, user: &str, keys: &Keys) -> Result<()> {
         let body = body(n);
         let request = format!(
-            "POST /v1/orders HTTP/1.1\r\nhost: bench\r\nx-user-id: {}\r\nidempotency-key: {}\r\n\
+            "POST /v1/orders HTTP/1.1\r\nhost: bench\r\nx-user-id: {user}\r\nidempotency-key: {}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            user(n),
             keys.next(),
             body.len(),
         );
@@ -90,7 +89,9 @@ impl Connection {
         loop {
             ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the node closed the connection");
             let Some(head) = find(&self.buffer, b"\r\n\r\n") else { continue };
-            let length = content_length(&self.buffer[..head])?;
+            let length =
+                header(&self.buffer, "content-length").context("an answer without content-length")?;
+            let length: usize = length.parse().context("content-length")?;
             if self.buffer.len() < head + 4 + length {
                 continue;
             }
@@ -100,19 +101,25 @@ impl Connection {
             return Ok(());
         }
     }
+
+    /// The place in its actor's sequence of the change that the last answer was about: its `Cell-Version` ends in it.
+    fn seq(&self) -> Result<u64> {
+        let version = header(&self.buffer, "cell-version").context("an answer without cell-version")?;
+        let (_, seq) = version.rsplit_once('.').context("a cell-version without a sequence")?;
+        seq.parse().context("cell-version")
+    }
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-fn content_length(head: &[u8]) -> Result<usize> {
-    let head = String::from_utf8_lossy(head);
-    let line = head.lines().find_map(|line| {
+fn header(answer: &[u8], wanted: &str) -> Option<String> {
+    let head = String::from_utf8_lossy(&answer[..find(answer, b"\r\n\r\n")?]);
+    head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().to_owned())
-    });
-    line.context("an answer without content-length")?.parse().context("content-length")
+        name.eq_ignore_ascii_case(wanted).then(|| value.trim().to_owned())
+    })
 }
 
 /// When to count: a warm-up, then the run.
@@ -137,74 +144,105 @@ impl Phase {
     }
 }
 
-/// Closed loop: each client places its next order when the last one was answered.
-pub(super) async fn closed(
-    address: SocketAddr,
-    clients: usize,
-    numbers: Arc<AtomicU64>,
-    keys: Arc<Keys>,
-    phase: Phase,
-) -> Result<Histogram<u64>> {
-    let mut running = Vec::with_capacity(clients);
-    for _ in 0..clients {
-        let mut connection = Connection::open(address).await?;
-        let (numbers, keys, phase) = (numbers.clone(), keys.clone(), phase.clone());
-        running.push(tokio::spawn(async move {
-            let mut latency = histogram()?;
-            while !phase.is_over() {
-                let begun = Instant::now();
-                connection.place(numbers.fetch_add(1, Ordering::Relaxed), &keys).await?;
-                // The last one may be answered after the end: it began inside and counts.
-                if phase.counts() {
-                    latency.record(begun.elapsed().as_micros().max(1) as u64)?;
-                }
-            }
-            anyhow::Ok(latency)
-        }));
-    }
-    gather(running).await
+/// Which order was answered when: place in its actor's sequence, moment.
+pub(super) type Acked = Vec<(u64, Instant)>;
+
+/// What clients do, and to whom; clones share the numbers, so that no order is placed twice.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    pub(super) address: SocketAddr,
+    pub(super) numbers: Arc<AtomicU64>,
+    pub(super) keys: Arc<Keys>,
+    /// Who places them, one after the other.
+    pub(super) users: Arc<[String]>,
+    pub(super) phase: Phase,
+    /// Orders with this number and above are not placed any more.
+    pub(super) below: u64,
+    /// Whether it is written down which order was answered when.
+    pub(super) notes: bool,
 }
 
-/// Open loop: orders come when they are due, whether or not earlier ones are answered, and are timed from then.
-pub(super) async fn open(
-    address: SocketAddr,
-    rate: u64,
-    numbers: Arc<AtomicU64>,
-    keys: Arc<Keys>,
-    phase: Phase,
-) -> Result<Histogram<u64>> {
-    // Enough connections that one is free when an order is due, unless the node is far behind.
-    const CONNECTIONS: u64 = 256;
-    let begun = Instant::now();
-    let every = Duration::from_secs_f64(CONNECTIONS as f64 / rate as f64);
-    let mut running = Vec::new();
-    for i in 0..CONNECTIONS {
-        let mut connection = Connection::open(address).await?;
-        let (numbers, keys, phase) = (numbers.clone(), keys.clone(), phase.clone());
-        let first = begun + Duration::from_millis(100) + every.mul_f64(i as f64 / CONNECTIONS as f64);
-        running.push(tokio::spawn(async move {
-            let mut latency = histogram()?;
-            let mut due = first;
-            while !phase.is_over() {
-                tokio::time::sleep_until(due.into()).await;
-                connection.place(numbers.fetch_add(1, Ordering::Relaxed), &keys).await?;
-                if phase.counts() {
-                    latency.record(due.elapsed().as_micros().max(1) as u64)?;
-                }
-                due += every;
-            }
-            anyhow::Ok(latency)
-        }));
-    }
-    gather(running).await
+/// What one client saw.
+struct Client {
+    connection: Connection,
+    load: Load,
+    latency: Histogram<u64>,
+    acked: Acked,
 }
 
-async fn gather(running: Vec<tokio::task::JoinHandle<Result<Histogram<u64>>>>) -> Result<Histogram<u64>> {
-    let mut all = histogram()?;
+impl Client {
+    async fn of(load: &Load) -> Result<Client> {
+        let connection = Connection::open(load.address).await?;
+        Ok(Client { connection, load: load.clone(), latency: histogram()?, acked: Vec::new() })
+    }
+
+    /// Places the next order, timed from `begun`; `false` if there is none any more.
+    async fn place(&mut self, begun: Instant) -> Result<bool> {
+        let number = self.load.numbers.fetch_add(1, Ordering::Relaxed);
+        if number >= self.load.below {
+            return Ok(false);
+        }
+        let user = &self.load.users[(number % self.load.users.len() as u64) as usize];
+        self.connection.place(number, user, &self.load.keys).await?;
+        // The last one may be answered after the end: it began inside and counts.
+        if self.load.phase.counts() {
+            self.latency.record(begun.elapsed().as_micros().max(1) as u64)?;
+            if self.load.notes {
+                self.acked.push((self.connection.seq()?, Instant::now()));
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Load {
+    /// Closed loop: each client places its next order when the last one was answered.
+    pub(super) async fn closed(self, clients: usize) -> Result<(Histogram<u64>, Acked)> {
+        let mut running = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            let mut client = Client::of(&self).await?;
+            running.push(tokio::spawn(async move {
+                while !client.load.phase.is_over() && client.place(Instant::now()).await? {}
+                Ok(client)
+            }));
+        }
+        gather(running).await
+    }
+
+    /// Open loop: orders come when they are due, whether or not earlier ones are answered, and are timed from then.
+    pub(super) async fn open(self, rate: u64) -> Result<(Histogram<u64>, Acked)> {
+        // Enough connections that one is free when an order is due, unless the node is far behind.
+        const CONNECTIONS: u64 = 256;
+        let begun = Instant::now();
+        let every = Duration::from_secs_f64(CONNECTIONS as f64 / rate as f64);
+        let mut running = Vec::new();
+        for i in 0..CONNECTIONS {
+            let mut client = Client::of(&self).await?;
+            let first = begun + Duration::from_millis(100) + every.mul_f64(i as f64 / CONNECTIONS as f64);
+            running.push(tokio::spawn(async move {
+                let mut due = first;
+                while !client.load.phase.is_over() {
+                    tokio::time::sleep_until(due.into()).await;
+                    if !client.place(due).await? {
+                        break;
+                    }
+                    due += every;
+                }
+                Ok(client)
+            }));
+        }
+        gather(running).await
+    }
+}
+
+async fn gather(running: Vec<tokio::task::JoinHandle<Result<Client>>>) -> Result<(Histogram<u64>, Acked)> {
+    let (mut all, mut acked) = (histogram()?, Vec::new());
     for client in running {
-        all.add(client.await??)?;
+        let client = client.await??;
+        all.add(client.latency)?;
+        acked.extend(client.acked);
     }
-    Ok(all)
+    Ok((all, acked))
 }
 
 #[cfg(test)]
@@ -220,6 +258,14 @@ mod tests {
             assert_eq!(key.len(), 36, "{key}");
             assert!(cell_core::order::uuid7_time_ms(key).is_some(), "{key}");
         }
+    }
+
+    #[test]
+    fn an_answer_says_which_change_it_is_about() {
+        let answer =
+            b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\nCell-Version: 1~north-0.3.00ff.41\r\n\r\n";
+        assert_eq!(header(answer, "cell-version").as_deref(), Some("1~north-0.3.00ff.41"));
+        assert_eq!(header(b"HTTP/1.1 201 Created\r\n\r\n", "cell-version"), None);
     }
 
     #[test]

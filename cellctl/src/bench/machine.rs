@@ -14,6 +14,14 @@ pub(super) fn cpu_seconds(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / TICKS_PER_S
 }
 
+/// Bytes that a process has in memory; 0 where `/proc` does not say.
+pub(super) fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
 /// Ticks of all processors together: (stolen by the host, all).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticks {

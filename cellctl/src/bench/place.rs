@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,20 +13,21 @@ use cell_core::id::UserId;
 use cell_core::order::{Line, OrderContent, OrderRecord, uuid7_time_ms};
 use cell_core::placement::Placement;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
-use chaos_tests::harness::{Api, Cluster, Latency, Plan, Role};
+use chaos_tests::harness::Role;
 use hdrhistogram::Histogram;
-use region_node::{EngineName, Identity, Node};
+use region_node::{EngineName, Identity, LogSettings, Node};
 use service_kit::Shutdown;
 
-use super::load::{self, Keys, Phase, Taken};
+use super::figure::{STEAL_MAX, TRIES_MAX};
+use super::load::{self, Keys, Load, Phase, Taken};
 use super::machine::{Ticks, cpu_seconds};
-use super::{EngineArg, PlaceArgs};
-use crate::demo::program;
+use super::postgres::Postgres;
+use super::served::{ORIGIN, Served, folder_in};
+use super::{Against, EngineArg, PlaceArgs};
 
+const OVER_HTTP: &str = "http";
+const AGAINST_POSTGRES: &str = "http, PostgreSQL";
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Above this a run says more of the neighbours than of the node.
-const STEAL_MAX: f64 = 3.0;
-const TRIES_MAX: usize = 6;
 /// A group of the floor begins with this, so that its syncs are real work for the file system.
 const FLOOR_TIME: Duration = Duration::from_secs(2);
 
@@ -67,17 +67,14 @@ impl Row {
 }
 
 pub(super) async fn run(args: &PlaceArgs) -> Result<Vec<Row>> {
-    let temporary = match &args.data {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)?;
-            tempfile::tempdir_in(folder)?
-        }
-        None => tempfile::tempdir()?,
-    };
+    let temporary = folder_in(args.data.as_deref())?;
     let mut rows = Vec::new();
-    rows.extend(over_http(args, &["north"], "http", temporary.path()).await?);
+    rows.extend(over_http(args, &[ORIGIN], OVER_HTTP, temporary.path()).await?);
+    if args.against == Some(Against::Postgres) {
+        rows.extend(over_postgres(args).await?);
+    }
     if args.peers {
-        rows.extend(over_http(args, &["north", "east", "south"], "http, two peers", temporary.path()).await?);
+        rows.extend(over_http(args, &[ORIGIN, "east", "south"], "http, two peers", temporary.path()).await?);
     }
     if !args.no_in_process {
         rows.extend(in_process(args, temporary.path()).await?);
@@ -107,13 +104,6 @@ async fn middle(args: &PlaceArgs, mut run: impl AsyncFnMut() -> Result<Row>) -> 
 
 // === over HTTP ===
 
-struct Served {
-    cluster: Cluster,
-    api: Api,
-    numbers: Arc<AtomicU64>,
-    keys: Arc<Keys>,
-}
-
 /// What the node says of its log.
 #[derive(Clone, Copy, Debug)]
 struct LogSeen {
@@ -128,7 +118,7 @@ async fn over_http(args: &PlaceArgs, regions: &[&str], what: &str, folder: &Path
         let row = middle(args, async || {
             // A fresh folder each time: a run does not pay for what the one before it stored.
             let folder = tempfile::tempdir_in(folder)?;
-            let served = serve(args.engine, regions, folder.path()).await?;
+            let served = Served::start(args.engine, regions, folder.path()).await?;
             let row = measure(args, &served, what, clients, rate, folder.path()).await;
             served.cluster.stop().await?;
             row
@@ -138,43 +128,21 @@ async fn over_http(args: &PlaceArgs, regions: &[&str], what: &str, folder: &Path
     Ok(rows)
 }
 
-async fn serve(engine: EngineArg, regions: &[&str], folder: &Path) -> Result<Served> {
-    let plan = Plan {
-        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
-        folder: folder.to_owned(),
-        program,
-        latency: Latency::NONE,
-        node: Vec::new(),
-        limits: Vec::new(),
-        rules: Vec::new(),
-        gate: Vec::new(),
-        ask_every_ms: 60_000,
-        levels: "warn".to_owned(),
-        engine: engine.as_str().to_owned(),
-        // Whoever the load places orders for is at home in the first.
-        all_in_first: true,
+async fn log_seen(served: &Served) -> Result<LogSeen> {
+    let page = served.api.text(served.cluster.node_admin(ORIGIN)?, "/metrics").await?;
+    let number = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse::<f64>().ok())
     };
-    let cluster = Cluster::start(plan).await?;
-    Ok(Served { cluster, api: Api::default(), numbers: Arc::default(), keys: Arc::default() })
+    Ok(LogSeen {
+        syncs: number("cell_log_syncs_total").context("the node does not count its syncs")?,
+        bytes: number("cell_log_bytes_total").context("the node does not count its log's bytes")?,
+    })
 }
 
-impl Served {
-    async fn log(&self) -> Result<LogSeen> {
-        let page = self.api.text(self.cluster.node_admin("north")?, "/metrics").await?;
-        let number = |name: &str| {
-            let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|value| value.parse::<f64>().ok())
-        };
-        Ok(LogSeen {
-            syncs: number("cell_log_syncs_total").context("the node does not count its syncs")?,
-            bytes: number("cell_log_bytes_total").context("the node does not count its log's bytes")?,
-        })
-    }
-
-    fn cpu(&self) -> (f64, f64) {
-        let node = self.cluster.pid(Role::Node, "north").map_or(0.0, cpu_seconds);
-        (node, self.cluster.pids().into_iter().map(cpu_seconds).sum())
-    }
+/// Processor seconds of the loaded node, and of every process.
+fn cpu_of_all(served: &Served) -> (f64, f64) {
+    (served.cpu_of(Role::Node, ORIGIN), served.cluster.pids().into_iter().map(cpu_seconds).sum())
 }
 
 async fn measure(
@@ -185,21 +153,21 @@ async fn measure(
     rate: Option<u64>,
     folder: &Path,
 ) -> Result<Row> {
-    let address: SocketAddr = served.cluster.node_http("north")?;
-    let phase = Phase::default();
-    let (numbers, keys) = (served.numbers.clone(), served.keys.clone());
+    let (load, phase) = served.load()?;
     let load = match rate {
-        Some(rate) => tokio::spawn(load::open(address, rate, numbers, keys, phase.clone())),
-        None => tokio::spawn(load::closed(address, clients, numbers, keys, phase.clone())),
+        Some(rate) => tokio::spawn(load.open(rate)),
+        None => tokio::spawn(load.closed(clients)),
     };
     tokio::time::sleep(WARM_UP).await;
-    let (log, cpu, ticks, begun) = (served.log().await?, served.cpu(), Ticks::now(), Instant::now());
+    let (log, cpu, ticks, begun) =
+        (log_seen(served).await?, cpu_of_all(served), Ticks::now(), Instant::now());
     phase.count();
     tokio::time::sleep(args.time()).await;
     phase.end();
-    let (log_after, cpu_after, seconds) = (served.log().await?, served.cpu(), begun.elapsed().as_secs_f64());
+    let (log_after, cpu_after, seconds) =
+        (log_seen(served).await?, cpu_of_all(served), begun.elapsed().as_secs_f64());
     let steal_percent = Ticks::now().steal_since(&ticks);
-    let taken = Taken { latency: load.await??, seconds };
+    let taken = Taken { latency: load.await??.0, seconds };
     let syncs = (log_after.syncs - log.syncs).max(1.0);
     let orders = taken.latency.len() as f64;
     let bytes = (log_after.bytes - log.bytes) / orders;
@@ -256,6 +224,61 @@ fn floor(folder: &Path, bytes_per_order: usize, group: usize) -> Result<(f64, f6
     Ok((groups * group as f64, latency.value_at_quantile(0.5) as f64 / 1e3))
 }
 
+// === over HTTP into PostgreSQL ===
+
+async fn over_postgres(args: &PlaceArgs) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for clients in args.clients.iter().copied() {
+        let row = middle(args, async || {
+            let postgres = Postgres::start(args.data.as_deref(), usize::from(args.pool).min(clients)).await?;
+            let row = measure_postgres(args, &postgres, clients).await;
+            postgres.stop().await?;
+            row
+        });
+        rows.push(row.await?);
+    }
+    Ok(rows)
+}
+
+async fn measure_postgres(args: &PlaceArgs, postgres: &Postgres, clients: usize) -> Result<Row> {
+    let phase = Phase::default();
+    let load = Load {
+        address: postgres.address()?,
+        numbers: Arc::default(),
+        keys: Arc::default(),
+        users: load::users(),
+        phase: phase.clone(),
+        below: u64::MAX,
+        notes: false,
+    };
+    let load = tokio::spawn(load.closed(clients));
+    tokio::time::sleep(WARM_UP).await;
+    let (cpu, ticks, begun) = (postgres.cpu(), Ticks::now(), Instant::now());
+    phase.count();
+    tokio::time::sleep(args.time()).await;
+    phase.end();
+    let (cpu_after, seconds) = (postgres.cpu(), begun.elapsed().as_secs_f64());
+    let steal_percent = Ticks::now().steal_since(&ticks);
+    let taken = Taken { latency: load.await??.0, seconds };
+    let orders = taken.latency.len() as f64;
+    Ok(Row {
+        cpu_us_per_order: (cpu_after.0 - cpu.0) / orders * 1e6,
+        cpu_us_per_order_total: (cpu_after.1 - cpu.1) / orders * 1e6,
+        steal_percent,
+        ..row(AGAINST_POSTGRES.to_owned(), clients, &taken)
+    })
+}
+
+/// How many times as many orders as with PostgreSQL, by clients.
+pub(super) fn times_postgres(rows: &[Row]) -> Vec<(usize, f64)> {
+    let of = |what: &'static str| rows.iter().filter(move |row| row.what == what);
+    let ratio = |theirs: &Row| {
+        let ours = of(OVER_HTTP).find(|ours| ours.clients == theirs.clients)?;
+        Some((theirs.clients, ours.orders_per_s / theirs.orders_per_s))
+    };
+    of(AGAINST_POSTGRES).filter_map(ratio).collect()
+}
+
 // === in process ===
 
 async fn in_process(args: &PlaceArgs, folder: &Path) -> Result<Vec<Row>> {
@@ -270,9 +293,9 @@ async fn in_process(args: &PlaceArgs, folder: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn command(n: u64, keys: &Keys) -> Result<Command> {
+fn command(n: u64, users: &[String], keys: &Keys) -> Result<Command> {
     let key = keys.next();
-    let user = UserId::new(&load::user(n))?;
+    let user = UserId::new(&users[(n % users.len() as u64) as usize])?;
     let line =
         |sku: String, title: &str, unit_minor| Line { sku, title: title.to_owned(), quantity: 1, unit_minor };
     let record = OrderRecord {
@@ -313,6 +336,7 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
         rules: Rules::default(),
         ability: Ability::default(),
         recovery_wait: Duration::ZERO,
+        log: LogSettings::default(),
     };
     let engine = match args.engine {
         EngineArg::Sled => EngineName::Sled,
@@ -321,13 +345,15 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
     };
     let (node, running) = Node::open(identity, folder, engine, &Shutdown::new())?;
     let (numbers, keys, phase) = (Arc::new(AtomicU64::new(0)), Arc::new(Keys::default()), Phase::default());
+    let users = load::users();
     let mut load = Vec::with_capacity(clients);
     for _ in 0..clients {
         let (node, numbers, keys, phase) = (node.clone(), numbers.clone(), keys.clone(), phase.clone());
+        let users = users.clone();
         load.push(tokio::spawn(async move {
             let mut latency = load::histogram()?;
             while !phase.is_over() {
-                let command = command(numbers.fetch_add(1, Ordering::Relaxed), &keys)?;
+                let command = command(numbers.fetch_add(1, Ordering::Relaxed), &users, &keys)?;
                 let begun = Instant::now();
                 if let Err(refused) = node.command(command).await? {
                     bail!("not placed: {refused:?}");

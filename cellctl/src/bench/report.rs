@@ -55,4 +55,11 @@ pub(super) fn show(format: Format, args: &PlaceArgs, rows: &[Row]) {
         ]
     });
     output::show(format, &head, lines.collect(), &rows);
+    if format == Format::Table {
+        for (clients, times) in super::place::times_postgres(rows) {
+            line(format!(
+                "{clients} clients: {times:.2} times the orders of the service over PostgreSQL (aim: 2)"
+            ));
+        }
+    }
 }

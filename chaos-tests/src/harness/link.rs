@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,6 +51,7 @@ impl Latency {
 pub struct Link {
     address: SocketAddr,
     state: watch::Sender<LinkState>,
+    bytes: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -62,15 +64,23 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (state, watching) = watch::channel(LinkState::Open);
-        let jitter = Arc::new(Mutex::new(Jitter { latency, state: seed | 1 }));
-        let accepting = tokio::spawn(accept(listener, target, watching, jitter));
-        Ok(Link { address, state, accepting })
+        let way =
+            Way { jitter: Arc::new(Mutex::new(Jitter { latency, state: seed | 1 })), bytes: Arc::default() };
+        let bytes = way.bytes.clone();
+        let accepting = tokio::spawn(accept(listener, target, watching, way));
+        Ok(Link { address, state, bytes, accepting })
     }
 
     /// The address to dial instead of the target's.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Bytes that have come in on either side so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     pub fn set(&self, state: LinkState) {
@@ -107,26 +117,23 @@ impl Jitter {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: SocketAddr,
-    state: watch::Receiver<LinkState>,
+/// What every connection of a link shares.
+#[derive(Clone, Debug)]
+struct Way {
     jitter: Arc<Mutex<Jitter>>,
-) {
+    bytes: Arc<AtomicU64>,
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Receiver<LinkState>, way: Way) {
     while let Ok((near, _)) = listener.accept().await {
         if *state.borrow() == LinkState::Cut {
             continue;
         }
-        tokio::spawn(connect(near, target, state.clone(), jitter.clone()));
+        tokio::spawn(connect(near, target, state.clone(), way.clone()));
     }
 }
 
-async fn connect(
-    near: TcpStream,
-    target: SocketAddr,
-    mut state: watch::Receiver<LinkState>,
-    jitter: Arc<Mutex<Jitter>>,
-) {
+async fn connect(near: TcpStream, target: SocketAddr, mut state: watch::Receiver<LinkState>, way: Way) {
     // While held not even a connection is made: the far side must not see one.
     if state.wait_for(|state| *state != LinkState::Held).await.is_err() {
         return;
@@ -134,8 +141,8 @@ async fn connect(
     let Ok(far) = TcpStream::connect(target).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-    let there = pump(near_read, far_write, state.clone(), jitter.clone());
-    let back = pump(far_read, near_write, state.clone(), jitter);
+    let there = pump(near_read, far_write, state.clone(), way.clone());
+    let back = pump(far_read, near_write, state.clone(), way);
     tokio::select! {
         _ = async { tokio::join!(there, back) } => {}
         _ = state.wait_for(|state| *state == LinkState::Cut) => {}
@@ -147,7 +154,7 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut state: watch::Receiver<LinkState>,
-    jitter: Arc<Mutex<Jitter>>,
+    way: Way,
 ) {
     let mut gate = state.clone();
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
@@ -168,7 +175,7 @@ async fn pump(
                 let now = *state.borrow_and_update();
                 if held && now == LinkState::Open {
                     // What was held sets out now.
-                    let due = Instant::now() + jitter.lock().await.draw();
+                    let due = Instant::now() + way.jitter.lock().await.draw();
                     under_way.iter_mut().for_each(|(at, _)| *at = due.max(*at));
                 }
                 held = now == LinkState::Held;
@@ -176,9 +183,10 @@ async fn pump(
             read = from.read(&mut buffer), if !ended && bytes < UNDER_WAY_BYTES_MAX => match read {
                 Ok(0) | Err(_) => ended = true,
                 Ok(len) => {
-                    let due = Instant::now() + jitter.lock().await.draw();
+                    let due = Instant::now() + way.jitter.lock().await.draw();
                     let due = under_way.back().map_or(due, |(last, _)| due.max(*last));
                     bytes += len;
+                    way.bytes.fetch_add(len as u64, Ordering::Relaxed);
                     under_way.push_back((due, buffer[..len].to_vec()));
                 }
             },
@@ -194,7 +202,8 @@ async fn pump(
 }
 
 async fn passable(due: Option<Instant>, state: &mut watch::Receiver<LinkState>) {
-    if let Some(due) = due {
+    // A timer would be late by up to a millisecond, also for what is due already.
+    if let Some(due) = due.filter(|due| *due > Instant::now()) {
         tokio::time::sleep_until(due).await;
     }
     // The sender gone means the link is gone; the connection breaks elsewhere.

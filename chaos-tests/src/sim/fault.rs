@@ -47,6 +47,7 @@ impl World {
                 self.nodes[i].offset_ms = *by_ms;
             }
             (Op::CloseLost, Some(_)) => self.close_ended(),
+            (Op::Trim, Some(i)) => self.trim(i),
             (Op::ForgetKeys, _) => {
                 if self.gateway.forget(self.now_ms) {
                     self.coverage.fault("gateway-keys-forgotten");
@@ -96,6 +97,7 @@ impl World {
             readers: BTreeSet::new(),
             backup: None,
             durable: BTreeMap::new(),
+            exchange: None,
             sent: BTreeMap::new(),
             dirty: BTreeSet::new(),
             duties: BTreeMap::new(),
@@ -125,6 +127,7 @@ impl World {
         node.waiting.clear();
         node.readers.clear();
         node.sent.clear();
+        node.exchange = None;
         node.dirty.clear();
         node.duties.clear();
         node.paces.clear();
@@ -176,7 +179,7 @@ impl World {
     }
 
     /// What another software could not apply is tried again.
-    fn retry_quarantined(&mut self, i: usize) {
+    pub(crate) fn retry_quarantined(&mut self, i: usize) {
         let now_ms = self.nodes[i].local(self.now_ms);
         for kept in self.nodes[i].quarantined() {
             let node = &mut self.nodes[i];
@@ -184,6 +187,7 @@ impl World {
                 continue;
             }
             let Ok(step) = node.cell.retry(&node.shelf, &kept, now_ms) else { continue };
+            self.note(|| format!("{i} tries {} again: {:?}", kept.entry.dot, step.released));
             if !step.released.is_empty() {
                 self.coverage.fault("quarantine-released");
             }
@@ -213,7 +217,12 @@ impl World {
     pub(crate) fn recovered(&mut self, i: usize) {
         let now_ms = self.nodes[i].local(self.now_ms);
         let reachable = self.reachable(i);
-        self.pool(i, &reachable, now_ms);
+        if !self.pool(i, &reachable, now_ms) {
+            let life = self.nodes[i].life;
+            return self.after(20, Event::Recovered { node: i, life });
+        }
+        // With a peer's state came what its software could not apply.
+        self.retry_quarantined(i);
         let nonce = self.rng.next();
         let before = self.nodes[i].cell.me();
         let node = &mut self.nodes[i];
@@ -241,20 +250,33 @@ impl World {
         self.peers(i).into_iter().filter(open).collect()
     }
 
-    /// Takes from the peers what they hold beyond this node's log, before deciding anything.
-    fn pool(&mut self, i: usize, peers: &[usize], now_ms: u64) {
+    /// Takes from the peers what they hold beyond this node's log, before deciding anything. `false`: not all of it can
+    /// be had at this moment.
+    fn pool(&mut self, i: usize, peers: &[usize], now_ms: u64) -> bool {
         for peer in peers {
             let theirs = self.nodes[*peer].durable.clone();
+            let have = |actor: &ActorId| self.nodes[i].cell.fronts().seq(actor);
+            if theirs.iter().any(|(actor, held)| held.behind(have(actor)).is_none()) {
+                if !self.nodes[*peer].is_synced() {
+                    return false;
+                }
+                self.coverage.fault("state-taken-over");
+                let logged = self.nodes[*peer].view();
+                let node = &mut self.nodes[i];
+                node.replay(&logged, now_ms);
+                node.log.push(logged);
+            }
             let node = &mut self.nodes[i];
-            for (actor, entries) in theirs {
-                let have = node.cell.frontier().get(&actor).map_or(0, |front| front.seq);
-                for entry in entries.into_iter().skip(have as usize) {
-                    let logged = Logged::Entry(entry);
+            for (actor, held) in theirs {
+                let have = node.cell.fronts().seq(&actor);
+                for entry in held.behind(have).unwrap_or_default() {
+                    let logged = Logged::Entry(entry.clone());
                     node.replay(&logged, now_ms);
                     node.log.push(logged);
                 }
             }
         }
+        true
     }
 
     pub(crate) fn crash_agent(&mut self, i: usize, for_ms: u64, with_disk: bool) {
@@ -303,9 +325,14 @@ impl World {
         node.durable.clear();
         for logged in &node.log {
             if let Some(entry) = logged.entry() {
-                let entries = node.durable.entry(entry.dot.actor).or_default();
-                if entries.len() as u64 + 1 == entry.dot.seq {
-                    entries.push(entry.clone());
+                let held = node.durable.entry(entry.dot.actor).or_default();
+                if held.seq() + 1 == entry.dot.seq {
+                    held.entries.push(entry.clone());
+                }
+            }
+            if let Logged::Adopted(baseline) | Logged::View(_, baseline) = logged {
+                for (actor, front) in baseline.fronts() {
+                    node.durable.entry(actor).or_default().adopt(front);
                 }
             }
         }
@@ -410,12 +437,7 @@ impl World {
 impl Node {
     /// Applies what the log holds, without deciding anything.
     pub(crate) fn replay(&mut self, logged: &Logged, now_ms: u64) {
-        let step = match logged {
-            Logged::Entry(entry) => self.cell.replay(&self.shelf, entry, now_ms),
-            Logged::Quarantined(kept) => self.cell.replay_quarantined(&self.shelf, kept),
-            Logged::Merged(entities) => self.cell.replay_merged(&self.shelf, entities, now_ms),
-        };
-        let Ok(step) = step else { return };
+        let Ok(step) = logged.replay(&mut self.cell, &self.shelf, now_ms) else { return };
         for (id, entity) in step.entities {
             self.shelf.put(id, entity);
         }

@@ -25,13 +25,21 @@ impl World {
         let from = node.log.len();
         if !step.quarantined.is_empty() {
             self.coverage.fault("change-quarantined");
+            for kept in &step.quarantined {
+                self.note(|| {
+                    format!("{i} quarantines {}: {} by '{}'", kept.entry.dot, kept.detail, kept.software)
+                });
+            }
         }
         let node = &mut self.nodes[i];
-        node.log.extend(step.quarantined.into_iter().map(Logged::Quarantined));
+        // What was adopted holds them itself.
+        let quarantined = step.quarantined.into_iter().filter(|_| step.adopted.is_none());
+        node.log.extend(quarantined.map(Logged::Quarantined));
         node.log.extend(step.entries.into_iter().map(Logged::Entry));
         if !step.merged.is_empty() {
             node.log.push(Logged::Merged(step.merged));
         }
+        node.log.extend(step.adopted.map(Logged::Adopted));
         let at = node.log.len();
         if let Some(effect) = effect {
             if at <= node.synced && node.waiting.is_empty() {
@@ -79,19 +87,25 @@ impl World {
         let mut actors = BTreeSet::new();
         for logged in &node.log[node.synced..upto] {
             if let Some(entry) = logged.entry() {
-                let entries = node.durable.entry(entry.dot.actor).or_default();
+                let held = node.durable.entry(entry.dot.actor).or_default();
                 actors.insert(entry.dot.actor);
                 // What was quarantined before is logged again.
-                if entries.get(entry.dot.seq as usize - 1) == Some(entry) {
+                if entry.dot.seq <= held.seq() && self.journal.hashes.get(&entry.dot) == Some(&entry.hash) {
                     continue;
                 }
-                if entry.dot.seq != entries.len() as u64 + 1 {
-                    let detail = format!("{} after {} changes in {}", entry.dot, entries.len(), node.region);
+                if entry.dot.seq != held.seq() + 1 {
+                    let detail = format!("{} after {} changes in {}", entry.dot, held.seq(), node.region);
                     self.journal.violate("D3 prefix", detail);
                 }
-                entries.push(entry.clone());
+                held.entries.push(entry.clone());
                 let own = entry.dot.actor == me || started_as == Some(entry.dot.actor);
                 self.journal.synced(entry, own);
+            }
+            if let Logged::Adopted(baseline) | Logged::View(_, baseline) = logged {
+                for (actor, front) in baseline.fronts().filter(|(actor, _)| *actor != me) {
+                    node.durable.entry(actor).or_default().adopt(front);
+                    actors.insert(actor);
+                }
             }
         }
         node.synced = upto;
@@ -195,7 +209,7 @@ impl World {
 impl Node {
     fn unneeded(&self, message: &EntryMessage) -> Option<&'static str> {
         let lost = |need: &Requirement| {
-            self.cell.closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq)
+            self.cell.fronts().closed().get(&need.dot.actor).is_some_and(|last| *last < need.dot.seq)
         };
         if message.missing.iter().any(lost) {
             return Some("it waits for what was lost with its actor");

@@ -21,12 +21,16 @@ pub enum Exhibit {
     StreamBeyondDurable,
     /// Whatever arrives is believed.
     HashNotChecked,
+    /// A peer's baseline is adopted before its state is here.
+    AdoptedEarly,
+    /// The baseline is read after the list of what there is.
+    BaselineLate,
     Kernel(Bug),
 }
 
 impl Exhibit {
     /// All of them.
-    pub const ALL: [Exhibit; 14] = [
+    pub const ALL: [Exhibit; 17] = [
         Exhibit::WakeLost,
         Exhibit::RetiredByAck,
         Exhibit::AttemptNotDurable,
@@ -34,6 +38,8 @@ impl Exhibit {
         Exhibit::SequenceReused,
         Exhibit::StreamBeyondDurable,
         Exhibit::HashNotChecked,
+        Exhibit::AdoptedEarly,
+        Exhibit::BaselineLate,
         Exhibit::Kernel(Bug::FactNotSettled),
         Exhibit::Kernel(Bug::RefundKeyedByPosition),
         Exhibit::Kernel(Bug::ActingOnAStray),
@@ -41,6 +47,7 @@ impl Exhibit {
         Exhibit::Kernel(Bug::SecondAttemptEarly),
         Exhibit::Kernel(Bug::SessionByActor),
         Exhibit::Kernel(Bug::PoisonSkipped),
+        Exhibit::Kernel(Bug::StampIgnored),
     ];
 
     #[must_use]
@@ -53,6 +60,8 @@ impl Exhibit {
             Exhibit::SequenceReused => "a sequence number reused after a restart",
             Exhibit::StreamBeyondDurable => "a stream beyond the durable position",
             Exhibit::HashNotChecked => "a hash not checked",
+            Exhibit::AdoptedEarly => "a baseline adopted before the state",
+            Exhibit::BaselineLate => "a baseline read after the list",
             Exhibit::Kernel(Bug::FactNotSettled) => "a fact not settled",
             Exhibit::Kernel(Bug::RefundKeyedByPosition) => "a refund keyed by position",
             Exhibit::Kernel(Bug::ActingOnAStray) => "acting on a stray",
@@ -60,6 +69,7 @@ impl Exhibit {
             Exhibit::Kernel(Bug::SecondAttemptEarly) => "a second attempt while the first is unknown",
             Exhibit::Kernel(Bug::SessionByActor) => "a session answered by an older copy",
             Exhibit::Kernel(Bug::PoisonSkipped) => "a poisonous change passed over without a word",
+            Exhibit::Kernel(Bug::StampIgnored) => "a stamp of ended actors not looked at",
         }
     }
 

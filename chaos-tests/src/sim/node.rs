@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cell_core::cell::{Ability, Cell, Quarantined, Refusal, Reply, Unavailable, View};
+use cell_core::cell::{Ability, Baseline, Cell, Front, Quarantined, Refusal, Reply, Step, Unavailable, View};
 use cell_core::duty::Duty;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Entry;
 use cell_core::gate::{Answer, MessageId, Requirement};
-use cell_core::id::{ActorId, EntityId, OrderId, PaymentId, RegionId, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, OrderId, PaymentId, RegionId, Slot, UserId};
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::version::Dot;
@@ -44,13 +44,13 @@ impl Shelf {
     /// Once its record is known, which may be long after its first fact.
     fn index(&mut self, id: EntityId, entity: &Entity) {
         if let Some(order) = id.order()
-            && let Some(record) = Reading::<Order>::of(entity).record
+            && let Some((record, _)) = entity.record::<Order>()
         {
-            self.keys.entry((record.user, record.key)).or_default().push(order);
+            self.keys.entry((record.user.clone(), record.key.clone())).or_default().push(order);
             self.indexed.insert(id);
         }
         if let Some(payment) = id.payment()
-            && let Some(permit) = Reading::<Payment>::of(entity).record
+            && let Some((permit, _)) = entity.record::<Payment>()
         {
             self.payments_of.entry(permit.order).or_default().insert(payment);
             self.indexed.insert(id);
@@ -66,8 +66,8 @@ impl Shelf {
         let permit = self.entities.get(&id).filter(|_| id.payment().is_some());
         around.extend(
             permit
-                .and_then(|entity| Reading::<Payment>::of(entity).record)
-                .map(|permit| EntityId::from(permit.order)),
+                .and_then(|entity| entity.record::<Payment>())
+                .map(|(permit, _)| EntityId::from(permit.order)),
         );
         around
     }
@@ -81,6 +81,71 @@ pub(crate) enum Logged {
     /// A change that could not be applied; once more where it was tried again.
     Quarantined(Quarantined),
     Merged(Vec<Entity>),
+    Adopted(Baseline),
+    /// In place of everything before it: the view, synced.
+    View(Vec<Entity>, Baseline),
+}
+
+impl Logged {
+    /// What it does to a cell that starts, without deciding anything.
+    pub(crate) fn replay(&self, cell: &mut Cell, view: &Shelf, now_ms: u64) -> Result<Step, String> {
+        let failed = |error: Unavailable| error.to_string();
+        match self {
+            Logged::Entry(entry) => cell.replay(view, entry, now_ms).map_err(failed),
+            Logged::Quarantined(kept) => cell.replay_quarantined(view, kept).map_err(failed),
+            Logged::Merged(entities) => cell.replay_merged(view, entities, now_ms).map_err(failed),
+            Logged::Adopted(baseline) => cell.replay_adopted(view, baseline).map_err(failed),
+            Logged::View(entities, baseline) => {
+                cell.replay_adopted(view, baseline).map_err(failed)?;
+                cell.replay_merged(view, entities, now_ms).map_err(failed)
+            }
+        }
+    }
+}
+
+/// What is synced of one actor: everything, and of what is not trimmed the changes themselves.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) trimmed: Front,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Default for Held {
+    fn default() -> Held {
+        Held { trimmed: Front { seq: 0, hash: Hash::ZERO }, entries: Vec::new() }
+    }
+}
+
+impl Held {
+    pub(crate) fn seq(&self) -> u64 {
+        self.trimmed.seq + self.entries.len() as u64
+    }
+    /// The changes after `known`; `None` if some of them are trimmed.
+    pub(crate) fn behind(&self, known: u64) -> Option<&[Entry]> {
+        let skip = known.checked_sub(self.trimmed.seq)?;
+        Some(self.entries.get(skip as usize..).unwrap_or_default())
+    }
+    /// State took the place of the changes up to here.
+    pub(crate) fn adopt(&mut self, front: Front) {
+        if front.seq > self.seq() {
+            *self = Held { trimmed: front, entries: Vec::new() };
+        }
+    }
+    pub(crate) fn trim(&mut self) {
+        if let Some(last) = self.entries.last() {
+            self.trimmed = Front { seq: last.dot.seq, hash: last.hash };
+            self.entries.clear();
+        }
+    }
+}
+
+/// A peer's state on its way here.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) peer: usize,
+    pub(crate) baseline: Baseline,
+    pub(crate) rest: Vec<EntityId>,
+    pub(crate) moved_ms: u64,
 }
 
 impl Logged {
@@ -89,7 +154,16 @@ impl Logged {
         match self {
             Logged::Entry(entry) => Some(entry),
             Logged::Quarantined(kept) => Some(&kept.entry),
-            Logged::Merged(_) => None,
+            Logged::Merged(_) | Logged::Adopted(_) | Logged::View(..) => None,
+        }
+    }
+
+    /// The quarantined changes that it holds.
+    fn quarantined(&self) -> &[Quarantined] {
+        match self {
+            Logged::Quarantined(kept) => std::slice::from_ref(kept),
+            Logged::Adopted(baseline) | Logged::View(_, baseline) => &baseline.quarantined,
+            Logged::Entry(_) | Logged::Merged(_) => &[],
         }
     }
 }
@@ -134,8 +208,9 @@ pub(crate) struct Node {
     /// Who waits here for a version.
     pub(crate) readers: BTreeSet<usize>,
     pub(crate) backup: Option<usize>,
-    /// What is synced, by actor; entry n of an actor stands at n − 1.
-    pub(crate) durable: BTreeMap<ActorId, Vec<Entry>>,
+    /// What is synced, by actor.
+    pub(crate) durable: BTreeMap<ActorId, Held>,
+    pub(crate) exchange: Option<Exchange>,
     /// Per peer, how far each actor was sent on the present connection.
     pub(crate) sent: BTreeMap<usize, BTreeMap<ActorId, u64>>,
     pub(crate) dirty: BTreeSet<EntityId>,
@@ -159,10 +234,10 @@ impl Node {
         self.synced == self.log.len()
     }
     pub(crate) fn durable_seq(&self, actor: &ActorId) -> u64 {
-        self.durable.get(actor).map_or(0, |entries| entries.len() as u64)
+        self.durable.get(actor).map_or(0, Held::seq)
     }
     pub(crate) fn durable_front(&self) -> BTreeMap<ActorId, u64> {
-        self.durable.iter().map(|(actor, entries)| (*actor, entries.len() as u64)).collect()
+        self.durable.iter().map(|(actor, held)| (*actor, held.seq())).collect()
     }
     /// Whether a version is present here, durably, with all that it builds on.
     pub(crate) fn holds(&self, requirement: &Requirement) -> bool {
@@ -173,12 +248,13 @@ impl Node {
     pub(crate) fn whole_seq(&self, actor: &ActorId) -> u64 {
         self.durable_seq(actor).min(self.cell.whole_to(actor))
     }
+    /// What is known here beside the entities, with what could not be applied.
+    pub(crate) fn baseline(&self) -> Baseline {
+        Baseline { quarantined: self.quarantined(), ..self.cell.baseline() }
+    }
     /// The newest copy of every quarantined change.
     pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
-        let copies = self.log.iter().filter_map(|logged| match logged {
-            Logged::Quarantined(kept) => Some((kept.entry.dot, kept)),
-            Logged::Entry(_) | Logged::Merged(_) => None,
-        });
+        let copies = self.log.iter().flat_map(Logged::quarantined).map(|kept| (kept.entry.dot, kept));
         let newest: BTreeMap<Dot, &Quarantined> = copies.collect();
         self.cell.quarantined().filter_map(|(dot, _)| newest.get(dot).copied().cloned()).collect()
     }

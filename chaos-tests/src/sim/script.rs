@@ -80,6 +80,8 @@ pub enum Op {
         by_ms: i64,
     },
     CloseLost,
+    /// The log's segments are deleted, as far as others have what is in them.
+    Trim,
     ForgetKeys,
     RefundByHand {
         part: bool,
@@ -212,12 +214,22 @@ fn fault(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
     let region = rng.index(3);
     let for_ms = rng.between(200, 30_000);
     let to = (region + 1 + rng.index(2)) % 3;
-    let op = match rng.below(40) {
+    let op = match rng.below(44) {
         0..=5 => Op::Crash { for_ms },
         6..=7 => Op::CrashAgent { for_ms: for_ms / 4 },
         8..=9 => Op::Unlink { for_ms },
         10 => Op::LoseGate,
-        11..=13 => Op::LoseDisk { for_ms },
+        11..=13 => {
+            if rng.chance(300) {
+                // What ended and was closed is named no more, and is lost here.
+                let early_ms = at_ms.saturating_sub(8_000);
+                let crash = Op::Crash { for_ms: 300 };
+                lines.push(Line { at_ms: early_ms, region: rng.index(3), op: crash });
+                let close_ms = at_ms.saturating_sub(1_000);
+                lines.push(Line { at_ms: close_ms, region: to, op: Op::CloseLost });
+            }
+            Op::LoseDisk { for_ms }
+        }
         14..=15 => {
             let earlier = rng.below(at_ms + 1);
             lines.push(Line { at_ms: earlier, region, op: Op::Backup });
@@ -232,6 +244,13 @@ fn fault(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
         33 => Op::ForgetKeys,
         34..=36 => Op::RefundByHand { part: rng.chance(400) },
         37 => Op::Redrive,
+        38..=41 => {
+            // Who lost its disk finds no log that reaches back.
+            let lost =
+                Line { at_ms: at_ms + rng.below(4_000), region: to, op: Op::LoseDisk { for_ms: for_ms / 4 } };
+            lines.extend(rng.chance(500).then_some(lost));
+            Op::Trim
+        }
         _ => Op::SlowDisk { for_ms },
     };
     lines.push(Line { at_ms, region, op });

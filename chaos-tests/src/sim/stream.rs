@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Refused, Step};
+use cell_core::digest::Digest;
 use cell_core::entity::Entity;
 use cell_core::event::{Change, Entry};
+use cell_core::fronts::Said;
 use cell_core::gate::Requirement;
 use cell_core::id::{ActorId, Hash};
 
 use super::museum::Exhibit;
 use super::net::Channel;
-use super::node::{Effect, Logged};
+use super::node::{Effect, Held, Logged};
 use super::world::{Event, World};
 
 /// Entries of one packet at most.
@@ -34,11 +36,13 @@ impl World {
         let node = &mut self.nodes[from];
         let Some(sent) = node.sent.get_mut(&to) else { return };
         let mut batch = Vec::new();
-        for (actor, entries) in &node.durable {
+        for (actor, held) in &node.durable {
             let known = sent.entry(*actor).or_default();
-            let news = entries.iter().skip(*known as usize).take(BATCH_MAX);
-            batch.extend(news.cloned());
-            *known = (entries.len() as u64).min(*known + BATCH_MAX as u64).max(*known);
+            // What is trimmed goes as state, if the subscriber asks for it.
+            let Some(news) = held.behind(*known) else { continue };
+            let news = &news[..news.len().min(BATCH_MAX)];
+            batch.extend(news.iter().cloned());
+            *known += news.len() as u64;
         }
         if !batch.is_empty() {
             self.packet(from, to, Channel::Data, Event::Batch { from, to, entries: batch });
@@ -51,7 +55,7 @@ impl World {
             .iter()
             .filter_map(|logged| match logged {
                 Logged::Entry(entry) => Some(entry.clone()),
-                Logged::Quarantined(_) | Logged::Merged(_) => None,
+                Logged::Quarantined(_) | Logged::Merged(_) | Logged::Adopted(_) | Logged::View(..) => None,
             })
             .collect();
         for to in self.peers(from) {
@@ -60,18 +64,41 @@ impl World {
     }
 
     pub(crate) fn subscribe_all(&mut self, i: usize) {
-        let frontier: BTreeMap<ActorId, u64> =
-            self.nodes[i].cell.frontier().iter().map(|(actor, front)| (*actor, front.seq)).collect();
+        let said = self.nodes[i].cell.fronts().say(None);
         for peer in self.peers(i) {
-            let event = Event::Subscribe { to: peer, from: i, frontier: frontier.clone() };
+            let event = Event::Subscribe { to: peer, from: i, said: said.clone() };
             self.packet(i, peer, Channel::Data, event);
         }
     }
 
-    pub(crate) fn subscribed(&mut self, to: usize, from: usize, frontier: BTreeMap<ActorId, u64>) {
-        if self.nodes[to].up {
-            self.nodes[to].sent.insert(from, frontier);
-            self.stream(to, from);
+    pub(crate) fn subscribed(&mut self, to: usize, from: usize, said: Said) {
+        if !self.nodes[to].up {
+            return;
+        }
+        let fronts = self.nodes[to].cell.fronts();
+        let stamp = fronts.stamp();
+        let Some(frontier) = fronts.hear(said) else {
+            self.coverage.fault("stamps-differ");
+            let event = Event::NameAll { node: from, peer: to, stamp };
+            return self.packet(to, from, Channel::Data, event);
+        };
+        let frontier: BTreeMap<ActorId, u64> =
+            frontier.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+        let lacks = |(actor, held): (&ActorId, &Held)| {
+            held.behind(frontier.get(actor).copied().unwrap_or(0)).is_none()
+        };
+        if self.nodes[to].durable.iter().any(lacks) {
+            self.packet(to, from, Channel::Data, Event::OnlyAsState { node: from, peer: to });
+        }
+        self.nodes[to].sent.insert(from, frontier);
+        self.stream(to, from);
+    }
+
+    /// The peer does not know what this node's stamp stands for.
+    pub(crate) fn name_all(&mut self, i: usize, peer: usize, stamp: Digest) {
+        if self.nodes[i].up {
+            let said = self.nodes[i].cell.fronts().say(Some(stamp));
+            self.packet(i, peer, Channel::Data, Event::Subscribe { to: peer, from: i, said });
         }
     }
 
@@ -125,7 +152,7 @@ impl World {
         if self.planted(Exhibit::HashNotChecked)
             && Change::decode(&entry.bytes).is_ok_and(|c| c.dot == entry.dot)
         {
-            let front = self.nodes[i].cell.frontier().get(&entry.dot.actor);
+            let front = self.nodes[i].cell.fronts().get(&entry.dot.actor);
             let previous = front.map_or(Hash::ZERO, |front| front.hash);
             entry.hash = Entry::chain(&previous, &entry.dot, &entry.bytes);
         }
@@ -156,8 +183,8 @@ impl World {
                 continue;
             }
             ids.insert(requirement.entity);
-            let entries = node.durable.get(&requirement.dot.actor);
-            let entry = entries.and_then(|entries| entries.get(requirement.dot.seq as usize - 1));
+            let held = node.durable.get(&requirement.dot.actor);
+            let entry = held.and_then(|held| held.behind(requirement.dot.seq - 1)?.first());
             if let Some(change) = entry.and_then(|entry| Change::decode(&entry.bytes).ok()) {
                 ids.extend(change.events.iter().flat_map(|event| event.entities.iter().copied()));
             }

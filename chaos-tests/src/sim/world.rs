@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cell_core::cell::Ability;
+use cell_core::cell::{Ability, Baseline};
+use cell_core::digest::Digest;
 use cell_core::entity::Entity;
 use cell_core::event::{Entry, Fact, FailureKind};
+use cell_core::fronts::Said;
 use cell_core::gate::{Envelope, MessageId, Requirement};
-use cell_core::id::{ActorId, RegionId, Slot, UserId};
+use cell_core::id::{EntityId, RegionId, Slot, UserId};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 
@@ -30,123 +32,39 @@ pub(crate) const REGIONS: [&str; 3] = ["north", "east", "south"];
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Sync {
-        node: usize,
-        life: u64,
-        upto: usize,
-    },
-    GateSync {
-        node: usize,
-        life: u64,
-    },
-    GateTick {
-        node: usize,
-        life: u64,
-        due_ms: u64,
-    },
-    AskNode {
-        node: usize,
-        agent: u64,
-        errand: Errand,
-    },
-    Batch {
-        from: usize,
-        to: usize,
-        entries: Vec<Entry>,
-    },
-    Subscribe {
-        to: usize,
-        from: usize,
-        frontier: BTreeMap<ActorId, u64>,
-    },
-    SubscribeOnce {
-        node: usize,
-        life: u64,
-    },
+    Sync { node: usize, life: u64, upto: usize },
+    GateSync { node: usize, life: u64 },
+    GateTick { node: usize, life: u64, due_ms: u64 },
+    AskNode { node: usize, agent: u64, errand: Errand },
+    Batch { from: usize, to: usize, entries: Vec<Entry> },
+    Subscribe { to: usize, from: usize, said: Said },
+    NameAll { node: usize, peer: usize, stamp: Digest },
+    OnlyAsState { node: usize, peer: usize },
+    AskBaseline { to: usize, from: usize },
+    Baseline { node: usize, peer: usize, baseline: Baseline, has: Vec<EntityId> },
+    AskState { to: usize, from: usize, wanted: Vec<EntityId> },
+    State { node: usize, peer: usize, entities: Vec<Entity>, of: Vec<EntityId> },
+    SubscribeOnce { node: usize, life: u64 },
     SubscribeTimer,
-    Message {
-        to: usize,
-        from: usize,
-        envelope: Envelope,
-    },
-    Acked {
-        to: usize,
-        id: MessageId,
-    },
-    Fetch {
-        to: usize,
-        from: usize,
-        missing: Vec<Requirement>,
-    },
-    Fetched {
-        node: usize,
-        entities: Vec<Entity>,
-        wanted: Vec<Requirement>,
-    },
-    Work {
-        node: usize,
-        life: u64,
-        due_ms: u64,
-    },
-    GatewayCalled {
-        node: usize,
-        life: u64,
-        at_ms: u64,
-        call: Call,
-    },
-    GatewayAnswered {
-        node: usize,
-        life: u64,
-        found: Found,
-    },
-    IntentDone {
-        intent: String,
-        failure: Option<FailureKind>,
-    },
-    Callback {
-        node: usize,
-        fact: Fact,
-    },
-    Request {
-        node: usize,
-        nth: usize,
-    },
-    Unanswered {
-        nth: usize,
-        tries: u32,
-    },
-    Read {
-        node: usize,
-        reader: usize,
-        looks: u32,
-    },
-    ReadOver {
-        node: usize,
-        reader: usize,
-        looks: u32,
-    },
-    NodeUp {
-        node: usize,
-    },
-    /// It runs the newest software again.
-    Upgrade {
-        node: usize,
-    },
-    Recovered {
-        node: usize,
-        life: u64,
-    },
-    AgentUp {
-        node: usize,
-    },
-    Link {
-        node: usize,
-    },
-    Script {
-        nth: usize,
-        line: Line,
-        tries: u32,
-    },
+    Message { to: usize, from: usize, envelope: Envelope },
+    Acked { to: usize, id: MessageId },
+    Fetch { to: usize, from: usize, missing: Vec<Requirement> },
+    Fetched { node: usize, entities: Vec<Entity>, wanted: Vec<Requirement> },
+    Work { node: usize, life: u64, due_ms: u64 },
+    GatewayCalled { node: usize, life: u64, at_ms: u64, call: Call },
+    GatewayAnswered { node: usize, life: u64, found: Found },
+    IntentDone { intent: String, failure: Option<FailureKind> },
+    Callback { node: usize, fact: Fact },
+    Request { node: usize, nth: usize },
+    Unanswered { nth: usize, tries: u32 },
+    Read { node: usize, reader: usize, looks: u32 },
+    ReadOver { node: usize, reader: usize, looks: u32 },
+    NodeUp { node: usize },
+    Upgrade { node: usize },
+    Recovered { node: usize, life: u64 },
+    AgentUp { node: usize },
+    Link { node: usize },
+    Script { nth: usize, line: Line, tries: u32 },
     Check,
 }
 
@@ -175,7 +93,13 @@ impl Event {
             Event::Batch { from, to, .. }
             | Event::Subscribe { from, to, .. }
             | Event::Message { from, to, .. }
+            | Event::AskBaseline { from, to }
+            | Event::AskState { from, to, .. }
             | Event::Fetch { from, to, .. } => [Some(*from), Some(*to)],
+            Event::NameAll { node, peer, .. }
+            | Event::OnlyAsState { node, peer }
+            | Event::Baseline { node, peer, .. }
+            | Event::State { node, peer, .. } => [Some(*node), Some(*peer)],
             Event::Acked { to, .. } => [Some(*to), None],
             Event::SubscribeTimer
             | Event::IntentDone { .. }
@@ -404,7 +328,13 @@ impl World {
                 self.asked(node, life, errand);
             }
             Event::Batch { from, to, entries } => self.batch(to, from, entries),
-            Event::Subscribe { to, from, frontier } => self.subscribed(to, from, frontier),
+            Event::Subscribe { to, from, said } => self.subscribed(to, from, said),
+            Event::NameAll { node, peer, stamp } => self.name_all(node, peer, stamp),
+            Event::OnlyAsState { node, peer } => self.only_as_state(node, peer),
+            Event::AskBaseline { to, from } => self.baseline_asked(to, from),
+            Event::Baseline { node, peer, baseline, has } => self.baseline_given(node, peer, baseline, has),
+            Event::AskState { to, from, wanted } => self.state_asked(to, from, wanted),
+            Event::State { node, peer, entities, of } => self.state_given(node, peer, entities, &of),
             Event::SubscribeOnce { node, life } if alive(self, node, life) => self.subscribe_all(node),
             Event::SubscribeTimer => {
                 for i in 0..self.nodes.len() {

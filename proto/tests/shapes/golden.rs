@@ -96,6 +96,7 @@ fn every_field_and_every_kind_of_a_persisted_shape_occurs_in_some_golden_file() 
             "entity" => "EntityShape",
             "quarantined" => "Quarantined",
             "actor-life" => "ActorLife",
+            "baseline" => "Baseline",
             "message-body" => "MessageBody",
             "envelope" => "Envelope",
             "gate-record" => "GateRecord",

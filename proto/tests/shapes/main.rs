@@ -49,7 +49,7 @@ fn an_event_of_an_unknown_kind_keeps_its_bytes_its_hash_and_its_entities() {
     let entity = Samples::Plain(1).entity().id;
     let bytes = event_of_kind_99(entity);
     let event = Event::decode(bytes.clone()).unwrap();
-    let expected = Event { entities: vec![entity], body: None, hash: Hash::of(&bytes), bytes };
+    let expected = Event { entities: vec![entity], body: None, hash: Hash::of(&bytes), bytes, proves: None };
     assert_eq!(event, expected);
 }
 

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use cell_core::canon::Message as Canon;
-use cell_core::cell::Quarantined;
+use cell_core::cell::{Baseline, KnownFront, Quarantined};
 use cell_core::clock::Hlc;
 use cell_core::duty::{
     MessageBody, PayRequestBody, RefundOrderBody, ResultBody, StalledBody, WithdrawalBody,
@@ -243,6 +243,17 @@ impl Samples {
         all.push(Sample::of::<_, v1::EntityShape>("entity".into(), &self.entity()));
         let life = ActorLife { actor: self.actor(), beat_ms: self.num(), last: self.maybe(|| self.num()) };
         all.push(Sample::of::<_, v1::ActorLife>("actor-life".into(), &life));
+        let front = KnownFront { actor: self.actor(), seq: self.num(), hash: self.hash() };
+        let baseline = Baseline {
+            fronts: vec![front],
+            closed: vec![ev::Closed { actor: self.actor(), last: self.num() }],
+            placed: vec![ev::Placed { slots: vec![self.slot()], epoch: self.epoch() }],
+            lives: vec![life],
+            quarantined: Vec::new(),
+        };
+        all.push(Sample::of::<_, v1::Baseline>("baseline".into(), &baseline));
+        let baseline = Baseline { quarantined: vec![self.quarantined()], ..baseline };
+        all.push(Sample::of::<_, v1::Baseline>("baseline.quarantined".into(), &baseline));
         for (name, body) in self.message_bodies() {
             all.push(Sample::of::<_, v1::MessageBody>(format!("message-body.{name}"), &body));
             all.push(Sample::of::<_, v1::Envelope>(format!("envelope.{name}"), &self.envelope(&body)));

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cell_core::cell::NotComparable;
+use cell_core::cell::{Front, NotComparable};
 use cell_core::digest::Digest;
-use cell_core::id::{ActorId, EntityId, Slot};
+use cell_core::fronts::Said;
+use cell_core::id::{ActorId, EntityId, Hash, Slot};
 use cell_proto::v1;
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
@@ -20,11 +21,13 @@ use crate::view;
 pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<v1::DigestsReply, Status> {
     let at = request.at.into_iter().map(|front| {
         let actor = front.actor.ok_or_else(|| Status::invalid_argument("a front names no actor"))?;
-        Ok::<_, Status>((ActorId::try_from(actor).map_err(bad)?, front.seq))
+        Ok::<_, Status>((ActorId::try_from(actor).map_err(bad)?, Front { seq: front.seq, hash: Hash::ZERO }))
     });
-    let at = at.collect::<Result<Vec<_>, _>>()?;
-    let at = (!at.is_empty()).then(|| at.into_iter().collect());
-    let Compared { at, slots: digests, doubt, holes } = match node.digests(at).await.map_err(status)? {
+    let fronts = at.collect::<Result<Vec<_>, _>>()?;
+    let stamp = <[u8; 32]>::try_from(request.stamp.as_ref()).ok().map(Digest::from_bytes);
+    let said = Said { fronts, stamp: stamp.unwrap_or_default(), all: stamp.is_none() };
+    let at = (!said.fronts.is_empty()).then_some(said);
+    let Compared { at, slots: digests, doubt, quarantined } = match node.digests(at).await.map_err(status)? {
         Ok(compared) => compared,
         Err(why) => {
             let not_comparable = match why {
@@ -37,20 +40,22 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
             });
         }
     };
-    let front = |(actor, seq): (&ActorId, u64)| v1::ActorFrontier {
+    let front = |(actor, front): &(ActorId, Front)| v1::ActorFrontier {
         actor: Some((*actor).into()),
-        seq,
+        seq: front.seq,
         hash: Bytes::new(),
-        quarantined: holes.iter().filter(|dot| dot.actor == *actor).map(|dot| dot.seq).collect(),
+        quarantined: Vec::new(),
     };
     let root = digests.iter().fold(Digest::default(), |sum, digest| sum.plus(*digest));
     let slots = digests.iter().filter(|_| request.slots).flat_map(|digest| digest.to_bytes());
     Ok(v1::DigestsReply {
-        at: at.iter().map(front).collect(),
+        at: at.fronts.iter().map(front).collect(),
+        stamp: Bytes::copy_from_slice(&at.stamp.to_bytes()),
         root: Bytes::copy_from_slice(&root.to_bytes()),
         slots: slots.collect(),
         not_comparable: String::new(),
         doubt,
+        quarantined,
     })
 }
 

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use cell_core::entity::{Blocked, Entity, Reading};
 use cell_core::id::UserId;
 use cell_core::order::{Line, Order, OrderContent, OrderRecord, uuid7_time_ms};
-use cell_core::payment::{Payment, Permit};
+use cell_core::payment::Payment;
 use cell_core::rules::PAY_WINDOW_MS;
 use cell_core::settle::expires_at_ms;
 use cell_core::version::Dot;
@@ -274,8 +274,8 @@ pub(crate) fn is_frozen(entity: &Entity, user: &UserId) -> bool {
         return theirs && reading.blocked == Some(Blocked::Newer);
     }
     let reading = Reading::<Payment>::of(entity);
-    let theirs = |permit: &Permit| permit.payer == *user || permit.buyer == *user;
-    reading.record.as_ref().is_some_and(theirs) && reading.blocked == Some(Blocked::Newer)
+    let theirs = reading.record.as_ref().is_some_and(|it| it.payer == *user || it.buyer == *user);
+    theirs && reading.blocked == Some(Blocked::Newer)
 }
 
 /// `None` if the order is not readable (yet) or is not `user`'s.

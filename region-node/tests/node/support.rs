@@ -80,6 +80,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
             timeout_ms: 1_000,
             ask_every_ms: 100,
         },
+        log: region_node::LogSettings::default(),
         rules: RulesConfig::default(),
         telemetry: service_kit::TelemetryConfig::default(),
     }
@@ -408,7 +409,10 @@ impl Regions {
     pub(crate) async fn merge(&self, from: &str, into: &str, id: EntityId) {
         let client = |region| NodeClient::connect(format!("http://{}", self.nodes[region].grpc));
         let (mut from, mut into) = (client(from).await.unwrap(), client(into).await.unwrap());
-        let wanted = v1::EntitiesRequest { entities: vec![Bytes::copy_from_slice(&id.to_bytes())] };
+        let wanted = v1::EntitiesRequest {
+            entities: vec![Bytes::copy_from_slice(&id.to_bytes())],
+            ..Default::default()
+        };
         let entities = from.read_entities(wanted).await.unwrap().into_inner().entities;
         assert_eq!(entities.len(), 1);
         let request = v1::MergeRequest { entities, from_region: "test".to_owned() };

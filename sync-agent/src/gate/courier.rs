@@ -250,7 +250,10 @@ impl Courier {
     async fn fetch_from(&self, region: RegionId, missing: &[Requirement]) -> Result<bool, tonic::Status> {
         let wanted: std::collections::BTreeSet<_> = missing.iter().map(|need| need.entity).collect();
         let entities = wanted.iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes())).collect();
-        let reply = self.peers.fetch(region, v1::EntitiesRequest { entities }).await?;
+        let reply = self
+            .peers
+            .fetch(region, v1::EntitiesRequest { entities, ..v1::EntitiesRequest::default() })
+            .await?;
         if reply.entities.is_empty() {
             return Ok(false);
         }

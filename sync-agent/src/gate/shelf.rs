@@ -1,6 +1,6 @@
 //! Where the gate's records lie: a log of its own, and in memory where in it each message is.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,10 +29,9 @@ pub(crate) enum ShelfError {
     Ended,
 }
 
-/// Where the records of one message are; those behind the first are notes about it.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    message: u64,
+/// Where the notes about one message are; most have none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Notes {
     dead: Option<u64>,
     discarded: Option<u64>,
 }
@@ -43,7 +42,9 @@ pub(crate) struct Shelf {
     /// Taken out while a thread writes it.
     log: Option<Log>,
     reader: LogReader,
-    places: HashMap<MessageId, Place>,
+    /// Where each message is. A tree, since a table doubles at once, and there may be millions.
+    places: BTreeMap<MessageId, u64>,
+    notes: BTreeMap<MessageId, Notes>,
     /// Where the log was written anew last, or begins.
     tidied_at: u64,
 }
@@ -65,7 +66,8 @@ impl Shelf {
         }
         let reader = log.reader();
         let tidied_at = reader.first().0;
-        let mut shelf = Shelf { log: Some(log), reader, places: HashMap::new(), tidied_at };
+        let mut shelf =
+            Shelf { log: Some(log), reader, places: BTreeMap::new(), notes: BTreeMap::new(), tidied_at };
         let (mut at, mut records) = (shelf.reader.first(), Vec::new());
         loop {
             let batch = match shelf.reader.read(at, READ_BYTES) {
@@ -97,20 +99,22 @@ impl Shelf {
         let id = record.id();
         match record {
             Record::Accepted(_) | Record::Undecoded(_) => {
-                self.places.insert(id, Place { message: at, dead: None, discarded: None });
+                self.places.insert(id, at);
+                self.notes.remove(&id);
             }
             Record::DeadLettered(_) => {
-                if let Some(place) = self.places.get_mut(&id) {
-                    place.dead = Some(at);
+                if self.places.contains_key(&id) {
+                    self.notes.entry(id).or_default().dead = Some(at);
                 }
             }
             Record::Discarded(_) => {
-                if let Some(place) = self.places.get_mut(&id) {
-                    place.discarded = Some(at);
+                if self.places.contains_key(&id) {
+                    self.notes.entry(id).or_default().discarded = Some(at);
                 }
             }
             Record::Gone(_) => {
                 self.places.remove(&id);
+                self.notes.remove(&id);
             }
         }
     }
@@ -167,7 +171,7 @@ impl Shelf {
 
     fn record(&self, id: &MessageId) -> Result<Option<Record>, ShelfError> {
         let Some(place) = self.places.get(id) else { return Ok(None) };
-        let Some(bytes) = self.reader.get(Position(place.message))? else { return Ok(None) };
+        let Some(bytes) = self.reader.get(Position(*place))? else { return Ok(None) };
         Ok(Some(Record::decode(&bytes)?))
     }
 
@@ -186,12 +190,8 @@ impl Shelf {
             return Ok(());
         }
         // A message, then what is noted about it: as they were written.
-        let mut old: Vec<u64> = Vec::with_capacity(self.places.len());
-        old.extend(
-            self.places
-                .values()
-                .flat_map(|place| [Some(place.message), place.dead, place.discarded].into_iter().flatten()),
-        );
+        let mut old: Vec<u64> = self.places.values().copied().collect();
+        old.extend(self.notes.values().flat_map(|notes| [notes.dead, notes.discarded].into_iter().flatten()));
         old.sort_unstable();
         for chunk in old.chunks(CHUNK) {
             let mut records = Vec::with_capacity(chunk.len());

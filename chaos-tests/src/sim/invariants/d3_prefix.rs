@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use cell_core::cell::View;
 use cell_core::event::{Body, Change, Entry};
-use cell_core::id::Hash;
 use cell_core::version::Dot;
 
 use super::{Invariant, ensure};
@@ -17,9 +16,9 @@ pub(super) const INVARIANT: Invariant =
 
 fn during(world: &World) -> Result<(), String> {
     for node in world.nodes.iter().filter(|node| node.up) {
-        for (actor, entries) in &node.durable {
-            let front = node.cell.frontier().get(actor).map_or(0, |front| front.seq);
-            ensure(front >= entries.len() as u64, || {
+        for (actor, held) in &node.durable {
+            let front = node.cell.fronts().seq(actor);
+            ensure(front >= held.seq(), || {
                 format!("{}: frontier {front} of {actor} is behind its own log", node.region)
             })?;
         }
@@ -29,10 +28,10 @@ fn during(world: &World) -> Result<(), String> {
 
 fn at_rest(world: &World) -> Result<(), String> {
     for node in &world.nodes {
-        for (actor, entries) in &node.durable {
-            let mut previous = Hash::ZERO;
-            for (at, entry) in entries.iter().enumerate() {
-                let fits = entry.dot.seq == at as u64 + 1
+        for (actor, held) in &node.durable {
+            let mut previous = held.trimmed.hash;
+            for (at, entry) in (held.trimmed.seq..).zip(&held.entries) {
+                let fits = entry.dot.seq == at + 1
                     && entry.hash == Entry::chain(&previous, &entry.dot, &entry.bytes);
                 ensure(fits, || format!("{}: {actor} has a hole or a broken chain at {at}", node.region))?;
                 previous = entry.hash;
@@ -48,7 +47,9 @@ fn applied(node: &Node) -> Result<(), String> {
     let holes: BTreeSet<Dot> = node.cell.quarantined().map(|(dot, _)| *dot).collect();
     let kept: BTreeSet<Dot> = node.quarantined().iter().map(|kept| kept.entry.dot).collect();
     ensure(holes == kept, || format!("{}: holes {holes:?}, and kept are {kept:?}", node.region))?;
-    for entry in node.durable.values().flatten().filter(|entry| !holes.contains(&entry.dot)) {
+    for entry in
+        node.durable.values().flat_map(|held| &held.entries).filter(|entry| !holes.contains(&entry.dot))
+    {
         let change = Change::decode(&entry.bytes).map_err(|error| format!("{}: {error}", entry.dot))?;
         for event in &change.events {
             let of_entity =

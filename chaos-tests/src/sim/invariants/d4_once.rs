@@ -11,7 +11,7 @@ fn check(world: &World) -> Result<(), String> {
     for node in &world.nodes {
         let mut cell = node.cell.clone();
         let now_ms = node.local(world.now_ms);
-        for entry in node.durable.values().flatten() {
+        for entry in node.durable.values().flat_map(|held| &held.entries) {
             let again = cell.replicate(&node.shelf, entry, now_ms).map_err(|error| error.to_string())?;
             let nothing =
                 again.as_ref().is_ok_and(|step| step.entries.is_empty() && step.entities.is_empty());

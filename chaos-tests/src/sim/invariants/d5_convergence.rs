@@ -9,7 +9,7 @@ use cell_core::entity::Entity;
 use cell_core::id::Slot;
 
 use super::{Invariant, ensure};
-use crate::sim::node::{Logged, Shelf};
+use crate::sim::node::Shelf;
 use crate::sim::world::{World, placement};
 
 pub(super) const INVARIANT: Invariant =
@@ -60,12 +60,7 @@ fn rebuilt(world: &World, node: &crate::sim::node::Node) -> Result<(), String> {
     let mut cell = Cell::new(node.cell.me(), placement(), world.rules.clone());
     let mut shelf = Shelf::default();
     for logged in &node.log {
-        let step = match logged {
-            Logged::Entry(entry) => cell.replay(&shelf, entry, world.now_ms),
-            Logged::Quarantined(kept) => cell.replay_quarantined(&shelf, kept),
-            Logged::Merged(entities) => cell.replay_merged(&shelf, entities, world.now_ms),
-        }
-        .map_err(|error| error.to_string())?;
+        let step = logged.replay(&mut cell, &shelf, world.now_ms)?;
         step.entities.into_iter().for_each(|(id, entity)| shelf.put(id, entity));
     }
     let holes = |cell: &Cell| cell.quarantined().map(|(dot, _)| *dot).collect::<Vec<_>>();

@@ -43,7 +43,7 @@ fn order_step(state: &OrderState, decision: &OrderDecision) -> bool {
     let idle = payable && state.open_permit().is_none();
     match decision {
         OrderDecision::PermitOpened(opened) => {
-            idle && opened.permit.content == state.content_hash
+            idle && opened.permit.content == state.content.hash()
                 && Ok(opened.permit.amount_minor) == state.content.total_minor()
                 && !state.permits.contains_key(&opened.permit.payment_id())
         }

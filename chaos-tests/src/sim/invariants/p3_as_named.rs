@@ -27,7 +27,7 @@ fn at_rest(world: &World) -> Result<(), String> {
             return Ok(());
         };
         let exact = world.gateway.intents.get(&applied.intent).is_some_and(|intent| {
-            intent.charge.permit.content == state.content_hash
+            intent.charge.permit.content == state.content.hash()
                 && Ok(intent.captured_minor()) == state.content.total_minor()
         });
         ensure(exact, || format!("{id} counts as paid by {} with another content", applied.intent))

@@ -39,7 +39,7 @@ pub(super) fn history_arrives_late() -> Result<(), String> {
     stage.ok(S, Op::Cancel { order: 0 })?;
     // S's own changes reach N before any of E's.
     let me = stage.world.nodes[S].cell.me();
-    let entries = stage.world.nodes[S].durable[&me].clone();
+    let entries = stage.world.nodes[S].durable[&me].entries.clone();
     stage.world.batch(N, S, entries);
     stage.pass(50);
     let history = stage.world.nodes[N].order(stage.order()?, |reading| reading.history.len());
@@ -197,7 +197,10 @@ pub(super) fn unknown_kind() -> Result<(), String> {
     stage.place(1, D, N)?;
     stage.pass(1_000);
     for i in [N, E, S] {
-        expect(stage.world.nodes[i].durable[&actor] == vec![entry.clone()], "the bytes travel unchanged")?;
+        expect(
+            stage.world.nodes[i].durable[&actor].entries == vec![entry.clone()],
+            "the bytes travel unchanged",
+        )?;
         let blocked = stage.world.nodes[i].order(order, |reading| reading.blocked);
         expect(blocked == Some(Some(Blocked::Newer)), "the fold is frozen, and says why")?;
     }

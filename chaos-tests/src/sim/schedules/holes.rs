@@ -51,7 +51,7 @@ pub(super) fn poisonous_change() -> Result<(), String> {
     for i in [N, E, S] {
         let node = &stage.world.nodes[i];
         expect(
-            node.durable[&stranger()] == entries,
+            node.durable[&stranger()].entries == entries,
             "what cannot be applied travels unchanged, and what follows it",
         )?;
         let holes: Vec<u64> = node.cell.quarantined().map(|(dot, _)| dot.seq).collect();

@@ -1,0 +1,177 @@
+//! What keeps a node small, and lets another one be made from it: retention of the log, closing of ended actors, and
+//! knowledge that is given and taken as state. All of it at the word of the agent, which alone knows how far the others are.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cell_core::cell::{Baseline, Front, Step};
+use cell_core::id::{ActorId, Slot};
+use cell_store::{Batch, Position, Store, StoreError};
+
+use crate::config::LogSettings;
+use crate::keys;
+use crate::node::Node;
+use crate::writer::NodeError;
+
+/// A baseline with larger quarantined changes may not fit into one frame of a log.
+const QUARANTINED_BYTES_MAX: usize = 8 << 20;
+/// How long the view may take to show what is durable.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+/// Moments between which the log's age is told apart, and how many are kept.
+const MOMENT: Duration = Duration::from_secs(60);
+const MOMENTS_MAX: usize = 4_096;
+
+/// Remembers when the log was how long; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Retention {
+    bytes_max: u64,
+    age_max: Duration,
+    moments: Arc<Mutex<VecDeque<(Instant, u64)>>>,
+}
+
+impl Retention {
+    pub(crate) fn new(settings: LogSettings) -> Retention {
+        Retention {
+            bytes_max: settings.keep_mib.saturating_mul(1 << 20),
+            age_max: Duration::from_secs(settings.keep_h.saturating_mul(3_600)),
+            moments: Arc::default(),
+        }
+    }
+
+    /// Notes where the log ends now; returns the position before which everything is too old. A start begins anew.
+    fn aged(&self, now: Instant, end: u64) -> u64 {
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        if moments.back().is_none_or(|(at, _)| now.duration_since(*at) >= MOMENT) {
+            moments.push_back((now, end));
+        }
+        while moments.len() > MOMENTS_MAX {
+            moments.pop_front();
+        }
+        let old = moments.iter().take_while(|(at, _)| now.duration_since(*at) >= self.age_max);
+        old.last().map_or(0, |(_, end)| *end)
+    }
+}
+
+/// Before which position nothing is kept: what all have, and beyond the bounds what somebody has.
+fn before(all_have: u64, some_have: u64, beyond: u64) -> u64 {
+    all_have.max(beyond.min(some_have))
+}
+
+impl Node {
+    /// What is known beside the entities, once the view shows everything that it covers.
+    pub(crate) async fn baseline(&self) -> Result<Baseline, NodeError> {
+        // A region that lacks something itself would hand its holes on as knowledge.
+        if self.working().has_holes() || self.working().doubt_generation() > 0 || self.is_recovering() {
+            return Err(NodeError::Unavailable("it lacks something itself: ask another region".to_owned()));
+        }
+        let baseline = self.read(|cell| cell.baseline()).await?;
+        let durable = self.durable_position();
+        let mut shown = self.sessions().shown_watch();
+        let shown = tokio::time::timeout(SHOWN_WITHIN, shown.wait_for(|shown| *shown >= durable));
+        if !matches!(shown.await, Ok(Ok(_))) {
+            return Err(NodeError::Unavailable("the view is too far behind the log".to_owned()));
+        }
+        let quarantined = self.quarantined(None, true).await?;
+        let bytes: usize = quarantined.iter().map(|kept| kept.entry.bytes.len()).sum();
+        match bytes > QUARANTINED_BYTES_MAX {
+            false => Ok(Baseline { quarantined, ..baseline }),
+            true => {
+                Err(NodeError::Unavailable("too much is quarantined here: ask another region".to_owned()))
+            }
+        }
+    }
+
+    /// Everything that this baseline of a peer covers was merged here.
+    pub(crate) async fn adopt(&self, baseline: Baseline) -> Result<(), NodeError> {
+        let actors = baseline.fronts.len();
+        self.run(move |cell, view, now_ms| Ok((cell.adopt(view, baseline, now_ms)?, ()))).await?;
+        metrics::counter!("cell_baselines_adopted_total").increment(1);
+        tracing::info!(actors, "knows from now on what a peer knew");
+        // What the peer's software could not apply, this one may.
+        self.retry_after_upgrade().await;
+        // Whatever waited for one of those actors is decided with the rest of what is due.
+        self.look_at_everything_open().await;
+        Ok(())
+    }
+
+    /// More is to be had of a peer, and it is coming. As state: until a comparison agrees, nothing is denied.
+    pub(crate) fn catching_up(&self, by_state: bool) {
+        if by_state {
+            self.working().doubt_slots(Slot::all());
+        }
+        self.heard_of_more().send_replace(Instant::now());
+    }
+
+    /// Closes ended actors of this node of which every region has everything; returns how many.
+    pub(crate) async fn close_actors(&self, actors: Vec<(ActorId, Front)>) -> Result<u32, NodeError> {
+        if self.is_recovering() {
+            return Ok(0);
+        }
+        let work = move |cell: &mut cell_core::cell::Cell, view: &dyn cell_core::cell::View, now_ms: u64| {
+            let mut steps: Vec<Step> = Vec::new();
+            for (actor, front) in actors {
+                let ended = actor.node == cell.me().node && actor < cell.me();
+                let fronts = cell.fronts();
+                if ended && fronts.get(&actor) == Some(&front) && !fronts.is_complete(&actor) {
+                    steps.push(cell.close_actor(view, actor, front.seq, now_ms)?);
+                }
+            }
+            let closed = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+            Ok((steps, closed))
+        };
+        self.submit().run(work).await
+    }
+
+    /// Deletes what need not be kept of the log: every other region has everything before `all_have`, and some other
+    /// region each change before `some_have`. Returns the first position that is left.
+    pub(crate) async fn trim(&self, all_have: u64, some_have: u64) -> Result<u64, NodeError> {
+        let log = self.log().clone();
+        let aged = self.retention().aged(Instant::now(), log.durable().0);
+        let beyond = aged.max(log.first_within(self.retention().bytes_max).0);
+        let before = before(all_have, some_have, beyond).min(*self.sessions().shown_watch().borrow());
+        let first = log.first().0;
+        // A read of the log alone: most of the time no segment ends before it.
+        if log.first_after_deleting(Position(before)).0 == first {
+            return Ok(first);
+        }
+        let store = self.store().clone();
+        let synced = tokio::task::spawn_blocking(move || note_trimmed(&store, before)).await;
+        let failed = |error: &dyn std::fmt::Display| NodeError::Unavailable(error.to_string());
+        synced.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let left = self.submit().trim(Position(before)).await?.0;
+        metrics::counter!("cell_log_trimmed_records_total").increment(left.saturating_sub(first));
+        tracing::info!(from = first, to = left, "deleted a part of the log that others have");
+        Ok(left)
+    }
+}
+
+/// The view is on disk as far as it shows, and says that the log may begin here.
+fn note_trimmed(store: &Arc<dyn Store>, before: u64) -> Result<(), StoreError> {
+    let mut batch = Batch::new();
+    batch.put(keys::TRIMMED, bytes::Bytes::copy_from_slice(&before.to_be_bytes()));
+    store.write(batch)?;
+    store.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_else_has_is_kept_whatever_the_bounds_say() {
+        assert_eq!(before(40, 90, 0), 40, "what all have goes at once");
+        assert_eq!(before(40, 90, 70), 70, "who is too far behind gets it as state");
+        assert_eq!(before(40, 60, 70), 60, "and what nobody else has stays");
+        assert_eq!(before(0, 0, u64::MAX), 0);
+    }
+
+    #[test]
+    fn a_position_is_as_old_as_the_moment_it_was_the_end() {
+        let settings = LogSettings { keep_h: 1, ..LogSettings::default() };
+        let (retention, begin) = (Retention::new(settings), Instant::now());
+        let half = Duration::from_secs(1_800);
+        let aged: Vec<u64> = (0..5).map(|i| retention.aged(begin + i * half, 100 * u64::from(i))).collect();
+        assert_eq!(aged, [0, 0, 0, 100, 200]);
+    }
+}

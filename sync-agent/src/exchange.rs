@@ -1,0 +1,267 @@
+//! Takes over a peer's state where no peer's log reaches back to what is lacking here: after a disk was lost, or after
+//! an absence longer than logs are kept.
+//!
+//! First the peer says how far it is, its *baseline*. Then its entities are compared with those here, in the order of
+//! their ids, and what differs is fetched and merged; whatever is there already, from an attempt that broke off or from
+//! before, is passed over. When all of it is here, the baseline is adopted, and the streams go on behind it. Changes are
+//! written at both ends meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cell_core::id::{ActorId, EntityId, RegionId, SLOT_COUNT};
+use cell_proto::v1;
+use service_kit::Shutdown;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use crate::compare::{Comparer, within};
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What no peer could stream for so long, and nobody did, is taken over as state.
+const STANDS_FOR: Duration = Duration::from_secs(2);
+/// Pause after an attempt that broke off.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Entities fetched in one go.
+const FETCH_MAX: usize = 128;
+/// How often the node hears that more is coming, and the log how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What a peer has, and this region lacks.
+#[derive(Debug, Default)]
+struct Ahead {
+    actors: BTreeSet<ActorId>,
+    only_as_state: BTreeSet<ActorId>,
+}
+
+/// Clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    comparer: Comparer,
+    /// Of the peers that are connected.
+    ahead: Arc<Mutex<BTreeMap<RegionId, Ahead>>>,
+    adopted: Arc<watch::Sender<u64>>,
+    /// Entities taken over in a second, at most.
+    per_s: u32,
+}
+
+/// What an exchange came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    looked_at: u64,
+    taken: u64,
+}
+
+impl Exchange {
+    pub(crate) fn new(comparer: Comparer, per_s: u32) -> Exchange {
+        Exchange { comparer, ahead: Arc::default(), adopted: Arc::new(watch::Sender::new(0)), per_s }
+    }
+
+    /// Changes when a baseline was adopted: whoever streams to here looks anew.
+    pub(crate) fn adopted(&self) -> watch::Receiver<u64> {
+        let mut adopted = self.adopted.subscribe();
+        adopted.mark_unchanged();
+        adopted
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, BTreeMap<RegionId, Ahead>> {
+        // Only assignments run under the lock.
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The peer is ahead in these actors, and cannot stream some of them.
+    pub(crate) fn heard(&self, peer: RegionId, actors: &BTreeSet<ActorId>, only: &BTreeSet<ActorId>) {
+        let only_as_state: BTreeSet<ActorId> = actors.intersection(only).copied().collect();
+        let mut ahead = self.ahead();
+        let of_peer = ahead.entry(peer).or_default();
+        if of_peer.actors != *actors || of_peer.only_as_state != only_as_state {
+            *of_peer = Ahead { actors: actors.clone(), only_as_state };
+        }
+    }
+
+    pub(crate) fn away(&self, peer: RegionId) {
+        self.ahead().remove(&peer);
+    }
+
+    /// Takes state over whenever that is the only way; until the shutdown begins.
+    pub(crate) async fn keep(self, shutdown: Shutdown) {
+        let (mut since, mut refused) = (Instant::now(), BTreeSet::new());
+        let mut stood = Vec::new();
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let needed = needed(&self.ahead());
+            let fronts = self.comparer.node.fronts();
+            let stands: Vec<_> = needed.iter().map(|actor| (*actor, fronts.seq(actor))).collect();
+            if needed.is_empty() || stands != stood || !self.comparer.node.is_connected() {
+                (stood, since) = (stands, Instant::now());
+                continue;
+            }
+            if since.elapsed() < STANDS_FOR {
+                continue;
+            }
+            let Some(peer) = choose(&self.ahead(), &needed, &refused) else {
+                refused.clear();
+                continue;
+            };
+            let taken = tokio::select! {
+                () = shutdown.begun() => return,
+                taken = self.take_over(peer) => taken,
+            };
+            match taken {
+                Ok(Tally { looked_at, taken }) => {
+                    tracing::info!(%peer, looked_at, taken, "has the state of a peer");
+                    refused.clear();
+                }
+                Err(error) => {
+                    tracing::warn!(%peer, %error, "the state of a peer was not taken over; tried again");
+                    refused.insert(peer);
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            }
+            since = Instant::now();
+        }
+    }
+
+    async fn take_over(&self, peer: RegionId) -> Result<Tally, Status> {
+        let Comparer { node, peers, .. } = &self.comparer;
+        tracing::info!(%peer, "no log reaches back to what is lacking here: takes a peer's state over");
+        let mut tally = Tally::default();
+        node.catching_up(true).await?;
+        let baseline = peers.baseline(peer).await?.baseline;
+        let all = v1::EntityDigestsRequest { slots: (0..u32::from(SLOT_COUNT)).collect() };
+        let mut theirs = Listing::new(peers.entity_digests(peer, all.clone()).await?);
+        let mut ours = Listing::new(node.entity_digests(all).await?);
+        let (mut wanted, mut said, mut logged) = (Vec::new(), Instant::now(), Instant::now());
+        let begun = Instant::now();
+        loop {
+            let next = theirs.next().await?;
+            let ended = next.is_none();
+            if let Some((id, digest)) = next {
+                tally.looked_at += 1;
+                if ours.digest_of(id).await?.as_ref() != Some(&digest) {
+                    wanted.push(id);
+                }
+            }
+            if wanted.len() >= FETCH_MAX || (ended && !wanted.is_empty()) {
+                tally.taken += self.comparer.take_over(peer, &wanted, true).await?;
+                metrics::counter!("cell_exchanged_entities_total", "peer" => peer.to_string())
+                    .increment(wanted.len() as u64);
+                wanted.clear();
+                let due = begun + Duration::from_secs_f64(tally.taken as f64 / f64::from(self.per_s));
+                tokio::time::sleep_until(due).await;
+            }
+            if said.elapsed() > SAY_EVERY {
+                node.catching_up(true).await?;
+                said = Instant::now();
+            }
+            if logged.elapsed() > LOG_EVERY {
+                tracing::info!(%peer, looked_at = tally.looked_at, taken = tally.taken, "takes state over");
+                logged = Instant::now();
+            }
+            if ended {
+                break;
+            }
+        }
+        node.adopt(v1::AdoptRequest { baseline, from_region: peer.to_string() }).await?;
+        // A comparison from before it must not end the doubt.
+        node.catching_up(true).await?;
+        self.adopted.send_modify(|times| *times += 1);
+        Ok(tally)
+    }
+}
+
+/// Actors of which something is lacking that no connected peer can stream.
+fn needed(ahead: &BTreeMap<RegionId, Ahead>) -> BTreeSet<ActorId> {
+    let only = ahead.values().flat_map(|peer| peer.only_as_state.iter());
+    let streamed = |actor: &ActorId| {
+        ahead.values().any(|peer| peer.actors.contains(actor) && !peer.only_as_state.contains(actor))
+    };
+    only.filter(|actor| !streamed(actor)).copied().collect()
+}
+
+/// The peer that has the most of it, of those that did not refuse.
+fn choose(
+    ahead: &BTreeMap<RegionId, Ahead>,
+    needed: &BTreeSet<ActorId>,
+    refused: &BTreeSet<RegionId>,
+) -> Option<RegionId> {
+    let of = |peer: &Ahead| peer.only_as_state.intersection(needed).count();
+    let peers = ahead.iter().filter(|(peer, _)| !refused.contains(peer));
+    peers.map(|(peer, ahead)| (of(ahead), *peer)).filter(|(has, _)| *has > 0).max().map(|(_, peer)| peer)
+}
+
+/// Entities with their digests, in the order of their ids.
+struct Listing {
+    stream: Streaming<v1::EntityDigestsReply>,
+    read: VecDeque<(EntityId, Bytes)>,
+    ended: bool,
+}
+
+impl Listing {
+    fn new(stream: Streaming<v1::EntityDigestsReply>) -> Listing {
+        Listing { stream, read: VecDeque::new(), ended: false }
+    }
+
+    async fn fill(&mut self) -> Result<(), Status> {
+        while self.read.is_empty() && !self.ended {
+            let Some(batch) = within(self.stream.message()).await? else {
+                self.ended = true;
+                break;
+            };
+            for entity in batch.entities {
+                let id = entity.entity.as_ref().try_into();
+                let id = id.map_err(|_| Status::internal("an id of another length"))?;
+                self.read.push_back((EntityId::from_bytes(id), entity.digest));
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<(EntityId, Bytes)>, Status> {
+        self.fill().await?;
+        Ok(self.read.pop_front())
+    }
+
+    /// Of an entity that is not before those asked for earlier.
+    async fn digest_of(&mut self, id: EntityId) -> Result<Option<Bytes>, Status> {
+        loop {
+            self.fill().await?;
+            match self.read.front() {
+                Some((first, _)) if *first < id => drop(self.read.pop_front()),
+                Some((first, digest)) if *first == id => return Ok(Some(digest.clone())),
+                _ => return Ok(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_core::id::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn state_is_asked_for_only_where_nobody_can_stream() {
+        let region = |name: &str| name.parse::<RegionId>().unwrap();
+        let actor = |start| ActorId { node: NodeId { region: region("north"), index: 0 }, start, nonce: 1 };
+        let set = |starts: &[u64]| starts.iter().copied().map(actor).collect::<BTreeSet<_>>();
+        let ahead = |actors: &[u64], only: &[u64]| Ahead { actors: set(actors), only_as_state: set(only) };
+        let (east, south) = (region("east"), region("south"));
+        let mut peers = BTreeMap::from([(east, ahead(&[1, 2], &[1, 2])), (south, ahead(&[1], &[]))]);
+        assert_eq!(needed(&peers), set(&[2]), "south streams the first");
+        assert_eq!(choose(&peers, &set(&[2]), &BTreeSet::new()), Some(east));
+        peers.remove(&south);
+        assert_eq!(needed(&peers), set(&[1, 2]));
+        peers.insert(south, ahead(&[1], &[1]));
+        assert_eq!(choose(&peers, &set(&[1, 2]), &BTreeSet::from([east])), Some(south));
+        assert_eq!(choose(&peers, &set(&[1, 2]), &BTreeSet::from([east, south])), None);
+    }
+}

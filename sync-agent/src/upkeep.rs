@@ -1,0 +1,152 @@
+//! What only the agent can tell its node, since it hears how far the others are: which ended actors can be closed, and
+//! what of the log nobody will ask for any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cell_core::cell::Front;
+use cell_core::id::{ActorId, RegionId};
+use cell_proto::v1;
+use service_kit::Shutdown;
+
+use crate::board::now_ms;
+use crate::config::Limits;
+use crate::node::{NodeLink, write_front};
+use crate::positions::Frontier;
+
+/// How far the nodes of other regions said they are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reports(Arc<Mutex<BTreeMap<RegionId, Known>>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    frontier: Frontier,
+    /// Streams that are open; without one the last word of an older one is kept.
+    open: usize,
+}
+
+/// One stream's share of it.
+#[derive(Debug)]
+pub(crate) struct Report {
+    of: RegionId,
+    reports: Reports,
+}
+
+impl Reports {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<RegionId, Known>> {
+        // Only assignments run under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream begins: this is all that its region has, whatever it had before.
+    pub(crate) fn begin(&self, of: RegionId, frontier: &Frontier) -> Report {
+        let mut known = self.known();
+        let known = known.entry(of).or_default();
+        known.frontier = frontier.clone();
+        known.open += 1;
+        Report { of, reports: self.clone() }
+    }
+
+    /// Ended actors of this node of which every member has exactly what this node has.
+    /// What was heard of lately may be a machine that lives on beside its copy.
+    fn closable(&self, node: &NodeLink, members: &[RegionId], silent_ms: u64) -> Vec<(ActorId, Front)> {
+        let (known, reports) = (node.known(), self.known());
+        let known = known.borrow();
+        let Some(me) = known.actor.filter(|_| !known.recovering) else { return Vec::new() };
+        let silent = |actor: &ActorId| node.beat_ms(actor).saturating_add(silent_ms) <= now_ms();
+        let ended = known.fronts.live().iter();
+        let ended = ended.filter(|(actor, _)| actor.node == me.node && **actor < me && silent(actor));
+        let everywhere = |actor: &ActorId, front: &Front| {
+            members.iter().filter(|member| **member != me.region()).all(|member| {
+                let report = reports.get(member).filter(|report| report.open > 0);
+                report.is_some_and(|report| report.frontier.get(actor) == Some(front))
+            })
+        };
+        ended
+            .filter(|(actor, front)| everywhere(actor, front))
+            .map(|(actor, front)| (*actor, *front))
+            .collect()
+    }
+
+    /// Before which position of the log every other member has everything, and some other member each change.
+    fn held(&self, node: &NodeLink, members: &[RegionId], own: RegionId) -> (u64, u64) {
+        let reports = self.known();
+        let mut all_have = u64::MAX;
+        let mut joined = Frontier::new();
+        for member in members.iter().filter(|member| **member != own) {
+            let Some(report) = reports.get(member) else {
+                all_have = 0;
+                continue;
+            };
+            all_have = all_have.min(node.start_for(&report.frontier));
+            for (actor, front) in &report.frontier {
+                let known = joined.entry(*actor).or_insert(*front);
+                if known.seq < front.seq {
+                    *known = *front;
+                }
+            }
+        }
+        // Who has no peers keeps everything.
+        if joined.is_empty() { (0, 0) } else { (all_have, node.start_for(&joined)) }
+    }
+}
+
+impl Report {
+    /// Of the actors named it has this much now.
+    pub(crate) fn goes_on(&self, frontier: &Frontier) {
+        if let Some(known) = self.reports.known().get_mut(&self.of) {
+            known.frontier.extend(frontier.iter().map(|(actor, front)| (*actor, *front)));
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(known) = self.reports.known().get_mut(&self.of) {
+            known.open -= 1;
+        }
+    }
+}
+
+/// Tells the node, again and again; until the shutdown begins.
+pub(crate) async fn keep(
+    node: NodeLink,
+    reports: Reports,
+    members: Vec<RegionId>,
+    own: RegionId,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
+    let mut asked = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            () = tokio::time::sleep(Duration::from_millis(limits.upkeep_every_ms)) => {}
+        }
+        if !node.is_connected() {
+            continue;
+        }
+        let closable = reports.closable(&node, &members, limits.close_after_ms);
+        // What was asked for is on its way back through the log.
+        let fresh: Vec<_> =
+            closable.iter().filter(|(actor, front)| !asked.contains(&(*actor, front.seq))).collect();
+        if !fresh.is_empty() {
+            let actors = fresh.iter().map(|(actor, front)| write_front(*actor, *front)).collect();
+            match node.client().close_actors(v1::CloseActorsRequest { actors }).await {
+                Ok(_) => tracing::info!(actors = fresh.len(), "every region has all of these ended actors"),
+                Err(error) => tracing::debug!(%error, "ended actors are not closed yet"),
+            }
+        }
+        asked = closable.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+        // Asked for before the positions: of a start in between nothing is deleted.
+        let actor = node.known().borrow().actor.map(v1::ActorId::from);
+        let (all_have, some_have) = reports.held(&node, &members, own);
+        let request = v1::TrimRequest { all_have, some_have, actor };
+        if some_have > 0
+            && let Err(error) = node.client().trim(request).await
+        {
+            tracing::debug!(%error, "the log is not trimmed");
+        }
+    }
+}
