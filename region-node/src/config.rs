@@ -89,6 +89,9 @@ pub struct GatewayConfig {
 fn default_low_water_mib() -> u64 {
     512
 }
+fn default_log_segment_kib() -> u64 {
+    65_536
+}
 fn default_recovery_wait_ms() -> u64 {
     5_000
 }
@@ -125,6 +128,9 @@ pub struct Config {
     /// With less free disk than this many MiB new orders are refused; payments, replication and reads go on.
     #[serde(default = "default_low_water_mib")]
     pub low_water_mib: u64,
+    /// A file of the log ends at this many KiB, and the next begins.
+    #[serde(default = "default_log_segment_kib")]
+    pub log_segment_kib: u64,
     /// After a start it waits at most this long to hear from its agent what peers hold of it, before it decides anything;
     /// with a damaged log until one of them was heard. 0: not at all.
     #[serde(default = "default_recovery_wait_ms")]

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cell_core::cell::{
-    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Problem, Reached, Refusal, Refused, Reply,
-    Resolve, Step, View,
+    Alarm, Answer, Cell, Command, Delivery, Front, NotComparable, Overseer, Problem, Reached, Refusal,
+    Refused, Reply, Resolve, Step, View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -39,7 +39,7 @@ use crate::session::Sessions;
 use crate::stopped;
 use crate::traces::Traces;
 use crate::view::{self, StartError};
-use crate::working::Working;
+use crate::working::{Whole, Working};
 use crate::writer::{Group, NodeError, Sheet, Submit, Told, Writer, now_ms};
 
 /// How often the node looks for what is due.
@@ -206,6 +206,7 @@ impl Opened {
         dir: &Path,
         engine: EngineName,
         medium: Arc<dyn Medium>,
+        segment_bytes_max: u64,
         mut cell: Cell,
     ) -> Result<Opened, OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
@@ -222,14 +223,14 @@ impl Opened {
             error @ StoreError::Damaged(_) => OpenError::View(error.to_string()),
             error => folder(&error),
         })?;
+        let (working, traces) = (Working::open(store).map_err(of_view)?, Traces::default());
         // What is in the view was in the log: its positions are not given out again.
-        let least = view::position(&store).map_err(of_view)?.unwrap_or(Position(0));
-        let config = LogConfig { least, ..LogConfig::default() };
+        let least = view::position(working.store()).map_err(of_view)?.unwrap_or(Position(0));
+        let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
             tracing::error!(?damage, "the log is damaged here");
         }
-        let (working, traces) = (Working::new(store), Traces::default());
         let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
         let replayed = replayed.map_err(|error| match error {
             StartError::Store(error) => of_view(error),
@@ -250,6 +251,20 @@ impl Node {
         engine: EngineName,
         shutdown: &Shutdown,
     ) -> Result<(Node, Running), OpenError> {
+        Node::open_with(identity, dir, engine, LogConfig::default().segment_bytes_max, shutdown)
+    }
+
+    /// The same, with files of the log of this size.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    pub fn open_with(
+        identity: Identity,
+        dir: &Path,
+        engine: EngineName,
+        segment_bytes_max: u64,
+        shutdown: &Shutdown,
+    ) -> Result<(Node, Running), OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
         let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
         let medium: Arc<dyn Medium> = Arc::new(medium);
@@ -268,10 +283,10 @@ impl Node {
         if stopped::is_condemned(dir) {
             aside(&"found by the last start")?;
         }
-        let opened = match Opened::open(dir, engine, medium.clone(), cell()) {
+        let opened = match Opened::open(dir, engine, medium.clone(), segment_bytes_max, cell()) {
             Err(OpenError::View(why)) => {
                 aside(&why)?;
-                Opened::open(dir, engine, medium, cell())?
+                Opened::open(dir, engine, medium, segment_bytes_max, cell())?
             }
             opened => opened?,
         };
@@ -371,6 +386,17 @@ impl Node {
         self.submit.run(work).await
     }
 
+    /// The same for what decides: of an entity that was lost here it has no answer.
+    async fn decide<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Step, T), cell_core::cell::Unavailable>
+        + Send
+        + 'static,
+    ) -> Result<T, NodeError> {
+        let working = self.working.clone();
+        self.run(move |cell, view, now_ms| work(cell, &Whole::new(view, &working), now_ms)).await
+    }
+
     #[must_use]
     pub fn actor(&self) -> ActorId {
         *self.me.lock().unwrap_or_else(PoisonError::into_inner)
@@ -465,7 +491,7 @@ impl Node {
     ) -> Result<(Result<Reply, Refusal>, Option<Dot>), NodeError> {
         let about = command.ask.entity();
         let (reply, written) = self
-            .run(move |cell, view, now_ms| {
+            .decide(move |cell, view, now_ms| {
                 let condition = condition.as_ref().map(|holds| &**holds as _);
                 let (step, reply) = cell.command_if(view, &command, condition, now_ms)?;
                 let written = step.entries.last().map(|entry| entry.dot);
@@ -481,7 +507,7 @@ impl Node {
 
     /// A person decides about a human case; done when it is durable.
     pub(crate) async fn resolve(&self, resolve: Resolve) -> Result<Result<(), Refusal>, NodeError> {
-        self.run(move |cell, view, now_ms| cell.resolve(view, &resolve, now_ms)).await
+        self.decide(move |cell, view, now_ms| cell.resolve(view, &resolve, now_ms)).await
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {
@@ -511,7 +537,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn facts(&self, facts: Vec<Fact>, trace: String) -> Result<(), NodeError> {
-        self.run(move |cell, view, now_ms| Ok((cell.facts(view, facts, &trace, now_ms)?, ()))).await
+        self.decide(move |cell, view, now_ms| Ok((cell.facts(view, facts, &trace, now_ms)?, ()))).await
     }
 
     /// The gateway does not know the key of this attempt any more, or never did.
@@ -519,7 +545,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn never_started(&self, payment: PaymentId, k: u64) -> Result<(), NodeError> {
-        self.run(move |cell, view, now_ms| Ok((cell.never_started(view, payment, k, now_ms)?, ()))).await
+        self.decide(move |cell, view, now_ms| Ok((cell.never_started(view, payment, k, now_ms)?, ()))).await
     }
 
     pub(crate) fn tray(&self) -> &Tray {
@@ -532,7 +558,7 @@ impl Node {
     /// [`NodeError`].
     pub async fn wake(&self, entity: EntityId) -> Result<(), NodeError> {
         // It is written down as touched even where nothing was decided, so that its due time is computed anew.
-        self.run(move |cell, view, now_ms| {
+        self.decide(move |cell, view, now_ms| {
             let mut step = cell.wake(view, entity, now_ms)?;
             if let Some(state) = view.entity(entity)? {
                 step.entities.entry(entity).or_insert(state);
@@ -566,6 +592,11 @@ impl Node {
             Ok((Step::default(), known))
         })
         .await
+    }
+
+    /// What duties depend on as of now, apart from the view.
+    pub(crate) async fn overseer(&self) -> Result<Overseer, NodeError> {
+        self.run(|cell, _, _| Ok((Step::default(), cell.overseer()))).await
     }
 
     pub(crate) fn working(&self) -> &Working {
@@ -652,7 +683,7 @@ impl Node {
     pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {
         let span = envelope.trace.parse::<TraceParent>().map(|trace| trace.span("take"));
         let (id, kind, subject) = (envelope.id, envelope.kind, envelope.subject);
-        let answer = self.run(move |cell, view, now_ms| cell.deliver(view, &envelope, why, now_ms)).await;
+        let answer = self.decide(move |cell, view, now_ms| cell.deliver(view, &envelope, why, now_ms)).await;
         let _entered = span.as_ref().map(tracing::Span::enter);
         tracing::info!(%id, %kind, %subject, ?answer, "a message was taken");
         answer

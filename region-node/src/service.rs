@@ -79,11 +79,14 @@ pub async fn build(
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
     let identity = Identity { region, index: config.node_index, placement, rules, recovery_wait };
+    let segment_bytes = config.log_segment_kib.saturating_mul(1 << 10);
     let (node, running) =
-        Node::open(identity, &config.data_dir, config.engine, &shutdown).map_err(|error| match error {
-            OpenError::Engine(_) => at("engine", &error),
-            OpenError::Folder(_) | OpenError::Damaged(_) | OpenError::View(_) => at("data_dir", &error),
-        })?;
+        Node::open_with(identity, &config.data_dir, config.engine, segment_bytes, &shutdown).map_err(
+            |error| match error {
+                OpenError::Engine(_) => at("engine", &error),
+                OpenError::Folder(_) | OpenError::Damaged(_) | OpenError::View(_) => at("data_dir", &error),
+            },
+        )?;
     let readiness = Readiness::new(&["storage", "view", "predecessors"]);
     readiness.set("storage", true);
     Ok(RegionNode {
