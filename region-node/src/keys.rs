@@ -30,6 +30,8 @@ pub(crate) const SUM: &[u8] = b"msum";
 pub(crate) const DOUBTS: &[u8] = b"mdoubts";
 pub(crate) const POSITION: &[u8] = b"mposition";
 pub(crate) const IDENTITY: &[u8] = b"midentity";
+/// Whose view it is.
+pub(crate) const OWNER: &[u8] = b"mowner";
 /// What the view's keys and values mean; another number is another version's.
 pub(crate) const FORMAT: &[u8] = b"mformat";
 /// Those of views that had no [`SUM`].

@@ -224,6 +224,7 @@ impl Opened {
             error => folder(&error),
         })?;
         let (working, traces) = (Working::open(store).map_err(of_view)?, Traces::default());
+        view::check_owner(&working, cell.me().node).map_err(of_view)?;
         // What is in the view was in the log: its positions are not given out again.
         let least = view::position(working.store()).map_err(of_view)?.unwrap_or(Position(0));
         let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
@@ -654,9 +655,12 @@ impl Node {
         let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
             let (mut steps, mut refused) = (Vec::new(), Vec::new());
             let over = crate::working::Stacked::new(view);
+            let mut came_back = 0;
             for entry in &entries {
                 match cell.replicate(&over, entry, now_ms)? {
                     Ok(step) => {
+                        let own = entry.dot.actor.node == cell.me().node;
+                        came_back += usize::from(own && !step.entries.is_empty());
                         over.put(&step);
                         steps.push(step);
                     }
@@ -664,6 +668,12 @@ impl Node {
                         refused.push((entry.dot, why, cell.frontier().get(&entry.dot.actor).copied()));
                     }
                 }
+            }
+            if came_back > 0 {
+                tracing::error!(
+                    came_back,
+                    "changes of this node's own came back from a peer: its disk had lost them"
+                );
             }
             Ok((steps, refused))
         };

@@ -11,7 +11,7 @@ use cell_core::digest::Digest;
 use cell_core::duty::{Act, Duty};
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::Closed;
-use cell_core::id::{ActorId, EntityId, Hash, OrderId, SLOT_COUNT, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, NodeId, OrderId, SLOT_COUNT, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
@@ -313,9 +313,25 @@ pub(crate) fn identity(store: &Arc<dyn Store>) -> Result<u64, StoreError> {
     Ok(identity.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0))
 }
 
-fn identify(working: &Working, identity: u64) -> Result<(), StoreError> {
+/// That it is this node's view, or a new one: another's has what it has at another's positions.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub(crate) fn check_owner(working: &Working, node: NodeId) -> Result<(), StoreError> {
+    let (own, node) = (working.own(), node.to_string());
+    match own.get(keys::OWNER) {
+        Some(owner) if owner != node.as_bytes() => {
+            let owner = String::from_utf8_lossy(owner);
+            Err(StoreError::Damaged(format!("it is the view of {owner}, not of {node}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn identify(working: &Working, node: NodeId, identity: u64) -> Result<(), StoreError> {
     let (mut own, mut batch) = (working.own(), Batch::new());
     own.put(&mut batch, keys::IDENTITY, Bytes::copy_from_slice(&identity.to_be_bytes()));
+    own.put(&mut batch, keys::OWNER, node.to_string().into_bytes());
     own.put(&mut batch, keys::FORMAT, Bytes::copy_from_slice(&FORMAT.to_be_bytes()));
     own.seal(&mut batch);
     working.store().write(batch)
@@ -342,7 +358,7 @@ pub(crate) fn restore(
     working.doubt_slots(doubts);
     let from = Position(position.map_or(0, |position| position.0).max(log.first().0));
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
-        identify(working, fresh)?;
+        identify(working, cell.me().node, fresh)?;
     }
     replay(cell, working, traces, log, from)
 }

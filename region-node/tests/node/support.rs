@@ -65,6 +65,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         listen: Listen { http: any, grpc: any, admin: any },
         data_dir: folder.join(region),
         engine,
+        log_segment_kib: 65_536,
         low_water_mib: 0,
         recovery_wait_ms: 0,
         session_wait_ms: 1_000,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::kind::{Kind, Target};
 use crate::real::deployment::copy_folder;
@@ -71,17 +71,25 @@ fn occurrences(bytes: &[u8], needle: &[u8]) -> Vec<u64> {
     found
 }
 
-fn spots(target: Target, these: &Files<'_>) -> Result<Vec<Spot>> {
-    if target == Target::Log {
-        let mut spots = Vec::new();
-        for file in files(&these.node.join("log"))? {
-            let at = occurrences(&std::fs::read(&file)?, FRAME);
-            if !at.is_empty() {
-                spots.push(Spot { file, at, by: "a frame of", length: 36 });
-            }
+fn of_log(node: &Path) -> Result<Vec<Spot>> {
+    let mut spots = Vec::new();
+    for file in files(&node.join("log"))? {
+        let at = occurrences(&std::fs::read(&file)?, FRAME);
+        if !at.is_empty() {
+            spots.push(Spot { file, at, by: "a frame of", length: 36 });
         }
-        ensure!(spots.len() >= 2, "the log has {} files with frames", spots.len());
-        return Ok(spots);
+    }
+    Ok(spots)
+}
+
+/// How many files of the log there are to harm.
+pub(super) fn segments(node: &Path) -> Result<usize> {
+    Ok(of_log(node)?.len())
+}
+
+fn spots(target: Target, these: &Files<'_>) -> Result<Vec<Spot>> {
+    if target.is_log() {
+        return of_log(these.node);
     }
     let all = files(&these.node.join("view"))?;
     for needle in these.needles {
@@ -105,7 +113,10 @@ fn spots(target: Target, these: &Files<'_>) -> Result<Vec<Spot>> {
 
 /// Does it; returns what was done, in words.
 pub(super) fn inflict(kind: Kind, target: Target, these: &Files<'_>) -> Result<String> {
-    let home = these.node.join(if target == Target::Log { "log" } else { "view" });
+    let home = these.node.join(if target.is_log() { "log" } else { "view" });
+    if target == Target::LogAndView && kind != Kind::Control {
+        std::fs::remove_dir_all(these.node.join("view"))?;
+    }
     match kind {
         Kind::Control => return Ok("nothing".to_owned()),
         Kind::DeleteFolder => {
@@ -113,22 +124,30 @@ pub(super) fn inflict(kind: Kind, target: Target, these: &Files<'_>) -> Result<S
             return Ok(format!("the folder {}", name(&home)));
         }
         Kind::Backup => {
-            let what = if target == Target::Log { these.node.to_owned() } else { home };
-            let from = if target == Target::Log { these.older.to_owned() } else { these.older.join("view") };
+            let what = if target.is_log() { these.node.to_owned() } else { home };
+            let from = if target.is_log() { these.older.to_owned() } else { these.older.join("view") };
             std::fs::remove_dir_all(&what)?;
             copy_folder(&from, &what)?;
             return Ok(format!("the folder {}", name(&what)));
         }
         _ => {}
     }
-    let spots = spots(target, these)?;
+    let mut spots = spots(target, these)?;
+    if !target.is_log() && these.seed % 2 == 1 {
+        // Every other time one place alone, which may be one that the engine reads no more.
+        let nth = usize::try_from(these.seed / 2 % spots.len() as u64).unwrap_or(0);
+        spots.rotate_left(nth);
+        spots.truncate(1);
+        let nth = usize::try_from(these.seed / 2 % spots[0].at.len() as u64).unwrap_or(0);
+        spots[0].at = vec![spots[0].at[nth]];
+    }
     let nth = match kind {
         // What was written last is what a while ago was not there.
         Kind::StaleBlock | Kind::StaleFile => spots.len() - 1,
         _ => usize::try_from(these.seed % spots.len() as u64).unwrap_or(0),
     };
     // In the log one file has the harm; in the view every place where the keys are, so that the one in use is among them.
-    let chosen = if target == Target::Log { &spots[nth..=nth] } else { &spots[..] };
+    let chosen = if target.is_log() { &spots[nth..=nth] } else { &spots[..] };
     for spot in chosen {
         to_file(kind, target, spot, these)?;
     }
@@ -141,7 +160,7 @@ pub(super) fn inflict(kind: Kind, target: Target, these: &Files<'_>) -> Result<S
     Ok(match (by, whole_file(kind)) {
         ("", _) => format!("{}, its keys not found as such", names.join(", ")),
         (_, true) => names.join(", "),
-        (by, false) if target == Target::Log => format!("{by} {}", names.join(", ")),
+        (by, false) if target.is_log() => format!("{by} {}", names.join(", ")),
         (by, false) => format!("{by} {}, {count}×", names.join(", ")),
     })
 }
@@ -171,7 +190,7 @@ fn to_file(kind: Kind, target: Target, spot: &Spot, these: &Files<'_>) -> Result
     let length = std::fs::metadata(path)?.len();
     let open =
         || File::options().read(true).write(true).open(path).with_context(|| path.display().to_string());
-    let log = target == Target::Log;
+    let log = target.is_log();
     let (first, last) = (spot.at[0], spot.at[spot.at.len() - 1]);
     let middle = spot.at[spot.at.len() / 2];
     match kind {

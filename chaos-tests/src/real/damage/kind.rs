@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Target {
     /// The segments of the log.
     Log,
+    /// The same, and the view is gone: what the log lost is nowhere else on this disk.
+    LogAndView,
     /// Keys of the view: orders and payments.
     Entities,
     /// Keys of the view that are computed from them.
@@ -16,12 +18,20 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Target; 4] = [Target::Log, Target::Entities, Target::Indexes, Target::Frontier];
+    pub const ALL: [Target; 5] =
+        [Target::Log, Target::LogAndView, Target::Entities, Target::Indexes, Target::Frontier];
+
+    /// Whether files of the log are harmed.
+    #[must_use]
+    pub fn is_log(self) -> bool {
+        matches!(self, Target::Log | Target::LogAndView)
+    }
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Target::Log => "log",
+            Target::LogAndView => "log-and-view",
             Target::Entities => "entities",
             Target::Indexes => "indexes",
             Target::Frontier => "frontier",
@@ -110,7 +120,7 @@ impl Kind {
     /// Whether it can be done to `target`: the log has no engine.
     #[must_use]
     pub fn fits(self, target: Target) -> bool {
-        target != Target::Log || !self.by_engine()
+        !target.is_log() || !self.by_engine()
     }
 }
 

@@ -1,6 +1,6 @@
 //! One deployment whose north is harmed again and again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,12 @@ const WITHIN: Duration = Duration::from_secs(30);
 const STARTS_MAX: usize = 4;
 /// Orders of a new deployment, so that its log has several files.
 const FIRST_ORDERS: usize = 60;
+/// Files of the log that are harmed in turn; a kind before may have left none.
+const SEGMENTS: usize = 3;
+/// Readings of the whole view that find nothing.
 const FREE_PASSES: f64 = 2.0;
+/// What is not found within this is silent.
+const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a node counts of damage.
 const COUNTED: [&str; 2] = ["cell_healed_keys_total", "cell_damaged_entities_total"];
@@ -45,6 +50,8 @@ pub(super) struct Stage {
     older: PathBuf,
     keys: u64,
     cells: u32,
+    /// What it said before: damage that stays is said at every start.
+    heard: BTreeSet<String>,
 }
 
 impl Stage {
@@ -52,8 +59,16 @@ impl Stage {
         let folder = TempDir::with_prefix("homecell-damage-")?;
         let it = Deployment::start(folder.path().join("cluster"), engine, &NODE).await?;
         let older = folder.path().join("older-0");
-        let mut stage =
-            Stage { it, book: Book::default(), target, folder, older, keys: seed * 1_000_000, cells: 0 };
+        let mut stage = Stage {
+            it,
+            book: Book::default(),
+            target,
+            folder,
+            older,
+            keys: seed * 1_000_000,
+            cells: 0,
+            heard: BTreeSet::new(),
+        };
         stage.trade(FIRST_ORDERS).await?;
         stage.whole().await?;
         stage.it.cluster.end(Role::Node, HARMED).await?;
@@ -77,21 +92,27 @@ impl Stage {
     /// Plays one kind of harm to its end.
     pub(super) async fn play(&mut self, kind: Kind, seed: u64, row: &mut Row) -> Result<()> {
         let fresh = self.trade(3).await?;
+        while self.target.is_log() && harm::segments(&self.it.node_folder(HARMED))? < SEGMENTS {
+            self.trade(FIRST_ORDERS).await?;
+        }
         until(WITHIN, async || self.agrees().await).await.context("before the harm")?;
         let log = self.it.node_log(HARMED);
         let repaired = self.repaired().await?;
         let (said_before, begun, denials) = if kind.by_engine() {
             let said_before = length(&log);
-            let before = self.counted().await?;
             let denials = Denials::watch(&self.it, &self.book)?;
             let begun = Instant::now();
             row.harmed = self.through_engine(kind, &fresh).await?;
-            until(WITHIN, async || {
-                let now = self.counted().await?;
-                ensure!(now > before, "nothing was found: silent");
+            let found = until(FOUND_WITHIN, async || {
+                ensure!(!said(&log, said_before)?.is_empty(), "nothing was found: silent");
                 Ok(())
-            })
-            .await?;
+            });
+            // Both regions' nodes beat every second, and each beat writes how far its actor is: perhaps before anybody looks.
+            if let Err(silent) = found.await
+                && (self.target, kind) != (Target::Frontier, Kind::StaleKeys)
+            {
+                return Err(silent);
+            }
             (said_before, begun, denials)
         } else {
             let needles = self.needles(&fresh).await?;
@@ -137,9 +158,19 @@ impl Stage {
             bail!("{denied} was acknowledged and answered 404");
         }
         let counted = self.counted().await?;
-        row.said.extend(said(&log, said_before)?);
-        row.said.dedup();
-        row.healed.extend(how(&log, said_before)?);
+        for line in said(&log, said_before)? {
+            if self.heard.insert(line.clone()) {
+                row.said.push(line);
+            }
+        }
+        row.healed.extend(how(&row.said));
+        if let Some(replayed) = replayed(&log, said_before)? {
+            row.healed.push(format!("{replayed} records replayed"));
+            if self.target != Target::LogAndView {
+                // After an end in order the view is as far as the log: what is behind has lost something.
+                row.said.push("opened with records to replay".to_owned());
+            }
+        }
         let repaired = self.repaired().await? - repaired;
         for (count, what) in
             [(repaired, "entities merged from the peer"), (counted, "keys or entities found damaged")]
@@ -156,7 +187,12 @@ impl Stage {
                 row.said.push("nothing: the bytes were not in use".to_owned());
                 Ok(())
             }
-            (_, false) => Ok(()),
+            (_, false) => {
+                if row.healed.is_empty() {
+                    row.healed.push("nothing was lost: the view has what it held".to_owned());
+                }
+                Ok(())
+            }
         }
     }
 
@@ -270,7 +306,7 @@ impl Stage {
     async fn needles(&self, fresh: &[String]) -> Result<Vec<Vec<u8>>> {
         let order = fresh.first().context("no order")?;
         Ok(match self.target {
-            Target::Log => Vec::new(),
+            Target::Log | Target::LogAndView => Vec::new(),
             Target::Entities => vec![entity(order)?.to_bytes().to_vec()],
             Target::Indexes => {
                 let order = self.book.orders.get(order).context("no such order")?;
@@ -289,7 +325,7 @@ impl Stage {
 
     async fn through_engine(&mut self, kind: Kind, fresh: &[String]) -> Result<String> {
         let parts: &[&str] = match self.target {
-            Target::Log => bail!("the log has no engine"),
+            Target::Log | Target::LogAndView => bail!("the log has no engine"),
             Target::Entities => &["entity"],
             Target::Indexes if kind == Kind::StaleKeys => &["due"],
             Target::Indexes => &["list", "command", "notice", "due"],
@@ -398,32 +434,31 @@ fn said(log: &Path, from: u64) -> Result<Vec<String>> {
             continue;
         };
         let line = line.split_once(": ").map_or(line, |(_, message)| message).to_owned();
-        let same = |other: &String| other.split(' ').take(4).eq(line.split(' ').take(4));
-        if !said.iter().any(same) {
+        if !said.contains(&line) {
             said.push(line);
-        }
-    }
-    // After an end in order nothing is left to replay: what is, the view has lost.
-    for line in lines_behind(log, from)?.iter().filter_map(|line| line.split_once("opened actor=")) {
-        let replayed =
-            line.1.split_once("replayed=").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
-        if let Some(replayed @ 1..) = replayed {
-            said.push(format!("opened, {replayed} records replayed"));
         }
     }
     Ok(said)
 }
 
-/// How it healed, as far as its log says.
-fn how(log: &Path, from: u64) -> Result<Vec<String>> {
-    let lines = lines_behind(log, from)?;
-    let has = |what: &str| lines.iter().any(|line| line.contains(what));
+/// How many records of the log its starts since had to apply to the view again.
+fn replayed(log: &Path, from: u64) -> Result<Option<u64>> {
+    let of_line = |line: &String| {
+        let (_, rest) = line.split_once("opened actor=")?.1.split_once("replayed=")?;
+        rest.split(' ').next()?.parse::<u64>().ok()
+    };
+    Ok(lines_behind(log, from)?.iter().filter_map(of_line).filter(|replayed| *replayed > 0).max())
+}
+
+/// How it healed, as far as what it says shows.
+fn how(said: &[String]) -> Vec<String> {
     let signs = [
         ("it is made anew from the log", "a new view from the log"),
-        ("the log is damaged here", "changes streamed again"),
-        ("cut a torn end", "the end cut"),
+        ("damaged records are passed over", "changes streamed again"),
+        ("came back from a peer", "own changes from the peer"),
     ];
-    Ok(signs.into_iter().filter(|(sign, _)| has(sign)).map(|(_, how)| how.to_owned()).collect())
+    let shown = signs.into_iter().filter(|(sign, _)| said.iter().any(|line| line.contains(sign)));
+    shown.map(|(_, how)| how.to_owned()).collect()
 }
 
 // === what is denied meanwhile ===
