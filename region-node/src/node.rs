@@ -17,7 +17,7 @@ use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Audit, Entry, Fact};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
-use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, UserId};
+use cell_core::id::{ActorId, EntityId, NodeId, PaymentId, RegionId, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
@@ -50,6 +50,8 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 const SIGNALS_MAX: usize = 1_024;
 const DISK_EVERY: Duration = Duration::from_secs(1);
 const ALARMED_MAX: usize = 10_000;
+/// By how much another region's clock may be ahead.
+const SKEW_MS_MAX: u64 = 500;
 
 /// What the node is and where it keeps its data.
 #[derive(Clone, Debug)]
@@ -99,6 +101,7 @@ pub struct Node {
     view_id: u64,
     scrub: Scrub,
     recovery_wait: Duration,
+    started_ms: u64,
 }
 
 /// What a node has of a version.
@@ -199,6 +202,8 @@ struct Opened {
     traces: Traces,
     cell: Cell,
     replayed: u64,
+    /// Something of what the log or the view held may be gone, or the node is new.
+    lacking: bool,
 }
 
 impl Opened {
@@ -226,7 +231,8 @@ impl Opened {
         let (working, traces) = (Working::open(store).map_err(of_view)?, Traces::default());
         view::check_owner(&working, cell.me().node).map_err(of_view)?;
         // What is in the view was in the log: its positions are not given out again.
-        let least = view::position(working.store()).map_err(of_view)?.unwrap_or(Position(0));
+        let position = view::position(working.store()).map_err(of_view)?;
+        let least = position.unwrap_or(Position(0));
         let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
@@ -237,7 +243,8 @@ impl Opened {
             StartError::Store(error) => of_view(error),
             error => OpenError::Damaged(error.to_string()),
         })?;
-        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed })
+        let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, lacking })
     }
 }
 
@@ -291,7 +298,7 @@ impl Node {
             }
             opened => opened?,
         };
-        let Opened { log, records, working, traces, cell: restored, replayed } = opened;
+        let Opened { log, records, working, traces, cell: restored, replayed, lacking } = opened;
         let reader = log.reader();
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
@@ -303,6 +310,10 @@ impl Node {
             cell.hold_back();
         }
         working.recovering().send_replace(recovering);
+        if lacking && recovering {
+            let homes = Slot::all().map(|slot| (slot, identity.placement.home(slot).node.region));
+            working.distrust(homes.filter(|(_, home)| *home != identity.region));
+        }
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
@@ -359,6 +370,7 @@ impl Node {
             view_id,
             scrub,
             recovery_wait: identity.recovery_wait,
+            started_ms: now_ms(),
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -500,8 +512,10 @@ impl Node {
             })
             .await?;
         if let (Err(Refusal { problem: Problem::NotFound, .. }), Some(about)) = (&reply, about) {
-            // Not denied where it may be lost.
-            self.working.entity_or_lost(about)?;
+            // Not denied where it may be lost, or its record.
+            if let Some(entity) = self.working.entity_or_lost(about)? {
+                self.working.recorded_or_lost(&entity)?;
+            }
         }
         Ok((reply, written))
     }
@@ -782,9 +796,23 @@ impl Node {
                     if let Err(error) = beaten {
                         tracing::warn!(%error, "no heartbeat");
                     }
+                    self.hear().await;
                 }
                 _ = due.tick(), if decides => self.wake_due().await,
             }
+        }
+    }
+
+    /// A region that was distrusted is heard: everything it wrote up to some time after this start is here.
+    async fn hear(&self) {
+        let distrusted = self.working.distrusted();
+        if distrusted.is_empty() {
+            return;
+        }
+        let Ok(Known { heard, .. }) = self.known().await else { return };
+        let since_ms = self.started_ms.saturating_add(SKEW_MS_MAX);
+        for (region, _) in heard.into_iter().filter(|(_, beat_ms)| *beat_ms > since_ms) {
+            self.working.hears(region);
         }
     }
 

@@ -3,7 +3,7 @@
 //! Admission and reads see it; so a client always reads its own write, and admission never waits for the view. Entities
 //! stay here for a while after they were applied: what was just written is what is read next.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -11,8 +11,9 @@ use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Unavailable, View};
 use cell_core::entity::{Entity, EntityShape, Reading};
-use cell_core::id::{EntityId, OrderId, PublicId, Slot, UserId};
+use cell_core::id::{EntityId, OrderId, PublicId, RegionId, Slot, UserId};
 use cell_core::order::Order;
+use cell_core::payment::Payment;
 use cell_store::{Scan, Store, StoreError};
 use tokio::sync::{Notify, watch};
 
@@ -37,6 +38,8 @@ pub(crate) struct Working {
     doubt: Arc<Mutex<Doubt>>,
     /// The view was read through once since the start.
     verified: Arc<watch::Sender<bool>>,
+    /// Slots of regions of which this disk may have lost something, until they are heard.
+    unheard: Arc<Mutex<BTreeMap<Slot, RegionId>>>,
     own: Arc<Mutex<Own>>,
     known: Arc<Known>,
     missed: Arc<Missed>,
@@ -87,6 +90,7 @@ impl Working {
             recovering: Arc::new(watch::Sender::new(false)),
             doubt: Arc::default(),
             verified: Arc::new(watch::Sender::new(false)),
+            unheard: Arc::default(),
             own: Arc::default(),
             known: Arc::default(),
             missed: Arc::default(),
@@ -226,14 +230,56 @@ impl Working {
         Ok(entity)
     }
 
+    fn unheard(&self) -> MutexGuard<'_, BTreeMap<Slot, RegionId>> {
+        // Only assignments run under the lock.
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the homes of these slots wrote may be lost here.
+    pub(crate) fn distrust(&self, homes: impl IntoIterator<Item = (Slot, RegionId)>) {
+        self.unheard().extend(homes);
+    }
+
+    /// Regions that have to be heard.
+    pub(crate) fn distrusted(&self) -> BTreeSet<RegionId> {
+        self.unheard().values().copied().collect()
+    }
+
+    /// Everything that this region wrote up to now is here.
+    pub(crate) fn hears(&self, region: RegionId) {
+        self.unheard().retain(|_, home| *home != region);
+    }
+
+    /// Of an entity of which only later events are here: its record may be what was lost. Where nothing was, it is an orphan,
+    /// which users do not see.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub(crate) fn recorded_or_lost(&self, entity: &Entity) -> Result<(), Unavailable> {
+        let id = entity.id;
+        let recorded = match id.order() {
+            Some(_) => Reading::<Order>::of(entity).record.is_some(),
+            None => Reading::<Payment>::of(entity).record.is_some(),
+        };
+        let why = if recorded { None } else { self.why_the_view_may_lack(id.slot()) };
+        why.map_or(Ok(()), |why| Err(Unavailable(why.to_owned())))
+    }
+
     fn why_it_may_be_lost(&self, id: EntityId) -> Option<&'static str> {
         if self.was_there(id) {
             return Some("it was lost here and is not back yet");
         }
+        self.why_the_view_may_lack(id.slot())
+    }
+
+    fn why_the_view_may_lack(&self, slot: Slot) -> Option<&'static str> {
         if !*self.verified.borrow() {
             return Some("the view is being read through after the start");
         }
-        self.why_a_list_may_be_short(id.slot())
+        if self.unheard().contains_key(&slot) {
+            return Some("a part of the disk is new or was lost, and its home was not heard since");
+        }
+        self.why_a_list_may_be_short(slot)
     }
 
     /// Whether an id that is not found may have been here.
