@@ -146,8 +146,11 @@ impl Scrub {
     }
 }
 
+/// An entity's keys and values, and whose they are if that can be read.
+type Parts<'a> = (Option<EntityId>, &'a [(Bytes, Bytes)]);
+
 /// The parts of each entity in a stretch of keys; without the last one where more of it may follow.
-fn entities_in(found: &[(Bytes, Bytes)], whole: bool) -> Vec<(Option<EntityId>, &[(Bytes, Bytes)])> {
+fn entities_in(found: &[(Bytes, Bytes)], whole: bool) -> Vec<Parts<'_>> {
     let (mut entities, mut rest) = (Vec::new(), found);
     while let Some((first, _)) = rest.first() {
         let entity = keys::entity_of_part(first).map(|(id, _)| id);
