@@ -1,4 +1,5 @@
 use cell_core::cell::{Ask, Cell, Command};
+use cell_core::entity::Entity;
 use cell_core::id::{ActorId, NodeId, RegionId, UserId};
 use cell_core::order::OrderRecord;
 use cell_core::placement::Placement;
@@ -208,4 +209,43 @@ fn what_the_engine_forgets_while_the_node_runs_is_not_denied() {
     assert!(home.working.entity_or_lost(ids[3]).is_err(), "it was there");
     let never = Home::new().place(77);
     assert!(home.working.entity_or_lost(never).unwrap().is_none(), "this one never was");
+}
+
+#[test]
+fn an_order_of_which_only_later_events_are_left_is_not_denied_while_its_record_may_be_lost() {
+    let mut home = Home::new();
+    let order = home.place(1).order().unwrap();
+    home.carry_out(2, UserId::new("user1").unwrap(), "c", Ask::Cancel { order });
+    let whole = home.working.stored_entity(order.into()).unwrap().unwrap();
+    let mut shape = whole.to_shape();
+    shape.items.remove(0);
+    let beheaded = Entity::from_shape(shape).unwrap();
+    home.working.set_verified();
+    home.working.set_holes(1);
+    assert!(home.working.recorded_or_lost(&beheaded).is_err());
+    assert!(home.working.recorded_or_lost(&whole).is_ok());
+    home.working.set_holes(0);
+    assert!(home.working.recorded_or_lost(&beheaded).is_ok(), "an orphan, which users do not see");
+}
+
+#[test]
+fn what_a_region_wrote_is_not_denied_by_a_new_disk_before_that_region_was_heard() {
+    let home = Home::new();
+    home.working.set_verified();
+    let (never, east) = (Home::new().place(77), RegionId::new("east").unwrap());
+    assert!(home.working.entity_or_lost(never).unwrap().is_none());
+    home.working.distrust([(never.slot(), east)]);
+    assert!(home.working.entity_or_lost(never).is_err());
+    home.working.hears(east);
+    assert!(home.working.entity_or_lost(never).unwrap().is_none());
+}
+
+#[test]
+fn the_view_of_another_node_is_damage() {
+    let home = Home::new();
+    let node = |name: &str| NodeId { region: RegionId::new(name).unwrap(), index: 0 };
+    let mut batch = Batch::new();
+    home.working.own().put(&mut batch, keys::OWNER, node("north").to_string().into_bytes());
+    view::check_owner(&home.working, node("north")).unwrap();
+    assert!(matches!(view::check_owner(&home.working, node("east")), Err(StoreError::Damaged(_))));
 }
