@@ -353,7 +353,12 @@ async fn pass_indexes(node: &Node, scrub: &Scrub, pace: Pace) -> Result<(), Stor
         tokio::time::sleep(Duration::from_secs_f64(pause)).await;
     }
     if !undue.is_empty() {
+        // What is due now, and is put down for now, may be under way; and the view is behind the log.
+        let durable = node.durable_position();
         tokio::time::sleep(UNDUE_PAUSE).await;
+        while view::position(node.store())?.is_some_and(|position| position.0 < durable) {
+            tokio::time::sleep(UNDUE_PAUSE).await;
+        }
     }
     let overseer = if undue.is_empty() { None } else { node.overseer().await.ok().map(Arc::new) };
     for (id, expected) in undue {

@@ -436,11 +436,7 @@ fn replay(
         group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();
         replayed += records.len() as u64;
         // Everything replayed is looked at once more when the node runs: it may be due.
-        let soon = |entity: &EntityId| Sheet {
-            entity: *entity,
-            duties: vec![cell_core::duty::Duty { id: [0; 16], entity: *entity, due_ms: 1, act: Act::Decide }],
-        };
-        group.sheets = group.entities.keys().map(soon).collect();
+        group.sheets = group.entities.keys().copied().map(Sheet::soon).collect();
         apply(working, traces, &group)?;
         working.applied(0, group.entities.into_keys().collect(), Vec::new());
         at = end;

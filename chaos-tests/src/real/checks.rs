@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::book::{Book, Order, placing};
 use super::deployment::{Deployment, REGIONS};
+use crate::harness::Role;
 
 /// Questions under way at once.
 const ASKED_AT_ONCE: usize = 16;
@@ -137,6 +138,18 @@ pub(super) fn books(
         // Nobody cancels what is paid: what clients were told of either stands.
         ensure!(!order.cancelled || status == "Cancelled", "{id} was cancelled, and is {status}");
         ensure!(!order.paid || order.cancelled || status == "Paid", "{id} was paid, and is {status}");
+    }
+    Ok(())
+}
+
+/// Both nodes have read their views through, and found nothing to put right: nobody harmed them.
+pub(super) async fn sound_views(it: &Deployment) -> Result<()> {
+    for region in REGIONS {
+        let metrics = it.metrics(Role::Node, region).await?;
+        let of = |name: &str| metrics.get(name).copied().unwrap_or(0.0);
+        ensure!(of("cell_scrubs_total") >= 2.0, "{region} has not read its view through yet");
+        let found = of("cell_healed_keys_total") + of("cell_damaged_entities_total");
+        ensure!(found == 0.0, "{region} found {found} keys that were not what they should be");
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ const STARTING: u64 = 250;
 const DECIDING: u64 = 250;
 /// At the end everything has to agree within this.
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);
+/// The views are read through often enough for what kills leave in them to be found.
+const NODE: [&str; 1] = ["scrub_every_ms = 2000"];
 /// Orders whose repeat is tried at the end.
 const REPEATED: usize = 200;
 
@@ -64,7 +66,7 @@ pub async fn run(args: &KillsArgs) -> Result<()> {
     let bar = ProgressBar::new(args.count);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} kills, {elapsed}, {msg}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    let it = Deployment::start(folder.path().join("cluster"), args.engine.as_str(), &[]).await?;
+    let it = Deployment::start(folder.path().join("cluster"), args.engine.as_str(), &NODE).await?;
     let played = play(it, args, &bar).await;
     bar.finish_and_clear();
     match played {
@@ -118,6 +120,7 @@ async fn play(it: Deployment, args: &KillsArgs, bar: &ProgressBar) -> Result<Out
     let step = (book.orders.len() / REPEATED).max(1);
     until(SETTLES_WITHIN, async || checks::repeats(&it, book.orders.values().step_by(step)).await).await?;
     checks::digests(&it).await?;
+    until(SETTLES_WITHIN, async || checks::sound_views(&it).await).await?;
     outcome.settle_s = settles.elapsed().as_secs_f64();
     it.stop().await?;
     Ok(outcome)
