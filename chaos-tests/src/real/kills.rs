@@ -87,6 +87,7 @@ async fn play(it: Deployment, args: &KillsArgs, bar: &ProgressBar) -> Result<Out
     let killed = async {
         while outcome.kills() < args.count {
             strike(&mut it, &mut rng, &mut outcome, args.count).await?;
+            clients.killed();
             bar.set_position(outcome.kills());
             bar.set_message(format!("{} orders", clients.placed()));
             clients.sound()?;

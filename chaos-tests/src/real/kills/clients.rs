@@ -18,6 +18,8 @@ use crate::sim::Rng;
 
 const USERS_OF_REGION: usize = 12;
 const CLIENTS: u64 = 10;
+/// Payments for each kill.
+const PAYMENTS_OF_KILL: u64 = 1;
 const READERS: u64 = 2;
 /// Between two things a client does, milliseconds at most.
 const PAUSE_MS: u64 = 40;
@@ -33,6 +35,8 @@ pub(super) struct Clients {
     book: Mutex<Book>,
     stop: AtomicBool,
     unanswered: AtomicU64,
+    /// Payments that may be begun by now.
+    payments: AtomicU64,
     /// The first thing that may not happen.
     broken: Mutex<Option<String>>,
 }
@@ -52,6 +56,7 @@ impl Clients {
             book: Mutex::default(),
             stop: AtomicBool::new(false),
             unanswered: AtomicU64::new(0),
+            payments: AtomicU64::new(PAYMENTS_OF_KILL),
             broken: Mutex::default(),
         })
     }
@@ -68,6 +73,17 @@ impl Clients {
             tasks.push(tokio::spawn(read(clients, api, Rng::new(seed ^ (n + 1) << 40))));
         }
         Ok(tasks)
+    }
+
+    /// So much more may be paid. The sandbox gateway writes all its books for each payment: more would wait there, and not
+    /// where processes are killed.
+    pub(super) fn killed(&self) {
+        self.payments.fetch_add(PAYMENTS_OF_KILL, Ordering::Relaxed);
+    }
+
+    fn may_pay(&self) -> bool {
+        let less = |payments: u64| payments.checked_sub(1);
+        self.payments.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     pub(super) fn stop(&self) {
@@ -145,19 +161,18 @@ impl Client {
         let id = placed.body["id"].as_str().context("an order without an id")?.to_owned();
         clients.open_book().placed(id.clone(), &user, &key, total_minor);
         let key = self.key();
-        // Few payments: the sandbox gateway writes all its books for each.
-        match self.rng.below(40) {
-            0 | 1 => {
+        match self.rng.below(10) {
+            0 | 1 if clients.may_pay() => {
                 let path = format!("/v1/orders/{id}/pay");
                 let done = self.post(&user, &path, &key, &json!({ "card_token": "visa" })).await?;
                 self.note(&id, "paying", &done, |order| order.paid = true)
             }
-            2..=5 => {
+            2 => {
                 let path = format!("/v1/orders/{id}/cancel");
                 let done = self.post(&user, &path, &key, &nothing()).await?;
                 self.note(&id, "cancelling", &done, |order| order.cancelled = true)
             }
-            6 | 7 => self.ask(&id, &user, &key).await,
+            3 | 4 if clients.may_pay() => self.ask(&id, &user, &key).await,
             _ => Ok(()),
         }
     }
