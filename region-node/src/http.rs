@@ -334,6 +334,12 @@ fn payment_id(text: &str) -> Result<PaymentId, Problem> {
 }
 
 impl Api {
+    /// What a user does not see; unless that is because its record was lost.
+    fn not_shown(&self, entity: &cell_core::entity::Entity) -> Problem {
+        let lost = self.node.working().recorded_or_lost(entity).map_err(crate::NodeError::from);
+        lost.map_or_else(Problem::from, |()| Problem::not_found())
+    }
+
     async fn carry_out(
         &self,
         user: UserId,
@@ -424,7 +430,7 @@ async fn get_order(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| api.not_shown(&entity))?;
     let version = shape.version;
     Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }
@@ -435,7 +441,7 @@ async fn order_events(
     Path(order): Path<String>,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(Problem::not_found)?;
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| api.not_shown(&entity))?;
     Ok(version::shows(Json(event_shapes(&entity)).into_response(), shape.version))
 }
 
@@ -506,7 +512,7 @@ async fn get_payment(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(payment_id(&payment)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = payment_shape(&entity, &user).ok_or_else(Problem::not_found)?;
+    let shape = payment_shape(&entity, &user).ok_or_else(|| api.not_shown(&entity))?;
     let version = shape.version;
     Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }

@@ -4,6 +4,7 @@ use service_kit::Metric;
 
 use crate::conflict::CLASSES;
 use crate::http::PROBLEM_NAMES;
+use crate::scrub::{FOUND, KINDS};
 
 /// Every metric of a node.
 pub const METRICS: &[Metric] = &[
@@ -54,6 +55,11 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("cell_scrubs_total", &[], "Readings of the whole view that came to their end."),
     Metric::counter("cell_scrubbed_keys_total", &[], "Keys of the view read by them."),
     Metric::counter("cell_damaged_entities_total", &[], "Entities found damaged by them."),
+    Metric::counter(
+        "cell_healed_keys_total",
+        &[("kind", &KINDS), ("found", &FOUND)],
+        "Other keys of the view that were not what its entities say, and were put right.",
+    ),
     Metric::gauge(
         "cell_doubted_slots",
         &[],

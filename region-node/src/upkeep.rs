@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_core::cell::{Baseline, Front, Step};
-use cell_core::id::{ActorId, Slot};
-use cell_store::{Batch, Position, Store, StoreError};
+use cell_core::id::{ActorId, SLOT_COUNT, Slot};
+use cell_store::Position;
 
 use crate::config::LogSettings;
-use crate::keys;
 use crate::node::Node;
+use crate::scrub;
+use crate::view;
 use crate::writer::NodeError;
 
 /// How long the view may take to show what is durable.
@@ -85,11 +86,20 @@ impl Node {
     }
 
     /// More is to be had of a peer, and it is coming. As state: until a comparison agrees, nothing is denied.
-    pub(crate) fn catching_up(&self, by_state: bool) {
-        if by_state {
-            self.working().doubt_slots(Slot::all());
-        }
+    ///
+    /// # Errors
+    /// The doubt cannot be kept over a restart.
+    pub(crate) async fn catching_up(&self, by_state: bool) -> Result<(), NodeError> {
         self.heard_of_more().send_replace(Instant::now());
+        if by_state {
+            let known = self.working().doubted().len() == usize::from(SLOT_COUNT);
+            self.working().doubt_slots(Slot::all());
+            if !known {
+                let kept = scrub::keep_doubts(self).await;
+                kept.map_err(|error| NodeError::Unavailable(error.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Closes ended actors of this node of which every region has everything; returns how many.
@@ -124,8 +134,10 @@ impl Node {
         if log.first_after_deleting(Position(before)).0 == first {
             return Ok(first);
         }
-        let store = self.store().clone();
-        let synced = tokio::task::spawn_blocking(move || note_trimmed(&store, before)).await;
+        let working = self.working().clone();
+        // The view is on disk as far as it shows, and says that the log may begin here.
+        let note = move || view::put_trimmed(&working, before).and_then(|()| working.store().sync());
+        let synced = tokio::task::spawn_blocking(note).await;
         let failed = |error: &dyn std::fmt::Display| NodeError::Unavailable(error.to_string());
         synced.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         let left = self.submit().trim(Position(before)).await?.0;
@@ -133,14 +145,6 @@ impl Node {
         tracing::info!(from = first, to = left, "deleted a part of the log that others have");
         Ok(left)
     }
-}
-
-/// The view is on disk as far as it shows, and says that the log may begin here.
-fn note_trimmed(store: &Arc<dyn Store>, before: u64) -> Result<(), StoreError> {
-    let mut batch = Batch::new();
-    batch.put(keys::TRIMMED, bytes::Bytes::copy_from_slice(&before.to_be_bytes()));
-    store.write(batch)?;
-    store.sync()
 }
 
 #[cfg(test)]
