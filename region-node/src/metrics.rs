@@ -13,11 +13,7 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("cell_log_group_records", &[], "Records of a group."),
     Metric::counter("cell_log_bytes_total", &[], "Bytes appended to the log."),
     Metric::counter("cell_log_full_total", &[], "Groups that found no room on the disk and had to wait."),
-    Metric::gauge(
-        "cell_log_holes",
-        &[],
-        "Actors of whose changes some are missing here; not there while it never changed.",
-    ),
+    Metric::gauge("cell_log_holes", &[], "Actors of whose changes some are missing here."),
     Metric::counter(
         "cell_log_trimmed_records_total",
         &[],
