@@ -272,6 +272,7 @@ impl Opened {
         let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
         if gap {
             working.doubt_slots(Slot::all());
+            view::put_doubts(&working).map_err(of_view)?;
         }
         Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, lacking })
     }
@@ -321,6 +322,7 @@ impl Node {
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
+        let in_doubt = working.doubt_generation() > 0;
         if recovering {
             cell.hold_back();
         }
@@ -387,7 +389,8 @@ impl Node {
             scrub,
             recovery_wait: identity.recovery_wait,
             more: Arc::new(watch::Sender::new(Instant::now())),
-            must_hear: gap,
+            // Also if an earlier start found that, and it is not made good yet.
+            must_hear: gap || in_doubt,
             retention: Retention::new(identity.log),
             started_ms: now_ms(),
         };

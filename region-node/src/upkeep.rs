@@ -149,7 +149,48 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use cell_core::cell::{Cell, KnownFront};
+    use cell_core::id::{Hash, NodeId, RegionId};
+    use cell_core::placement::Placement;
+    use cell_core::rules::Rules;
+    use cell_store::{Engine, FaultMedium, Log, LogConfig};
+
     use super::*;
+    use crate::record::Record;
+    use crate::traces::Traces;
+    use crate::working::Working;
+
+    fn known(start: u64, seq: u64) -> Baseline {
+        let node = NodeId { region: RegionId::new("east").unwrap(), index: 0 };
+        let actor = ActorId { node, start, nonce: 1 };
+        let fronts = vec![KnownFront { actor, seq, hash: Hash::ZERO }];
+        Baseline { fronts, closed: Vec::new(), placed: Vec::new(), lives: Vec::new() }
+    }
+
+    /// What a node knows that starts from the log alone.
+    fn started_from(log: &Log) -> Vec<u64> {
+        let north = RegionId::new("north").unwrap();
+        let me = ActorId { node: NodeId { region: north, index: 0 }, start: 0, nonce: 0 };
+        let mut cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
+        let working = Working::open(cell_store::open(Engine::Memory, Path::new("")).unwrap()).unwrap();
+        view::restore(&mut cell, &working, &Traces::default(), &log.reader(), 1).unwrap();
+        cell.fronts().iter().map(|(_, front)| front.seq).collect()
+    }
+
+    #[test]
+    fn what_was_adopted_counts_only_where_the_log_has_all_that_came_before() {
+        let config = LogConfig { segment_bytes_max: 1, ..LogConfig::default() };
+        let (mut log, _) = Log::open(Arc::new(FaultMedium::new(1)), config).unwrap();
+        for (start, seq) in [(1, 3), (2, 7)] {
+            log.append(&[Record::Adopted(known(start, seq)).to_bytes()]).unwrap();
+            log.sync().unwrap();
+        }
+        assert_eq!(started_from(&log), [3, 7]);
+        assert_eq!(log.delete_before(Position(1)).unwrap(), Position(1));
+        assert_eq!(started_from(&log), [0; 0], "the state it came with may have been deleted with the rest");
+    }
 
     #[test]
     fn what_nobody_else_has_is_kept_whatever_the_bounds_say() {

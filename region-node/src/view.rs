@@ -377,11 +377,12 @@ pub(crate) fn restore(
     let doubts =
         doubts.as_chunks::<2>().0.iter().filter_map(|slot| Slot::new(u16::from_be_bytes(*slot)).ok());
     working.doubt_slots(doubts);
-    let from = Position(position.map_or(0, |position| position.0).max(log.first().0));
+    let shown = position.unwrap_or(Position(0));
+    let from = shown.max(log.first());
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
         identify(working, cell.me().node, fresh)?;
     }
-    replay(cell, working, traces, log, from)
+    replay(cell, working, traces, log, from, shown == from)
 }
 
 /// What the view keeps of the cell; entries that cannot be read are none.
@@ -418,13 +419,17 @@ fn replay(
     traces: &Traces,
     log: &LogReader,
     from: Position,
+    whole: bool,
 ) -> Result<u64, StartError> {
     let (mut at, mut replayed) = (from, 0);
+    // Nothing is lacking between what the view has and where this is.
+    let mut whole = whole;
     loop {
         let records = match log.read(at, REPLAY_BYTES) {
             Ok(records) => records,
             Err(cell_store::LogError::Damaged { lost }) => {
                 tracing::error!(from = lost.start, to = lost.end, "damaged records are passed over");
+                whole = false;
                 at = Position(lost.end);
                 continue;
             }
@@ -441,6 +446,8 @@ fn replay(
                     group.frontier.extend(cell.fronts().get(&actor).map(|front| (actor, *front)));
                     step
                 }
+                // What was merged for it may be among what is lacking: it is asked for again.
+                Record::Adopted(_) if !whole => Step::default(),
                 Record::Adopted(baseline) => {
                     cell.replay_adopted(&baseline);
                     let actors = baseline.fronts.iter().map(|known| known.actor);
