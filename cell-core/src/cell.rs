@@ -32,7 +32,7 @@ use crate::duty::{Duty, OrderGlance, Speaker, order_duties, payment_duties};
 use crate::entity::{Entity, Reading};
 use crate::event::{Audit, Beat, Body, Closed, Entry, Event, Fact, Placed, Succeeds};
 use crate::fronts::Fronts;
-use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, Slot, UserId};
+use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, RegionId, Slot, UserId};
 use crate::lives::{ActorLife, Lives};
 use crate::order::Order;
 use crate::payment::{AttemptEnd, AttemptEnded, Ended, Payment, PaymentDecision};
@@ -470,35 +470,16 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails.
     pub fn duties(&self, view: &dyn View, id: EntityId) -> Result<Vec<Duty>, Unavailable> {
-        let Some(epoch) = self.owned(id.slot()) else {
-            return Ok(Vec::new());
-        };
-        let Some(entity) = view.entity(id)? else {
-            return Ok(Vec::new());
-        };
-        if self.withheld_by(view, id)?.is_some() {
-            return Ok(Vec::new());
-        }
-        let speaker = Speaker { region: self.me.region(), epoch };
-        let mine = |slot| self.owned(slot).is_some();
-        match id.kind {
-            EntityKind::ORDER => {
-                let reading = Reading::<Order>::of(&entity);
-                let glances = draft::payment_glances(&reading, |id| view.entity(id))?;
-                let glance = |payment: &_| glances.get(payment).copied().unwrap_or_default();
-                Ok(order_duties(&reading, &glance, &mine, &speaker, &self.rules))
-            }
-            EntityKind::PAYMENT => {
-                let reading = Reading::<Payment>::of(&entity);
-                let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else {
-                    return Ok(Vec::new());
-                };
-                let order = view.entity(permit.order.into())?;
-                let glance = OrderGlance::of(order.as_deref(), &payment);
-                Ok(payment_duties(&reading, &glance, &mine, &speaker))
-            }
-            _ => Ok(Vec::new()),
-        }
+        let owned = |slot| self.owned(slot);
+        duties_of(&owned, self.me.region(), &self.rules, &self.quarantine, view, id)
+    }
+
+    /// What duties depend on apart from the view, as of now: to compute them away from the cell.
+    #[must_use]
+    pub fn overseer(&self) -> Overseer {
+        let owned = Slot::all().map(|slot| self.owned(slot)).collect();
+        let quarantine = self.quarantine.clone();
+        Overseer { owned, region: self.me.region(), rules: self.rules.clone(), quarantine }
     }
 
     /// Whether the frontier went over a dot; what is quarantined is not applied all the same.
@@ -531,5 +512,64 @@ impl Cell {
         } else if let Some(last) = self.fronts.closed().get(&actor) {
             self.lives.ended(actor, *last);
         }
+    }
+}
+
+/// What a cell owned at a moment, and its rules.
+#[derive(Clone, Debug)]
+pub struct Overseer {
+    owned: Vec<Option<Epoch>>,
+    region: RegionId,
+    rules: Rules,
+    quarantine: BTreeMap<Dot, Hole>,
+}
+
+impl Overseer {
+    /// The same as [`Cell::duties`] at that moment.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails.
+    pub fn duties(&self, view: &dyn View, id: EntityId) -> Result<Vec<Duty>, Unavailable> {
+        let owned = |slot: Slot| self.owned.get(usize::from(slot.number())).copied().flatten();
+        duties_of(&owned, self.region, &self.rules, &self.quarantine, view, id)
+    }
+}
+
+fn duties_of(
+    owned: &dyn Fn(Slot) -> Option<Epoch>,
+    region: RegionId,
+    rules: &Rules,
+    quarantine: &BTreeMap<Dot, Hole>,
+    view: &dyn View,
+    id: EntityId,
+) -> Result<Vec<Duty>, Unavailable> {
+    let Some(epoch) = owned(id.slot()) else {
+        return Ok(Vec::new());
+    };
+    let Some(entity) = view.entity(id)? else {
+        return Ok(Vec::new());
+    };
+    if quarantine::withheld_by(quarantine, view, id)?.is_some() {
+        return Ok(Vec::new());
+    }
+    let speaker = Speaker { region, epoch };
+    let mine = |slot| owned(slot).is_some();
+    match id.kind {
+        EntityKind::ORDER => {
+            let reading = Reading::<Order>::of(&entity);
+            let glances = draft::payment_glances(&reading, |id| view.entity(id))?;
+            let glance = |payment: &_| glances.get(payment).copied().unwrap_or_default();
+            Ok(order_duties(&reading, &glance, &mine, &speaker, rules))
+        }
+        EntityKind::PAYMENT => {
+            let reading = Reading::<Payment>::of(&entity);
+            let (Some(permit), Some(payment)) = (&reading.record, id.payment()) else {
+                return Ok(Vec::new());
+            };
+            let order = view.entity(permit.order.into())?;
+            let glance = OrderGlance::of(order.as_deref(), &payment);
+            Ok(payment_duties(&reading, &glance, &mine, &speaker))
+        }
+        _ => Ok(Vec::new()),
     }
 }

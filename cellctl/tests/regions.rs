@@ -376,8 +376,11 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
     let node = NodeClient::connect(east).await.unwrap();
     for (order, how) in [(&orders[3], "forget"), (&orders[11], "flip")] {
         let id = EntityId::from(order.parse::<OrderId>().unwrap());
-        let damage =
-            v1::DamageRequest { entity: Bytes::copy_from_slice(&id.to_bytes()), how: how.to_owned() };
+        let damage = v1::DamageRequest {
+            entity: Bytes::copy_from_slice(&id.to_bytes()),
+            how: how.to_owned(),
+            part: String::new(),
+        };
         until("it is in the view", async || node.clone().damage(damage.clone()).await.is_ok()).await;
     }
     assert_ne!(status_of(&orders[11]).await, 404, "damaged is not unknown");

@@ -1,8 +1,12 @@
-//! `chaos-tests`: the simulator on the command line.
+//! `chaos-tests`: the simulator, and rehearsals with real processes, on the command line.
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use chaos_tests::real::damage::{self, DamageArgs};
+use chaos_tests::real::kills::{self, KillsArgs};
+use chaos_tests::real::play_role;
 use chaos_tests::sim::{Coverage, Exhibit, SCHEDULES, run_seed};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -12,7 +16,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 const SEEDS_THAT_COVER: u64 = 500;
 
 #[derive(Debug, Parser)]
-#[command(about = "Rehearse disasters: the simulator, its museum of planted bugs, the named schedules")]
+#[command(
+    about = "Rehearse disasters: the simulator, its museum of planted bugs, the named schedules; damage and kills"
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -46,14 +52,34 @@ enum Command {
         /// Only those whose name contains this.
         name: Option<String>,
     },
+    /// Harm real nodes' files and keys in every way, and see each named and healed.
+    Damage(DamageArgs),
+    /// Kill real nodes and agents under load, and see that nothing is lost and nothing happens twice.
+    Kills(KillsArgs),
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    if let Some(code) = play_role(std::env::args_os()) {
+        return code;
+    }
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chaos-tests: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let real = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match command {
         Command::Sim { seed: Some(seed), .. } => replay(seed),
         Command::Sim { seeds, from, failures, seed: None } => simulate(seeds, from, failures),
         Command::Museum { seeds } => museum(seeds),
         Command::Schedules { name } => schedules(name.as_deref().unwrap_or("")),
+        Command::Damage(args) => real()?.block_on(damage::run(&args)),
+        Command::Kills(args) => real()?.block_on(kills::run(&args)),
     }
 }
 

@@ -30,6 +30,7 @@ mod world;
 pub use coverage::Coverage;
 pub use invariants::{ALL as INVARIANTS, Invariant, Violation};
 pub use museum::{Caught, Exhibit};
+pub(crate) use rng::Rng;
 pub use run::{Outcome, run_script, run_seed};
 pub use schedules::{ALL as SCHEDULES, Schedule};
 pub use script::{Line, Op, Script};

@@ -200,7 +200,7 @@ impl Validate for Config {
         if let Err(error) = self.gateway.secret_file.load() {
             problems.push("gateway.secret_file", error);
         }
-        problems.check(self.log.segment_kib >= 64, "log.segment_kib", "must be 64 or more");
+        problems.check(self.log.segment_kib >= 16, "log.segment_kib", "must be 16 or more");
         let rules = self.rules.rules();
         let fits = rules.attempt_margin_ms < rules.permit_window_ms;
         problems.check(fits, "rules.attempt_margin_ms", "must be shorter than rules.permit_window_ms");

@@ -105,17 +105,9 @@ pub(crate) fn put(
     batch: &mut Batch,
     tally: &mut Tally,
 ) -> Result<(), StoreError> {
-    // A fresh order, or one that is only carried to another region.
-    if entity.items().nth(1).is_none() {
+    let now = known_by(entity);
+    if now.is_empty() {
         return Ok(());
-    }
-    let found = conflicts(entity);
-    if found.is_empty() {
-        return Ok(());
-    }
-    let mut now: Known = found.iter().map(|it| ((it.at.wall_ms, it.id), Mark::of(it))).collect();
-    while now.len() > OF_ENTITY_MAX {
-        now.pop_first();
     }
     let of_entity = keys::conflicts_of(&entity.id);
     let before = store.get(&of_entity)?.map(|stored| known_of(&stored)).unwrap_or_default();
@@ -135,14 +127,45 @@ pub(crate) fn put(
             tally.note(before.get(place).copied(), Some(*mark));
         }
     }
-    let mut stored = Vec::with_capacity(now.len() * ENTRY_BYTES);
-    for ((at_ms, id), mark) in &now {
-        stored.extend_from_slice(&at_ms.to_be_bytes());
-        stored.extend_from_slice(id);
-        stored.extend_from_slice(&mark.to_bytes());
-    }
-    batch.put(of_entity, stored);
+    batch.put(of_entity, bytes_of(&now));
     Ok(())
+}
+
+/// Its entries as it says itself.
+fn known_by(entity: &Entity) -> Known {
+    // A fresh order, or one that is only carried to another region.
+    if entity.items().nth(1).is_none() {
+        return Known::new();
+    }
+    let found = conflicts(entity);
+    let mut now: Known = found.iter().map(|it| ((it.at.wall_ms, it.id), Mark::of(it))).collect();
+    while now.len() > OF_ENTITY_MAX {
+        now.pop_first();
+    }
+    now
+}
+
+fn bytes_of(known: &Known) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(known.len() * ENTRY_BYTES);
+    for ((at_ms, id), mark) in known {
+        bytes.extend_from_slice(&at_ms.to_be_bytes());
+        bytes.extend_from_slice(id);
+        bytes.extend_from_slice(&mark.to_bytes());
+    }
+    bytes
+}
+
+/// The keys and values that an entity has in the index.
+pub(crate) fn index_of(entity: &Entity) -> Vec<(Bytes, Bytes)> {
+    let known = known_by(entity);
+    if known.is_empty() {
+        return Vec::new();
+    }
+    let entry = |((at_ms, id), mark): (&(u64, [u8; 8]), &Mark)| {
+        (keys::conflict(*at_ms, &entity.id, id), Bytes::copy_from_slice(&mark.to_bytes()))
+    };
+    let of_entity = (keys::conflicts_of(&entity.id), Bytes::from(bytes_of(&known)));
+    known.iter().map(entry).chain([of_entity]).collect()
 }
 
 /// Counts what is open, once at start.

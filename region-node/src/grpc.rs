@@ -450,7 +450,7 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::CatchingUpRequest>,
     ) -> Result<Response<v1::CatchingUpReply>, Status> {
-        self.node.catching_up(request.into_inner().by_state);
+        self.node.catching_up(request.into_inner().by_state).await.map_err(status)?;
         Ok(Response::new(v1::CatchingUpReply {}))
     }
 
@@ -493,7 +493,12 @@ impl NodeService for Grpc {
     }
 
     async fn agreed(&self, request: Request<v1::AgreedRequest>) -> Result<Response<v1::AgreedReply>, Status> {
-        self.node.working().resolve(request.into_inner().doubt);
+        if self.node.working().resolve(request.into_inner().doubt)
+            && let Err(error) = scrub::keep_doubts(&self.node).await
+        {
+            // The next start doubts what is whole, until it is compared.
+            tracing::warn!(%error, "that the doubt is over is not kept");
+        }
         Ok(Response::new(v1::AgreedReply {}))
     }
 
@@ -501,9 +506,9 @@ impl NodeService for Grpc {
         if !self.may_damage {
             return Err(Status::unimplemented("only with allow_damage, and only for tests"));
         }
-        let v1::DamageRequest { entity, how } = request.into_inner();
+        let v1::DamageRequest { entity, how, part } = request.into_inner();
         let (id, working) = (entity_id(&entity)?, self.node.working().clone());
-        let damage = move || scrub::damage(&working, id, &how);
+        let damage = move || scrub::damage(&working, id, &part, &how);
         let damaged =
             tokio::task::spawn_blocking(damage).await.map_err(|error| Status::internal(error.to_string()))?;
         damaged.map_err(|error| Status::invalid_argument(error.to_string()))?;

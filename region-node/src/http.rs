@@ -335,6 +335,16 @@ fn payment_id(text: &str) -> Result<PaymentId, Problem> {
 }
 
 impl Api {
+    /// What a user does not see; unless that is because its record was lost, or only a newer version can read it.
+    fn not_shown(&self, entity: &Entity, user: &UserId) -> Problem {
+        if is_frozen(entity, user) {
+            let why = "it holds something that only a newer version of this service can read";
+            return Problem::new("blocked", why);
+        }
+        let lost = self.node.working().recorded_or_lost(entity).map_err(crate::NodeError::from);
+        lost.map_or_else(Problem::from, |()| Problem::not_found())
+    }
+
     async fn carry_out(
         &self,
         user: UserId,
@@ -418,16 +428,6 @@ async fn quote(User(_): User, body: Bytes) -> Result<Response, Problem> {
     Ok(Json(quoted).into_response())
 }
 
-/// Why something that is here is not shown.
-fn not_shown(entity: &Entity, user: &UserId) -> Problem {
-    match is_frozen(entity, user) {
-        true => {
-            Problem::new("blocked", "it holds something that only a newer version of this service can read")
-        }
-        false => Problem::not_found(),
-    }
-}
-
 async fn get_order(
     State(api): Shared,
     User(user): User,
@@ -435,7 +435,7 @@ async fn get_order(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| not_shown(&entity, &user))?;
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| api.not_shown(&entity, &user))?;
     let version = shape.version;
     Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }
@@ -446,7 +446,7 @@ async fn order_events(
     Path(order): Path<String>,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| not_shown(&entity, &user))?;
+    let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| api.not_shown(&entity, &user))?;
     Ok(version::shows(Json(event_shapes(&entity)).into_response(), shape.version))
 }
 
@@ -517,7 +517,7 @@ async fn get_payment(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let entity = api.node.entity(payment_id(&payment)?.into())?.ok_or_else(Problem::not_found)?;
-    let shape = payment_shape(&entity, &user).ok_or_else(|| not_shown(&entity, &user))?;
+    let shape = payment_shape(&entity, &user).ok_or_else(|| api.not_shown(&entity, &user))?;
     let version = shape.version;
     Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
 }

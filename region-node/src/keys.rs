@@ -13,10 +13,9 @@
 //! | `x` | entity 17 | the due ms of its `d` key |
 //! | `c` | at ms 8 · entity 17 · id 8 | kind, class, open: an entry of the conflict journal |
 //! | `g` | entity 17 | at ms 8 · id 8 · kind, class, open, of each of its `c` keys |
-//! | `ha` | actor · 0 · seq 8 | a quarantined change, without its bytes |
-//! | `hb` | actor · 0 · seq 8 · part 2 | a part of its bytes |
+//! | `h` | actor · 0 · seq 8 · part 2 | a part of a quarantined change's bytes; the rest of it is the node's own state |
 //! | `q` | as of `e` | what was damaged, as it was found |
-//! | `m` | name | the node's own state |
+//! | `m` | name | the node's own state (see `own`) |
 
 use bytes::Bytes;
 use cell_core::id::{EntityId, UserId};
@@ -25,12 +24,22 @@ use cell_core::version::Dot;
 /// Parts of an entity's bytes stay below what sled keeps inside its pages' file.
 pub(crate) const PART_BYTES_MAX: usize = 60 * 1024;
 
+/// Every key of the node's own state begins with it.
+pub(crate) const OWN: &[u8] = b"m";
+/// Over all other keys of it.
+pub(crate) const SUM: &[u8] = b"msum";
+/// Numbers of the slots in doubt, 2 bytes each.
+pub(crate) const DOUBTS: &[u8] = b"mdoubts";
 pub(crate) const POSITION: &[u8] = b"mposition";
 /// The log may begin here: what was before it was deleted on purpose.
 pub(crate) const TRIMMED: &[u8] = b"mtrimmed";
 pub(crate) const IDENTITY: &[u8] = b"midentity";
+/// Whose view it is.
+pub(crate) const OWNER: &[u8] = b"mowner";
 /// What the view's keys and values mean; another number is another version's.
 pub(crate) const FORMAT: &[u8] = b"mformat";
+/// Those of views that had no [`SUM`].
+pub(crate) const FORMATS_WITHOUT_SUM: [&[u8]; 2] = [&[0, 1], &[0, 2]];
 /// Of so many slots under each key: few keys where many orders come together, few bytes where one comes alone.
 pub(crate) const DIGESTS: &[u8] = b"mdigests/";
 pub(crate) const DIGESTS_OF_KEY: u16 = 64;
@@ -39,7 +48,7 @@ pub(crate) const ENTITIES: &[u8] = b"e";
 /// What was damaged, as it was found.
 pub(crate) const ASIDE: &[u8] = b"q";
 /// Every quarantined change, without its bytes.
-pub(crate) const QUARANTINED: &[u8] = b"ha";
+pub(crate) const QUARANTINED: &[u8] = b"mquarantined/";
 pub(crate) const FRONTIER: &[u8] = b"mfrontier/";
 pub(crate) const EPOCHS: &[u8] = b"mepochs";
 pub(crate) const CLOSED: &[u8] = b"mclosed/";
@@ -68,7 +77,7 @@ pub(crate) fn quarantined(dot: &Dot) -> Bytes {
 
 /// The parts of its bytes begin with it.
 pub(crate) fn quarantined_parts(dot: &Dot) -> Bytes {
-    of_dot(b"hb", dot)
+    of_dot(b"h", dot)
 }
 
 pub(crate) fn quarantined_part(dot: &Dot, part: u16) -> Bytes {
@@ -157,7 +166,7 @@ pub(crate) fn entry_of_conflict(key: &[u8]) -> Option<(u64, EntityId, [u8; 8])> 
     Some((u64::from_be_bytes(*at_ms), EntityId::from_bytes(entity), id.try_into().ok()?))
 }
 
-/// The entity of a `d` key.
+/// When, and the entity, of a `d` key.
 pub(crate) fn entity_of_due(key: &[u8]) -> Option<(u64, EntityId)> {
     let ms = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
     Some((ms, EntityId::from_bytes(key.get(9..26)?.try_into().ok()?)))
@@ -166,4 +175,15 @@ pub(crate) fn entity_of_due(key: &[u8]) -> Option<(u64, EntityId)> {
 /// The last 16 bytes of a per-user key: an order's or a payment's id.
 pub(crate) fn id_of_user_entry(key: &[u8]) -> Option<[u8; 16]> {
     key.get(key.len().checked_sub(16)?..)?.try_into().ok()
+}
+
+/// The entity of an `x` key.
+pub(crate) fn entity_of_due_of(key: &[u8]) -> Option<EntityId> {
+    Some(EntityId::from_bytes(key.get(1..)?.try_into().ok()?))
+}
+
+/// Whose a per-user key is, with `rest` bytes behind the name and its zero.
+pub(crate) fn user_of(key: &[u8], rest: usize) -> Option<UserId> {
+    let name = key.get(1..key.len().checked_sub(rest + 1)?)?;
+    UserId::new(std::str::from_utf8(name).ok()?).ok()
 }

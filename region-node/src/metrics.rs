@@ -4,6 +4,7 @@ use service_kit::Metric;
 
 use crate::conflict::CLASSES;
 use crate::http::PROBLEM_NAMES;
+use crate::scrub::{FOUND, KINDS};
 
 /// Every metric of a node.
 pub const METRICS: &[Metric] = &[
@@ -12,11 +13,7 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("cell_log_group_records", &[], "Records of a group."),
     Metric::counter("cell_log_bytes_total", &[], "Bytes appended to the log."),
     Metric::counter("cell_log_full_total", &[], "Groups that found no room on the disk and had to wait."),
-    Metric::gauge(
-        "cell_log_holes",
-        &[],
-        "Actors of whose changes some are missing here; not there while it never changed.",
-    ),
+    Metric::gauge("cell_log_holes", &[], "Actors of whose changes some are missing here."),
     Metric::counter(
         "cell_log_trimmed_records_total",
         &[],
@@ -54,6 +51,11 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("cell_scrubs_total", &[], "Readings of the whole view that came to their end."),
     Metric::counter("cell_scrubbed_keys_total", &[], "Keys of the view read by them."),
     Metric::counter("cell_damaged_entities_total", &[], "Entities found damaged by them."),
+    Metric::counter(
+        "cell_healed_keys_total",
+        &[("kind", &KINDS), ("found", &FOUND)],
+        "Other keys of the view that were not what its entities say, and were put right.",
+    ),
     Metric::gauge(
         "cell_quarantined_changes",
         &[],

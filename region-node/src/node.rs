@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_core::cell::{
-    Ability, Alarm, Answer, Cell, Command, Delivery, Front, Hole, NotComparable, Problem, Reached, Refusal,
-    Refused, Reply, Resolve, Step, View,
+    Ability, Alarm, Answer, Cell, Command, Delivery, Front, Hole, NotComparable, Overseer, Problem, Reached,
+    Refusal, Refused, Reply, Resolve, Step, View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -42,7 +42,7 @@ use crate::stopped;
 use crate::traces::Traces;
 use crate::upkeep::Retention;
 use crate::view::{self, StartError};
-use crate::working::Working;
+use crate::working::{Whole, Working};
 use crate::writer::{Group, Hurry, NodeError, Sheet, Submit, Told, Writer, now_ms};
 
 /// How often the node looks for what is due.
@@ -55,6 +55,8 @@ const DISK_EVERY: Duration = Duration::from_secs(1);
 const ALARMED_MAX: usize = 10_000;
 /// A larger state of an entity, with its origins, may not fit into one frame of the log.
 const STATE_BYTES_MAX: usize = 10 << 20;
+/// By how much another region's clock may be ahead.
+const SKEW_MS_MAX: u64 = 500;
 
 /// What the node is and where it keeps its data.
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ pub struct Node {
     /// Neither log nor view have all that was here once: nothing is decided before a peer was heard.
     must_hear: bool,
     retention: Retention,
+    started_ms: u64,
 }
 
 /// What a node has of a version.
@@ -222,6 +225,8 @@ struct Opened {
     replayed: u64,
     /// Records are gone that the view does not have either.
     gap: bool,
+    /// Something of what the log or the view held may be gone, or the node is new.
+    lacking: bool,
 }
 
 impl Opened {
@@ -246,15 +251,18 @@ impl Opened {
             error @ StoreError::Damaged(_) => OpenError::View(error.to_string()),
             error => folder(&error),
         })?;
+        let (working, traces) = (Working::open(store).map_err(of_view)?, Traces::default());
+        view::check_owner(&working, cell.me().node).map_err(of_view)?;
         // What is in the view was in the log: its positions are not given out again.
-        let least = view::position(&store).map_err(of_view)?.unwrap_or(Position(0));
+        let position = view::position(working.store()).map_err(of_view)?;
+        let least = position.unwrap_or(Position(0));
         let segment_bytes_max = settings.segment_kib.saturating_mul(1 << 10);
         let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
             tracing::error!(?damage, "the log is damaged here");
         }
-        let (gap, trimmed) = view::gap(&store, recovery.first).map_err(of_view)?;
+        let (gap, trimmed) = view::gap(working.store(), recovery.first).map_err(of_view)?;
         if gap {
             tracing::error!(
                 first = recovery.first.0,
@@ -266,16 +274,21 @@ impl Opened {
                 "the log's beginning is gone; the view has what was in it"
             );
         }
-        let (working, traces) = (Working::new(store), Traces::default());
         let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
         let replayed = replayed.map_err(|error| match error {
             StartError::Store(error) => of_view(error),
+            // All that it shows is in the log. Else the peers are needed, and an operator says when.
+            error @ StartError::OtherFormat if log.reader().first() == Position(0) => {
+                OpenError::View(error.to_string())
+            }
             error => OpenError::Damaged(error.to_string()),
         })?;
+        let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
         if gap {
             working.doubt_slots(Slot::all());
+            view::put_doubts(&working).map_err(of_view)?;
         }
-        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap })
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, lacking })
     }
 }
 
@@ -317,7 +330,7 @@ impl Node {
             }
             opened => opened?,
         };
-        let Opened { log, records, working, traces, cell: restored, replayed, gap } = opened;
+        let Opened { log, records, working, traces, cell: restored, replayed, gap, lacking } = opened;
         let reader = log.reader();
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
@@ -325,10 +338,15 @@ impl Node {
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
+        let in_doubt = working.doubt_generation() > 0;
         if recovering {
             cell.hold_back();
         }
         working.recovering().send_replace(recovering);
+        if lacking && recovering {
+            let homes = Slot::all().map(|slot| (slot, identity.placement.home(slot).node.region));
+            working.distrust(homes.filter(|(_, home)| *home != identity.region));
+        }
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
         let tray = Tray::default();
@@ -388,8 +406,10 @@ impl Node {
             recovery_wait: identity.recovery_wait,
             ability: Arc::new(identity.ability),
             more: Arc::new(watch::Sender::new(Instant::now())),
-            must_hear: gap,
+            // Also if an earlier start found that, and it is not made good yet.
+            must_hear: gap || in_doubt,
             retention: Retention::new(identity.log),
+            started_ms: now_ms(),
         };
         Ok((node.with_start(old), Running { writer }))
     }
@@ -432,6 +452,17 @@ impl Node {
     /// Which software this is, for what it could not apply.
     pub(crate) fn software(&self) -> &str {
         &self.ability.software
+    }
+
+    /// The same for what decides: of an entity that was lost here it has no answer.
+    async fn decide<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Step, T), cell_core::cell::Unavailable>
+        + Send
+        + 'static,
+    ) -> Result<T, NodeError> {
+        let working = self.working.clone();
+        self.run(move |cell, view, now_ms| work(cell, &Whole::new(view, &working), now_ms)).await
     }
 
     #[must_use]
@@ -533,7 +564,7 @@ impl Node {
     ) -> Result<(Result<Reply, Refusal>, Option<Dot>), NodeError> {
         let about = command.ask.entity();
         let (reply, written) = self
-            .run(move |cell, view, now_ms| {
+            .decide(move |cell, view, now_ms| {
                 let condition = condition.as_ref().map(|holds| &**holds as _);
                 let (step, reply) = cell.command_if(view, &command, condition, now_ms)?;
                 let written = step.entries.last().map(|entry| entry.dot);
@@ -541,15 +572,17 @@ impl Node {
             })
             .await?;
         if let (Err(Refusal { problem: Problem::NotFound, .. }), Some(about)) = (&reply, about) {
-            // Not denied where it may be lost.
-            self.working.entity_or_lost(about)?;
+            // Not denied where it may be lost, or its record.
+            if let Some(entity) = self.working.entity_or_lost(about)? {
+                self.working.recorded_or_lost(&entity)?;
+            }
         }
         Ok((reply, written))
     }
 
     /// A person decides about a human case; done when it is durable.
     pub(crate) async fn resolve(&self, resolve: Resolve) -> Result<Result<(), Refusal>, NodeError> {
-        self.run(move |cell, view, now_ms| cell.resolve(view, &resolve, now_ms)).await
+        self.decide(move |cell, view, now_ms| cell.resolve(view, &resolve, now_ms)).await
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {
@@ -583,7 +616,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn facts(&self, facts: Vec<Fact>, trace: String) -> Result<(), NodeError> {
-        self.run(move |cell, view, now_ms| Ok((cell.facts(view, facts, &trace, now_ms)?, ()))).await
+        self.decide(move |cell, view, now_ms| Ok((cell.facts(view, facts, &trace, now_ms)?, ()))).await
     }
 
     /// The gateway does not know the key of this attempt any more, or never did.
@@ -591,7 +624,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn never_started(&self, payment: PaymentId, k: u64) -> Result<(), NodeError> {
-        self.run(move |cell, view, now_ms| Ok((cell.never_started(view, payment, k, now_ms)?, ()))).await
+        self.decide(move |cell, view, now_ms| Ok((cell.never_started(view, payment, k, now_ms)?, ()))).await
     }
 
     pub(crate) fn tray(&self) -> &Tray {
@@ -604,7 +637,7 @@ impl Node {
     /// [`NodeError`].
     pub async fn wake(&self, entity: EntityId) -> Result<(), NodeError> {
         // It is written down as touched even where nothing was decided, so that its due time is computed anew.
-        self.run(move |cell, view, now_ms| {
+        self.decide(move |cell, view, now_ms| {
             let mut step = cell.wake(view, entity, now_ms)?;
             if let Some(state) = view.entity(entity)? {
                 step.entities.entry(entity).or_insert(state);
@@ -647,6 +680,11 @@ impl Node {
             Ok((Step::default(), known))
         })
         .await
+    }
+
+    /// What duties depend on as of now, apart from the view.
+    pub(crate) async fn overseer(&self) -> Result<Overseer, NodeError> {
+        self.run(|cell, _, _| Ok((Step::default(), cell.overseer()))).await
     }
 
     pub(crate) fn working(&self) -> &Working {
@@ -742,9 +780,12 @@ impl Node {
         let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
             let (mut steps, mut refused) = (Vec::new(), Vec::new());
             let over = crate::working::Stacked::new(view);
+            let mut came_back = 0;
             for entry in &entries {
                 match cell.replicate(&over, entry, now_ms)? {
                     Ok(step) => {
+                        let own = entry.dot.actor.node == cell.me().node;
+                        came_back += usize::from(own && !step.entries.is_empty());
                         over.put(&step);
                         steps.push(step);
                     }
@@ -752,6 +793,12 @@ impl Node {
                         refused.push((entry.dot, why, cell.fronts().get(&entry.dot.actor).copied()));
                     }
                 }
+            }
+            if came_back > 0 {
+                tracing::error!(
+                    came_back,
+                    "changes of this node's own came back from a peer: its disk had lost them"
+                );
             }
             Ok((steps, refused))
         };
@@ -793,7 +840,7 @@ impl Node {
         let span = envelope.trace.parse::<TraceParent>().map(|trace| trace.span("take"));
         let (id, kind, subject) = (envelope.id, envelope.kind, envelope.subject);
         let answer = self
-            .run(move |cell, view, now_ms| {
+            .decide(move |cell, view, now_ms| {
                 let delivered = contained("deliver", &id, || cell.deliver(view, &envelope, why, now_ms));
                 delivered
                     .unwrap_or_else(|said| Ok((Step::default(), Answer::Failed(format!("panicked: {said}")))))
@@ -889,9 +936,23 @@ impl Node {
                     if let Err(error) = beaten {
                         tracing::warn!(%error, "no heartbeat");
                     }
+                    self.hear().await;
                 }
                 _ = due.tick(), if decides => self.wake_due().await,
             }
+        }
+    }
+
+    /// A region that was distrusted is heard: everything it wrote up to some time after this start is here.
+    async fn hear(&self) {
+        let distrusted = self.working.distrusted();
+        if distrusted.is_empty() {
+            return;
+        }
+        let Ok(Known { heard, .. }) = self.known().await else { return };
+        let since_ms = self.started_ms.saturating_add(SKEW_MS_MAX);
+        for (region, _) in heard.into_iter().filter(|(_, beat_ms)| *beat_ms > since_ms) {
+            self.working.hears(region);
         }
     }
 

@@ -32,8 +32,8 @@ pub struct Notice {
     pub trace: String,
 }
 
-/// A notice as the view keeps it: first the dots it derives from, so that a reader who has seen them passes over it
-/// without reading it.
+/// A notice as the view keeps it: a check over the rest, then the dots it derives from, so that a reader who has seen them
+/// passes over it without reading it.
 #[derive(Debug)]
 pub(crate) struct Kept<'a> {
     pub(crate) dots: Vec<Dot>,
@@ -42,9 +42,13 @@ pub(crate) struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    /// `None` if the bytes are none of ours.
+    /// `None` if the bytes are none of ours, or not what was written.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Kept<'a>> {
-        let (count, mut rest) = bytes.split_first()?;
+        let (check, rest) = bytes.split_first_chunk::<CHECK_BYTES>()?;
+        if *check != check_of(rest) {
+            return None;
+        }
+        let (count, mut rest) = rest.split_first()?;
         let mut dots = Vec::with_capacity(usize::from(*count));
         for _ in 0..*count {
             let (length, behind) = rest.split_first()?;
@@ -68,6 +72,14 @@ impl<'a> Kept<'a> {
     }
 }
 
+const CHECK_BYTES: usize = 4;
+
+/// What a notice derives from and what brought it cannot be computed again: damage to them shows by this alone.
+fn check_of(bytes: &[u8]) -> [u8; CHECK_BYTES] {
+    let hash = Hash::of_parts(&[b"notice", bytes]);
+    std::array::from_fn(|i| hash.0[i])
+}
+
 /// One user's notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -81,7 +93,8 @@ pub(crate) struct Told {
 impl Told {
     /// As [`Kept::decode`] reads it; `trace` is a W3C `traceparent`, or empty.
     pub(crate) fn to_kept(&self, trace: &str) -> Vec<u8> {
-        let mut out = vec![self.dots.len() as u8];
+        let mut out = vec![0; CHECK_BYTES];
+        out.push(self.dots.len() as u8);
         for dot in &self.dots {
             let dot = dot.to_canon();
             // A dot has some 40 bytes: a region's name is short.
@@ -94,6 +107,8 @@ impl Told {
         out.extend(trace.as_bytes());
         serde_json::to_writer(&mut out, &self.notice)
             .unwrap_or_else(|_| unreachable!("a notice is plain data"));
+        let check = check_of(&out[CHECK_BYTES..]);
+        out[..CHECK_BYTES].copy_from_slice(&check);
         out
     }
 }

@@ -1,21 +1,20 @@
 //! Changes that could not be applied, as the view keeps them, and what is done with them.
 //!
-//! The log holds them as local records, whole; the view holds what an operator wants to see under one key and the bytes
-//! under others. What the cell knows of them it reads back from here at a start.
+//! The log holds them as local records, whole; the view holds what an operator wants to see as the node's own state, and
+//! their bytes beside it. What the cell knows of them it reads back from here at a start.
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Cell, Hole, Quarantined, Step, View};
+use cell_core::cell::{Cell, HOLES_MAX, Hole, Quarantined, Step, View};
 use cell_core::event::Audit;
+use cell_core::id::Hash;
 use cell_core::version::Dot;
 use cell_store::{Batch, Scan, Store, StoreError};
 
 use crate::keys;
 use crate::node::Node;
+use crate::own::Own;
 use crate::writer::NodeError;
-
-/// Heads read at once.
-const PAGE: usize = 500;
 
 /// What became of a quarantined change.
 #[derive(Clone, Debug)]
@@ -28,52 +27,66 @@ pub(crate) struct Outcome {
 // === in the view ===
 
 /// Keeps it, or its newest copy.
-pub(crate) fn put(kept: &Quarantined, batch: &mut Batch) {
+pub(crate) fn put(kept: &Quarantined, own: &mut Own, batch: &mut Batch) {
     let dot = kept.entry.dot;
     for (nth, part) in (0u16..).zip(kept.entry.bytes.chunks(keys::PART_BYTES_MAX)) {
         batch.put(keys::quarantined_part(&dot, nth), Bytes::copy_from_slice(part));
     }
+    // The bytes as they came are known again by their hash.
+    let hash = Hash::of(&kept.entry.bytes);
     let mut head = kept.clone();
     head.entry.bytes = Bytes::new();
-    batch.put(keys::quarantined(&dot), head.to_canon());
+    own.put(batch, keys::quarantined(&dot), [&hash.0[..], &head.to_canon()].concat());
 }
 
 /// It is applied by now.
-pub(crate) fn remove(store: &dyn Store, dot: &Dot, batch: &mut Batch) -> Result<(), StoreError> {
+pub(crate) fn remove(
+    store: &dyn Store,
+    dot: &Dot,
+    own: &mut Own,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
     for (key, _) in store.scan(&Scan::prefix(keys::quarantined_parts(dot), usize::from(u16::MAX)))? {
         batch.delete(key);
     }
-    batch.delete(keys::quarantined(dot));
+    own.remove(batch, keys::quarantined(dot));
     Ok(())
 }
 
-/// All of them, without their bytes. What cannot be read is none: the scrub and the log know better.
-pub(crate) fn heads(store: &dyn Store) -> Result<Vec<Quarantined>, StoreError> {
-    let (mut heads, mut after) = (Vec::new(), None);
-    loop {
-        let mut scan = Scan::prefix(keys::QUARANTINED, PAGE);
-        if let Some(after) = after.take() {
-            scan = scan.after(after);
-        }
-        let page = store.scan(&scan)?;
-        heads.extend(page.iter().filter_map(|(_, value)| Quarantined::decode(value).ok()));
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => after = Some(last.clone()),
-            _ => return Ok(heads),
-        }
-    }
+/// A quarantined change without its bytes, and their hash.
+struct Head {
+    bytes: Hash,
+    kept: Quarantined,
+}
+
+/// All of them.
+fn read(store: &dyn Store) -> Result<Vec<Head>, StoreError> {
+    let head = |(_, value): &(Bytes, Bytes)| {
+        let (hash, head) = value.split_first_chunk::<32>()?;
+        Some(Head { bytes: Hash(*hash), kept: Quarantined::decode(head).ok()? })
+    };
+    // Not one of them is passed over: what it would have changed would be shown as if it were whole.
+    let damaged = || StoreError::Damaged("a quarantined change cannot be read".to_owned());
+    let found = store.scan(&Scan::prefix(keys::QUARANTINED, HOLES_MAX + 1))?;
+    found.iter().map(|it| head(it).ok_or_else(damaged)).collect()
 }
 
 /// What the cell keeps of them.
 pub(crate) fn holes(store: &dyn Store) -> Result<Vec<(Dot, Hole)>, StoreError> {
-    Ok(heads(store)?.iter().map(|kept| (kept.entry.dot, Hole::from(kept))).collect())
+    Ok(read(store)?.iter().map(|head| (head.kept.entry.dot, Hole::from(&head.kept))).collect())
 }
 
 /// One of them, with its bytes.
-pub(crate) fn whole(store: &dyn Store, mut head: Quarantined) -> Result<Quarantined, StoreError> {
-    let parts = store.scan(&Scan::prefix(keys::quarantined_parts(&head.entry.dot), usize::from(u16::MAX)))?;
-    head.entry.bytes = parts.iter().flat_map(|(_, part)| part.iter().copied()).collect();
-    Ok(head)
+fn whole(store: &dyn Store, head: Head) -> Result<Quarantined, StoreError> {
+    let Head { bytes, mut kept } = head;
+    let parts = store.scan(&Scan::prefix(keys::quarantined_parts(&kept.entry.dot), usize::from(u16::MAX)))?;
+    kept.entry.bytes = parts.iter().flat_map(|(_, part)| part.iter().copied()).collect();
+    match Hash::of(&kept.entry.bytes) == bytes {
+        true => Ok(kept),
+        false => {
+            Err(StoreError::Damaged(format!("the bytes of {} are not what was written", kept.entry.dot)))
+        }
+    }
 }
 
 // === what is done ===
@@ -89,15 +102,15 @@ impl Node {
         with_bytes: bool,
     ) -> Result<Vec<Quarantined>, NodeError> {
         let store = self.store().clone();
-        let read = move || {
-            let heads =
-                heads(&*store)?.into_iter().filter(|kept| dot.is_none_or(|dot| dot == kept.entry.dot));
-            let whole = |head| if with_bytes { whole(&*store, head) } else { Ok(head) };
+        let look = move || {
+            let wanted = |head: &Head| dot.is_none_or(|dot| dot == head.kept.entry.dot);
+            let heads = read(&*store)?.into_iter().filter(wanted);
+            let whole = |head: Head| if with_bytes { whole(&*store, head) } else { Ok(head.kept) };
             heads.map(whole).collect::<Result<Vec<_>, StoreError>>()
         };
         let unavailable = |error: &dyn std::fmt::Display| NodeError::Unavailable(error.to_string());
-        let read = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
-        read.map_err(|error| unavailable(&error))
+        let found = tokio::task::spawn_blocking(look).await.map_err(|error| unavailable(&error))?;
+        found.map_err(|error| unavailable(&error))
     }
 
     /// Applies it, if this software can by now.

@@ -5,6 +5,11 @@
 //! must be those that were kept with every change. Where they are not, something was lost that no read would ever miss:
 //! the slot's digest becomes what is really there, so that the comparison with the peers finds and heals it, and until
 //! then what is not found in that slot is not denied.
+//!
+//! The rest of the view follows from the entities ([`indexes`]), or is the node's own state (see `own`): both are looked at
+//! behind them, and put right. A reader who misses what was there has all of it read at once.
+
+mod indexes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,12 +22,18 @@ use cell_core::id::{EntityId, SLOT_COUNT, Slot};
 use cell_store::{Batch, Scan, Store, StoreError};
 use service_kit::Shutdown;
 
+pub(crate) use indexes::{FOUND, KINDS};
+use indexes::{Healed, Place};
+
 use crate::node::Node;
+use crate::view::Places;
 use crate::working::{self, Working};
-use crate::{keys, stopped, view};
+use crate::{keys, notice, stopped, view};
 
 /// Keys read while the applier waits.
 const CHUNK_MAX: usize = 512;
+/// What seemed not to be due when it should is looked at again after this: the view is behind the log.
+const UNDUE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A slot whose entities are not those that were counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,20 +104,16 @@ impl Scrub {
         }
         let found = working.store().scan(&scan)?;
         let mut chunk = Chunk { read: found.len(), damaged: Vec::new(), whole: found.len() < CHUNK_MAX };
-        let mut rest = &found[..];
-        while let Some((first, _)) = rest.first() {
-            let entity = keys::entity_of_part(first).map(|(id, _)| id);
-            let same = |key: &Bytes| keys::entity_of_part(key).map(|(id, _)| id) == entity;
-            let parts = rest.iter().take_while(|(key, _)| same(key)).count();
-            if parts == rest.len() && !chunk.whole && parts < found.len() {
-                // Its last parts are in the next chunk.
-                break;
-            }
-            let (parts, behind) = rest.split_at(parts);
+        for (entity, parts) in entities_in(&found, chunk.whole) {
             let read = entity.map(|id| (id, working::entity_of_parts(id, parts)));
             match read {
-                Some((id, Ok(entity))) => pass.add(id.slot(), entity.digest()),
+                Some((id, Ok(entity))) => {
+                    working.is_there(&id);
+                    pass.add(id.slot(), entity.digest());
+                }
                 Some((id, Err(error))) => {
+                    // It was there, however little of it can be read: until it is back, nobody is told that it never was.
+                    working.is_there(&id);
                     tracing::error!(%id, %error, "damaged in the view; put aside, and asked of the peers");
                     put_aside(working.store(), parts)?;
                     working.forget(&id);
@@ -115,22 +122,48 @@ impl Scrub {
                 None => put_aside(working.store(), parts)?,
             }
             pass.upto = parts.last().map(|(key, _)| key.clone());
-            rest = behind;
         }
         Ok(chunk)
     }
 
-    fn end(&self, store: &Arc<dyn Store>) -> Result<Vec<Off>, StoreError> {
-        let mut pass = self.pass();
+    /// What is off, by slots and in the node's own state, which is put right.
+    fn end(&self, working: &Working) -> Result<(Vec<Off>, Healed), StoreError> {
+        let (mut pass, store) = (self.pass(), working.store());
         pass.running = false;
+        // What is written beside batches holds the state's lock alone.
+        let own = working.own().heal(store.as_ref())?;
+        let mut healed = Healed::default();
+        for (found, count) in FOUND.into_iter().zip([own.missing, own.altered, own.superfluous]) {
+            healed.note("state", found, count);
+        }
         let expected: BTreeMap<Slot, Digest> = view::digests(store)?.into_iter().collect();
         let sums = std::mem::take(&mut pass.sums);
         let off = Slot::all().zip(sums).filter_map(|(slot, found)| {
             let expected = expected.get(&slot).copied().unwrap_or_default();
             (found != expected).then_some(Off { slot, found, expected })
         });
-        Ok(off.collect())
+        Ok((off.collect(), healed))
     }
+}
+
+/// An entity's keys and values, and whose they are if that can be read.
+type Parts<'a> = (Option<EntityId>, &'a [(Bytes, Bytes)]);
+
+/// The parts of each entity in a stretch of keys; without the last one where more of it may follow.
+fn entities_in(found: &[(Bytes, Bytes)], whole: bool) -> Vec<Parts<'_>> {
+    let (mut entities, mut rest) = (Vec::new(), found);
+    while let Some((first, _)) = rest.first() {
+        let entity = keys::entity_of_part(first).map(|(id, _)| id);
+        let same = |key: &Bytes| keys::entity_of_part(key).map(|(id, _)| id) == entity;
+        let parts = rest.iter().take_while(|(key, _)| same(key)).count();
+        if parts == rest.len() && !whole && parts < found.len() {
+            break;
+        }
+        let (parts, behind) = rest.split_at(parts);
+        entities.push((entity, parts));
+        rest = behind;
+    }
+    entities
 }
 
 /// Keeps the bytes under another key, for whoever wants to look at them.
@@ -143,39 +176,89 @@ fn put_aside(store: &Arc<dyn Store>, parts: &[(Bytes, Bytes)]) -> Result<(), Sto
     store.write(batch)
 }
 
-/// For tests: what a bad disk would do, behind everybody's back. "forget" takes the entity out of the view, "flip" alters a
-/// bit of it.
-pub(crate) fn damage(working: &Working, id: EntityId, how: &str) -> Result<(), StoreError> {
-    let (key, mut batch) = (keys::entity_part(&id, 0), Batch::new());
-    let mut bytes =
-        working.store().get(&key)?.ok_or_else(|| StoreError::Io(format!("{id} is not there")))?.to_vec();
-    match how {
-        "forget" => batch.delete(key),
-        "flip" => {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            batch.put(key, bytes);
+/// For tests: what a bad disk would do, behind everybody's back, to the keys of an entity of one kind ("entity", "list",
+/// "command", "notice", "due"), or to the node's own state ("frontier"). "forget" takes them out of the view, "flip" alters
+/// a bit of them, "remember" does nothing but let "stale" put back what they are now.
+pub(crate) fn damage(working: &Working, id: EntityId, part: &str, how: &str) -> Result<(), StoreError> {
+    let refused = |what: String| StoreError::Io(what);
+    let store = working.store();
+    let entity = working.stored_entity(id)?.ok_or_else(|| refused(format!("{id} is not there")))?;
+    let keys: Vec<Bytes> = match part {
+        "" | "entity" => vec![keys::entity_part(&id, 0)],
+        "list" => Places::of(&entity).listed,
+        "command" => Places::of(&entity).placed.into_iter().map(|(key, _)| key).collect(),
+        "notice" => {
+            let places = notice::notices(&entity).into_iter();
+            places.map(|told| keys::place_of_notice(&told.user, &told.id)).collect()
         }
-        how => return Err(StoreError::Io(format!("'{how}' is no damage: forget, flip"))),
+        "due" => {
+            let due = view::due_of(store, &id)?;
+            due.into_iter().flat_map(|due| [keys::due_of(&id), keys::due(due, &id)]).collect()
+        }
+        "frontier" => {
+            let found = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
+            found.into_iter().map(|(key, _)| key).collect()
+        }
+        part => return Err(refused(format!("'{part}' is no part of an entity"))),
+    };
+    if keys.is_empty() {
+        return Err(refused(format!("{id} has no {part}")));
+    }
+    let mut batch = Batch::new();
+    for key in keys {
+        let value = store.get(&key)?;
+        let aside = [keys::ASIDE, &key].concat();
+        match (how, value) {
+            ("forget", _) => batch.delete(key),
+            ("stale", _) => match store.get(&aside)? {
+                Some(old) => batch.put(key, old),
+                None => batch.delete(key),
+            },
+            ("remember", Some(value)) => batch.put(aside, value),
+            ("flip", Some(value)) if !value.is_empty() => {
+                let (mut value, middle) = (value.to_vec(), value.len() / 2);
+                value[middle] ^= 1;
+                batch.put(key, value);
+            }
+            ("flip", Some(_)) => {
+                let (mut other, last) = (key.to_vec(), key.len() - 1);
+                other[last] ^= 1;
+                batch.delete(key);
+                batch.put(other, Bytes::new());
+            }
+            ("remember" | "flip", None) => {}
+            (how, _) => return Err(refused(format!("'{how}' is no damage: forget, flip, remember, stale"))),
+        }
     }
     working.forget(&id);
-    working.store().write(batch)
+    store.write(batch)
 }
 
-/// Passes over the view, one at once and then again and again; until the shutdown begins.
+/// Passes over the view, one at once and then again and again, or when something is missed; until the shutdown begins.
 pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shutdown: Shutdown) {
-    let mut first = true;
+    let mut at_once = true;
     loop {
-        let per_s = if first { u32::MAX } else { pace.per_s };
+        let per_s = if at_once { u32::MAX } else { pace.per_s };
         let passed = tokio::select! {
             () = shutdown.begun() => return,
             passed = pass(&node, &scrub, per_s) => passed,
         };
-        match passed {
-            Ok(()) if first => {
+        let passed = match passed {
+            Ok(()) => {
                 node.working().set_verified();
-                first = false;
+                tokio::select! {
+                    () = shutdown.begun() => return,
+                    // Whoever waits for what was missed waits for the entities alone.
+                    () = node.working().missed() => {
+                        at_once = true;
+                        continue;
+                    }
+                    passed = pass_indexes(&node, &scrub, pace) => passed,
+                }
             }
+            damaged => damaged,
+        };
+        match passed {
             Ok(()) => {}
             Err(StoreError::Damaged(error)) => {
                 tracing::error!(
@@ -187,10 +270,11 @@ pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shu
             }
             Err(error) => tracing::error!(%error, "the view cannot be read through"),
         }
-        tokio::select! {
+        at_once = tokio::select! {
             () = shutdown.begun() => return,
-            () = tokio::time::sleep(pace.every) => {}
-        }
+            () = node.working().missed() => true,
+            () = tokio::time::sleep(pace.every) => false,
+        };
     }
 }
 
@@ -218,113 +302,79 @@ async fn pass(node: &Node, scrub: &Scrub, per_s: u32) -> Result<(), StoreError> 
             tokio::time::sleep(Duration::from_secs_f64(chunk.read as f64 / f64::from(per_s.max(1)))).await;
         }
     }
-    let (of_pass, store) = (scrub.clone(), node.store().clone());
-    let off = tokio::task::spawn_blocking(move || of_pass.end(&store)).await.map_err(ended)??;
+    let (of_pass, working) = (scrub.clone(), node.working().clone());
+    let ended_with = tokio::task::spawn_blocking(move || of_pass.end(&working)).await.map_err(ended)?;
+    let (off, healed) = ended_with?;
+    healed.count();
     metrics::counter!("cell_scrubs_total").increment(1);
     metrics::counter!("cell_damaged_entities_total").increment(damaged.len() as u64);
     if off.is_empty() {
         return Ok(());
     }
     tracing::error!(slots = off.len(), damaged = damaged.len(), "the view lacks what was written to it");
+    if node.members().len() == 1 {
+        return Err(StoreError::Damaged("it lacks what was written to it, and there is no peer".to_owned()));
+    }
+    // Kept before the digests say what is there: a node that starts then knows that this is not all there should be.
+    node.working().doubt_slots(off.iter().map(|off| off.slot));
+    keep_doubts(node).await?;
     if let Err(error) = node.correct(off).await {
         tracing::error!(%error, "the digests could not be put right; the next pass tries again");
     }
+    keep_doubts(node).await
+}
+
+/// Keeps over a restart what is in doubt now.
+pub(crate) async fn keep_doubts(node: &Node) -> Result<(), StoreError> {
+    let working = node.working().clone();
+    let kept = tokio::task::spawn_blocking(move || view::put_doubts(&working)).await;
+    kept.unwrap_or_else(|error| Err(StoreError::Io(error.to_string())))
+}
+
+/// Looks at everything that follows from entities.
+async fn pass_indexes(node: &Node, scrub: &Scrub, pace: Pace) -> Result<(), StoreError> {
+    let ended = |error: tokio::task::JoinError| StoreError::Io(error.to_string());
+    tokio::select! {
+        () = node.decides() => {}
+        // It knows nothing of what is due before it decides.
+        () = tokio::time::sleep(pace.every) => {}
+    }
+    let overseer = if node.is_recovering() { None } else { node.overseer().await.ok().map(Arc::new) };
+    let (mut place, mut undue, mut healed) = (Some(Place::BEGIN), Vec::new(), Healed::default());
+    while let Some(at) = place {
+        let (scrub, working, of_stretch) = (scrub.clone(), node.working().clone(), overseer.clone());
+        let stretch = move || scrub.stretch(&working, at, of_stretch.as_deref());
+        let stretch = tokio::task::spawn_blocking(stretch).await.map_err(ended)??;
+        metrics::counter!("cell_scrubbed_keys_total").increment(stretch.read as u64);
+        undue.extend(stretch.undue);
+        healed.add(stretch.healed);
+        place = stretch.next;
+        let pause = stretch.read as f64 / f64::from(pace.per_s.max(1));
+        tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+    }
+    if !undue.is_empty() {
+        // What is due now, and is put down for now, may be under way; and the view is behind the log.
+        let durable = node.durable_position();
+        tokio::time::sleep(UNDUE_PAUSE).await;
+        while view::position(node.store())?.is_some_and(|position| position.0 < durable) {
+            tokio::time::sleep(UNDUE_PAUSE).await;
+        }
+    }
+    let overseer = if undue.is_empty() { None } else { node.overseer().await.ok().map(Arc::new) };
+    for (id, expected) in undue {
+        let Some(overseer) = overseer.clone() else { break };
+        let working = node.working().clone();
+        let look = move || indexes::still_undue(&working, &overseer, id, expected);
+        if let Some(found) = tokio::task::spawn_blocking(look).await.map_err(ended)?? {
+            healed.note("due", found, 1);
+            if let Err(error) = node.wake(id).await {
+                tracing::warn!(%error, %id, "could not be looked at; the next pass tries again");
+            }
+        }
+    }
+    healed.count();
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use cell_core::cell::{Ask, Cell, Command};
-    use cell_core::id::{ActorId, NodeId, RegionId, UserId};
-    use cell_core::placement::Placement;
-    use cell_core::rules::Rules;
-    use cell_store::{Engine, Position};
-
-    use super::*;
-    use crate::notice::tests::record;
-    use crate::traces::Traces;
-    use crate::writer::Group;
-
-    struct Home {
-        cell: Cell,
-        working: Working,
-        scrub: Scrub,
-    }
-
-    impl Home {
-        fn new() -> Home {
-            let north = RegionId::new("north").unwrap();
-            let me = ActorId { node: NodeId { region: north, index: 0 }, start: 1, nonce: 1 };
-            let cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
-            let store = cell_store::open(Engine::Memory, std::path::Path::new("")).unwrap();
-            Home { cell, working: Working::new(store), scrub: Scrub::default() }
-        }
-
-        /// Places an order and writes it to the view.
-        fn place(&mut self, n: u64) -> EntityId {
-            let user = UserId::new(&format!("user{n}")).unwrap();
-            let record = Box::new(record(&user));
-            let id = record.order_id().into();
-            let ask = Ask::Place { record };
-            let (key, body, trace) = ("o".to_owned(), Vec::new(), String::new());
-            let command = Command { user, key, body, trace, ask };
-            let (step, _) = self.cell.command(&self.working, &command, 1_000).unwrap();
-            let mut group = Group::at(Position(n));
-            group.take(&step);
-            group.note_digests(self.cell.digests(), []);
-            self.scrub.pass().grow(&group.grown);
-            view::apply(&self.working, &Traces::default(), &group).unwrap();
-            id
-        }
-
-        fn passed(&self) -> (Vec<EntityId>, Vec<Off>) {
-            self.scrub.begin();
-            let mut damaged = Vec::new();
-            loop {
-                let chunk = self.scrub.chunk(&self.working).unwrap();
-                damaged.extend(chunk.damaged);
-                if chunk.whole {
-                    return (damaged, self.scrub.end(self.working.store()).unwrap());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_sound_view_is_found_sound_while_it_is_written() {
-        let mut home = Home::new();
-        (0..1_500).for_each(|n| _ = home.place(n));
-        home.scrub.begin();
-        let mut n = 1_500;
-        while !home.scrub.chunk(&home.working).unwrap().whole {
-            // Some come in front of the place read to, some behind it.
-            (n..n + 40).for_each(|n| _ = home.place(n));
-            n += 40;
-        }
-        assert_eq!(home.scrub.end(home.working.store()).unwrap(), []);
-    }
-
-    #[test]
-    fn what_is_gone_and_what_is_not_what_was_written_is_found() {
-        let mut home = Home::new();
-        let ids: Vec<EntityId> = (0..600).map(|n| home.place(n)).collect();
-        let store = home.working.store().clone();
-        let mut batch = Batch::new();
-        batch.delete(keys::entity_part(&ids[7], 0));
-        let altered = keys::entity_part(&ids[300], 0);
-        let mut bytes = store.get(&altered).unwrap().unwrap().to_vec();
-        let last = bytes.len() - 9;
-        bytes[last] ^= 1;
-        batch.put(altered, bytes);
-        store.write(batch).unwrap();
-        let (damaged, off) = home.passed();
-        assert_eq!(damaged, [ids[300]]);
-        let slots: BTreeSet<Slot> = off.iter().map(|off| off.slot).collect();
-        assert_eq!(slots, BTreeSet::from([ids[7].slot(), ids[300].slot()]));
-        for Off { slot, found, expected } in off {
-            home.cell.correct_digest(slot, found, expected);
-            assert_eq!(home.cell.digests().of(slot), found);
-        }
-        assert!(store.get(&keys::entity_part(&ids[300], 0)).unwrap().is_none(), "put aside");
-    }
-}
+mod tests;

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_core::cell::{Baseline, Front, Step};
-use cell_core::id::{ActorId, Slot};
-use cell_store::{Batch, Position, Store, StoreError};
+use cell_core::id::{ActorId, SLOT_COUNT, Slot};
+use cell_store::Position;
 
 use crate::config::LogSettings;
-use crate::keys;
 use crate::node::Node;
+use crate::scrub;
+use crate::view;
 use crate::writer::NodeError;
 
 /// A baseline with larger quarantined changes may not fit into one frame of a log.
@@ -96,11 +97,20 @@ impl Node {
     }
 
     /// More is to be had of a peer, and it is coming. As state: until a comparison agrees, nothing is denied.
-    pub(crate) fn catching_up(&self, by_state: bool) {
-        if by_state {
-            self.working().doubt_slots(Slot::all());
-        }
+    ///
+    /// # Errors
+    /// The doubt cannot be kept over a restart.
+    pub(crate) async fn catching_up(&self, by_state: bool) -> Result<(), NodeError> {
         self.heard_of_more().send_replace(Instant::now());
+        if by_state {
+            let known = self.working().doubted().len() == usize::from(SLOT_COUNT);
+            self.working().doubt_slots(Slot::all());
+            if !known {
+                let kept = scrub::keep_doubts(self).await;
+                kept.map_err(|error| NodeError::Unavailable(error.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Closes ended actors of this node of which every region has everything; returns how many.
@@ -135,8 +145,10 @@ impl Node {
         if log.first_after_deleting(Position(before)).0 == first {
             return Ok(first);
         }
-        let store = self.store().clone();
-        let synced = tokio::task::spawn_blocking(move || note_trimmed(&store, before)).await;
+        let working = self.working().clone();
+        // The view is on disk as far as it shows, and says that the log may begin here.
+        let note = move || view::put_trimmed(&working, before).and_then(|()| working.store().sync());
+        let synced = tokio::task::spawn_blocking(note).await;
         let failed = |error: &dyn std::fmt::Display| NodeError::Unavailable(error.to_string());
         synced.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         let left = self.submit().trim(Position(before)).await?.0;
@@ -146,17 +158,56 @@ impl Node {
     }
 }
 
-/// The view is on disk as far as it shows, and says that the log may begin here.
-fn note_trimmed(store: &Arc<dyn Store>, before: u64) -> Result<(), StoreError> {
-    let mut batch = Batch::new();
-    batch.put(keys::TRIMMED, bytes::Bytes::copy_from_slice(&before.to_be_bytes()));
-    store.write(batch)?;
-    store.sync()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use cell_core::cell::{Cell, KnownFront};
+    use cell_core::id::{Hash, NodeId, RegionId};
+    use cell_core::placement::Placement;
+    use cell_core::rules::Rules;
+    use cell_store::{Engine, FaultMedium, Log, LogConfig};
+
     use super::*;
+    use crate::record::Record;
+    use crate::traces::Traces;
+    use crate::working::Working;
+
+    fn known(start: u64, seq: u64) -> Baseline {
+        let node = NodeId { region: RegionId::new("east").unwrap(), index: 0 };
+        let actor = ActorId { node, start, nonce: 1 };
+        let fronts = vec![KnownFront { actor, seq, hash: Hash::ZERO }];
+        Baseline {
+            fronts,
+            closed: Vec::new(),
+            placed: Vec::new(),
+            lives: Vec::new(),
+            quarantined: Vec::new(),
+        }
+    }
+
+    /// What a node knows that starts from the log alone.
+    fn started_from(log: &Log) -> Vec<u64> {
+        let north = RegionId::new("north").unwrap();
+        let me = ActorId { node: NodeId { region: north, index: 0 }, start: 0, nonce: 0 };
+        let mut cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
+        let working = Working::open(cell_store::open(Engine::Memory, Path::new("")).unwrap()).unwrap();
+        view::restore(&mut cell, &working, &Traces::default(), &log.reader(), 1).unwrap();
+        cell.fronts().iter().map(|(_, front)| front.seq).collect()
+    }
+
+    #[test]
+    fn what_was_adopted_counts_only_where_the_log_has_all_that_came_before() {
+        let config = LogConfig { segment_bytes_max: 1, ..LogConfig::default() };
+        let (mut log, _) = Log::open(Arc::new(FaultMedium::new(1)), config).unwrap();
+        for (start, seq) in [(1, 3), (2, 7)] {
+            log.append(&[Record::Adopted(known(start, seq)).to_bytes()]).unwrap();
+            log.sync().unwrap();
+        }
+        assert_eq!(started_from(&log), [3, 7]);
+        assert_eq!(log.delete_before(Position(1)).unwrap(), Position(1));
+        assert_eq!(started_from(&log), [0; 0], "the state it came with may have been deleted with the rest");
+    }
 
     #[test]
     fn what_nobody_else_has_is_kept_whatever_the_bounds_say() {

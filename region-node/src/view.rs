@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Cell, Front, Kept as KeptCell};
+use cell_core::cell::{Cell, Front, Kept as KeptCell, Step};
 use cell_core::digest::Digest;
-use cell_core::duty::Act;
+use cell_core::duty::{Act, Duty};
 use cell_core::entity::Entity;
 use cell_core::event::Closed;
-use cell_core::id::{ActorId, EntityId, Hash, OrderId, SLOT_COUNT, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, NodeId, OrderId, SLOT_COUNT, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
@@ -23,6 +23,7 @@ use crate::conflict::{self, Tally};
 use crate::contain::contained;
 use crate::keys;
 use crate::notice::{Kept, notices};
+use crate::own::Own;
 use crate::quarantine;
 use crate::record::Record;
 use crate::traces::Traces;
@@ -30,7 +31,7 @@ use crate::working::Working;
 use crate::writer::{Group, Sheet};
 
 /// See [`keys::FORMAT`].
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 
 /// Records replayed between two writes of the view.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -64,41 +65,64 @@ pub(crate) fn apply(
     for sheet in sheets.into_values() {
         put_due(working.store(), sheet, &mut batch)?;
     }
-    for (actor, front) in &group.frontier {
-        put_front(actor, front, &mut batch);
-    }
-    for (slot, epoch) in &group.epochs {
-        batch.put([keys::EPOCHS, &slot.number().to_be_bytes()].concat(), epoch.to_canon());
-    }
-    for (actor, last) in &group.closed {
-        let closed = Closed { actor: *actor, last: *last };
-        batch.put([keys::CLOSED, actor.to_string().as_bytes()].concat(), closed.to_canon());
-    }
-    for (nth, digests) in &group.digests {
-        batch.put(keys::digests(*nth), digests.clone());
-    }
-    for life in &group.lives {
-        batch.put([keys::LIVES, life.actor.to_string().as_bytes()].concat(), life.to_canon());
-    }
-    for beyond in &group.beyond {
-        batch.put([keys::BEYOND, beyond.actor.to_string().as_bytes()].concat(), beyond.to_canon());
-    }
-    for (dot, kept) in &group.quarantined {
-        match kept {
-            Some(kept) => quarantine::put(kept, &mut batch),
-            None => quarantine::remove(&**working.store(), dot, &mut batch)?,
-        }
-    }
-    batch.put(keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
+    let mut own = working.own();
+    put_own(&**working.store(), &mut own, group, &mut batch)?;
     working.store().write(batch)?;
+    drop(own);
+    group.entities.keys().for_each(|id| working.is_there(id));
     tally.count();
     Ok(users)
 }
 
-fn put_front(actor: &ActorId, front: &Front, batch: &mut Batch) {
-    let dot = Dot { actor: *actor, seq: front.seq }.to_canon();
-    let value = [&front.hash.0[..], &dot].concat();
-    batch.put([keys::FRONTIER, actor.to_string().as_bytes()].concat(), value);
+fn put_own(store: &dyn Store, own: &mut Own, group: &Group, batch: &mut Batch) -> Result<(), StoreError> {
+    let of_actor = |prefix: &[u8], actor: &ActorId| [prefix, actor.to_string().as_bytes()].concat();
+    for (actor, front) in &group.frontier {
+        let dot = Dot { actor: *actor, seq: front.seq }.to_canon();
+        own.put(batch, of_actor(keys::FRONTIER, actor), [&front.hash.0[..], &dot].concat());
+    }
+    for (slot, epoch) in &group.epochs {
+        own.put(batch, [keys::EPOCHS, &slot.number().to_be_bytes()].concat(), epoch.to_canon());
+    }
+    for (actor, last) in &group.closed {
+        let closed = Closed { actor: *actor, last: *last };
+        own.put(batch, of_actor(keys::CLOSED, actor), closed.to_canon());
+    }
+    for (nth, digests) in &group.digests {
+        own.put(batch, keys::digests(*nth), digests.clone());
+    }
+    for life in &group.lives {
+        own.put(batch, of_actor(keys::LIVES, &life.actor), life.to_canon());
+    }
+    for beyond in &group.beyond {
+        own.put(batch, of_actor(keys::BEYOND, &beyond.actor), beyond.to_canon());
+    }
+    for (dot, kept) in &group.quarantined {
+        match kept {
+            Some(kept) => quarantine::put(kept, own, batch),
+            None => quarantine::remove(store, dot, own, batch)?,
+        }
+    }
+    own.put(batch, keys::POSITION, Bytes::copy_from_slice(&group.end.0.to_be_bytes()));
+    own.seal(batch);
+    Ok(())
+}
+
+/// The log may begin here from now on: what was before it is to be deleted.
+pub(crate) fn put_trimmed(working: &Working, before: u64) -> Result<(), StoreError> {
+    let (mut own, mut batch) = (working.own(), Batch::new());
+    own.put(&mut batch, keys::TRIMMED, Bytes::copy_from_slice(&before.to_be_bytes()));
+    own.seal(&mut batch);
+    working.store().write(batch)
+}
+
+/// Keeps which slots are in doubt, over a restart too.
+pub(crate) fn put_doubts(working: &Working) -> Result<(), StoreError> {
+    let mut own = working.own();
+    let slots: Vec<u8> = working.doubted().iter().flat_map(|slot| slot.number().to_be_bytes()).collect();
+    let mut batch = Batch::new();
+    own.put(&mut batch, keys::DOUBTS, slots);
+    own.seal(&mut batch);
+    working.store().write(batch)
 }
 
 /// The orders placed under each (user, key) that a batch touches: those stored, and those it adds.
@@ -125,20 +149,50 @@ fn put_entity(entity: &Entity, batch: &mut Batch) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Where an entity is found, by what it says itself.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Keys of lists; they have no value.
+    pub(crate) listed: Vec<Bytes>,
+    /// The key of the command that placed it, and the order.
+    pub(crate) placed: Option<(Bytes, OrderId)>,
+}
+
+impl Places {
+    pub(crate) fn of(entity: &Entity) -> Places {
+        let mut places = Places::default();
+        if let Some(order) = entity.id.order() {
+            let Some((record, item)) = entity.record::<Order>() else { return places };
+            let created = item.since.wall_ms;
+            places.listed.push(keys::user_entry(b'u', &record.user, created, &order.0.0));
+            if !record.external_ref.is_empty() {
+                let key = keys::ref_entry(&record.external_ref, &record.user, created, &order.0.0);
+                places.listed.push(key);
+            }
+            places.placed = Some((keys::command(&record.user, &record.key), order));
+        } else if let Some(payment) = entity.id.payment() {
+            let Some((permit, item)) = entity.record::<Payment>() else { return places };
+            if permit.payer == permit.buyer {
+                return places;
+            }
+            let created = item.since.wall_ms;
+            for (prefix, user) in [(b'p', &permit.payer), (b'b', &permit.buyer)] {
+                places.listed.push(keys::user_entry(prefix, user, created, &payment.0.0));
+            }
+        }
+        places
+    }
+}
+
 fn put_indexes(
     working: &Working,
-    entity: &Arc<Entity>,
+    entity: &Entity,
     orders_of: &mut OrdersOf,
     batch: &mut Batch,
 ) -> Result<(), StoreError> {
-    if let (Some((record, item)), Some(order)) = (entity.record::<Order>(), entity.id.order()) {
-        let created = item.since.wall_ms;
-        batch.put(keys::user_entry(b'u', &record.user, created, &order.0.0), Bytes::new());
-        if !record.external_ref.is_empty() {
-            let key = keys::ref_entry(&record.external_ref, &record.user, created, &order.0.0);
-            batch.put(key, Bytes::new());
-        }
-        let key = keys::command(&record.user, &record.key);
+    let Places { listed, placed } = Places::of(entity);
+    listed.into_iter().for_each(|key| batch.put(key, Bytes::new()));
+    if let Some((key, order)) = placed {
         let orders = match orders_of.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
@@ -150,18 +204,11 @@ fn put_indexes(
             orders.push(order);
         }
     }
-    if let (Some((permit, item)), Some(payment)) = (entity.record::<Payment>(), entity.id.payment())
-        && permit.payer != permit.buyer
-    {
-        let created = item.since.wall_ms;
-        batch.put(keys::user_entry(b'p', &permit.payer, created, &payment.0.0), Bytes::new());
-        batch.put(keys::user_entry(b'b', &permit.buyer, created, &payment.0.0), Bytes::new());
-    }
     Ok(())
 }
 
 /// Adds the notices that are new or say something else now; what stands already keeps its place.
-fn put_notices(
+pub(crate) fn put_notices(
     store: &Arc<dyn Store>,
     entity: &Entity,
     trace: &str,
@@ -188,14 +235,20 @@ fn put_notices(
 }
 
 /// When an entity next needs something done; 0 at once.
-pub(crate) fn next_due(sheet: &Sheet) -> Option<u64> {
+pub(crate) fn next_due(duties: &[Duty]) -> Option<u64> {
     let due = |act: &Act, due_ms: u64| if matches!(act, Act::Send(_)) { 0 } else { due_ms };
-    sheet.duties.iter().map(|duty| due(&duty.act, duty.due_ms)).min()
+    duties.iter().map(|duty| due(&duty.act, duty.due_ms)).min()
+}
+
+/// When an entity is looked at next, as the index says.
+pub(crate) fn due_of(store: &Arc<dyn Store>, id: &EntityId) -> Result<Option<u64>, StoreError> {
+    let due = store.get(&keys::due_of(id))?;
+    Ok(due.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))))
 }
 
 fn put_due(store: &Arc<dyn Store>, sheet: &Sheet, batch: &mut Batch) -> Result<(), StoreError> {
-    let (at, next) = (keys::due_of(&sheet.entity), next_due(sheet));
-    let before = store.get(&at)?.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    let (at, next) = (keys::due_of(&sheet.entity), next_due(&sheet.duties));
+    let before = due_of(store, &sheet.entity)?;
     if before == next {
         return Ok(());
     }
@@ -295,11 +348,28 @@ pub(crate) fn identity(store: &Arc<dyn Store>) -> Result<u64, StoreError> {
     Ok(identity.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0))
 }
 
-fn identify(store: &Arc<dyn Store>, identity: u64) -> Result<(), StoreError> {
-    let mut batch = Batch::new();
-    batch.put(keys::IDENTITY, Bytes::copy_from_slice(&identity.to_be_bytes()));
-    batch.put(keys::FORMAT, Bytes::copy_from_slice(&FORMAT.to_be_bytes()));
-    store.write(batch)
+/// That it is this node's view, or a new one: another's has what it has at another's positions.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub(crate) fn check_owner(working: &Working, node: NodeId) -> Result<(), StoreError> {
+    let (own, node) = (working.own(), node.to_string());
+    match own.get(keys::OWNER) {
+        Some(owner) if owner != node.as_bytes() => {
+            let owner = String::from_utf8_lossy(owner);
+            Err(StoreError::Damaged(format!("it is the view of {owner}, not of {node}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn identify(working: &Working, node: NodeId, identity: u64) -> Result<(), StoreError> {
+    let (mut own, mut batch) = (working.own(), Batch::new());
+    own.put(&mut batch, keys::IDENTITY, Bytes::copy_from_slice(&identity.to_be_bytes()));
+    own.put(&mut batch, keys::OWNER, node.to_string().into_bytes());
+    own.put(&mut batch, keys::FORMAT, Bytes::copy_from_slice(&FORMAT.to_be_bytes()));
+    own.seal(&mut batch);
+    working.store().write(batch)
 }
 
 /// Restores what the view says of frontier and epochs, then replays the log behind it. A new view, and one that takes a
@@ -317,11 +387,16 @@ pub(crate) fn restore(
         return Err(StartError::OtherFormat);
     }
     cell.restore(kept(store)?);
-    let from = Position(position.map_or(0, |position| position.0).max(log.first().0));
+    let doubts = store.get(keys::DOUBTS)?.unwrap_or_default();
+    let doubts =
+        doubts.as_chunks::<2>().0.iter().filter_map(|slot| Slot::new(u16::from_be_bytes(*slot)).ok());
+    working.doubt_slots(doubts);
+    let shown = position.unwrap_or(Position(0));
+    let from = shown.max(log.first());
     if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
-        identify(store, fresh)?;
+        identify(working, cell.me().node, fresh)?;
     }
-    let replayed = replay(cell, working, traces, log, from)?;
+    let replayed = replay(cell, working, traces, log, from, shown == from)?;
     let named: BTreeSet<EntityId> =
         cell.quarantined().flat_map(|(_, hole)| hole.entities.iter().copied()).collect();
     working.withhold(cell, named)?;
@@ -363,13 +438,17 @@ fn replay(
     traces: &Traces,
     log: &LogReader,
     from: Position,
+    whole: bool,
 ) -> Result<u64, StartError> {
     let (mut at, mut replayed) = (from, 0);
+    // Nothing is lacking between what the view has and where this is.
+    let mut whole = whole;
     loop {
         let records = match log.read(at, REPLAY_BYTES) {
             Ok(records) => records,
             Err(cell_store::LogError::Damaged { lost }) => {
                 tracing::error!(from = lost.start, to = lost.end, "damaged records are passed over");
+                whole = false;
                 at = Position(lost.end);
                 continue;
             }
@@ -401,6 +480,8 @@ fn replay(
                     group.frontier.extend(cell.fronts().get(&actor).map(|front| (actor, *front)));
                     step
                 }
+                // What was merged for it may be among what is lacking: it is asked for again.
+                Record::Adopted(_) if !whole => Step::default(),
                 Record::Adopted(baseline) => {
                     let step = cell.replay_adopted(working, &baseline)?;
                     let actors = baseline.fronts.iter().map(|known| known.actor);
@@ -424,11 +505,7 @@ fn replay(
         group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();
         replayed += records.len() as u64;
         // Everything replayed is looked at once more when the node runs: it may be due.
-        let soon = |entity: &EntityId| Sheet {
-            entity: *entity,
-            duties: vec![cell_core::duty::Duty { id: [0; 16], entity: *entity, due_ms: 1, act: Act::Decide }],
-        };
-        group.sheets = group.entities.keys().map(soon).collect();
+        group.sheets = group.entities.keys().copied().map(Sheet::soon).collect();
         apply(working, traces, &group)?;
         working.applied(0, group.entities.into_keys().collect(), Vec::new());
         at = end;

@@ -10,15 +10,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Cell, Unavailable, View};
-use cell_core::entity::{Entity, EntityShape};
-use cell_core::id::{EntityId, OrderId, PublicId, Slot, UserId};
+use cell_core::entity::{Entity, EntityShape, Reading};
+use cell_core::id::{EntityId, OrderId, PublicId, RegionId, Slot, UserId};
 use cell_core::order::Order;
+use cell_core::payment::Payment;
 use cell_core::version::Dot;
 use cell_store::{Scan, Store, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::keys;
+use crate::known::Known;
+use crate::own::Own;
 
+/// Ids that were missed and not looked for yet; forgotten as a whole beyond it.
+const MISSED_MAX: usize = 1_024;
 /// Applied entities kept in memory.
 const KEPT_MAX: usize = 50_000;
 
@@ -35,6 +40,19 @@ pub(crate) struct Working {
     withheld: Arc<RwLock<Withheld>>,
     /// The view was read through once since the start.
     verified: Arc<watch::Sender<bool>>,
+    /// Slots of regions of which this disk may have lost something, until they are heard.
+    unheard: Arc<Mutex<BTreeMap<Slot, RegionId>>>,
+    own: Arc<Mutex<Own>>,
+    known: Arc<Known>,
+    missed: Arc<Missed>,
+}
+
+/// What was in the view, and was not found when it was read.
+#[derive(Debug, Default)]
+struct Missed {
+    ids: Mutex<BTreeSet<EntityId>>,
+    /// There is one more: the view is to be read through.
+    news: Notify,
 }
 
 /// Of what it is not known that the view has all of it.
@@ -83,7 +101,60 @@ impl Working {
             doubt: Arc::default(),
             withheld: Arc::default(),
             verified: Arc::new(watch::Sender::new(false)),
+            unheard: Arc::default(),
+            own: Arc::default(),
+            known: Arc::default(),
+            missed: Arc::default(),
         }
+    }
+
+    /// Of a store that may hold something.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the node's own state in it is not what was written.
+    pub(crate) fn open(store: Arc<dyn Store>) -> Result<Working, StoreError> {
+        let own = Own::load(store.as_ref())?;
+        Ok(Working { own: Arc::new(Mutex::new(own)), ..Working::new(store) })
+    }
+
+    /// The node's own state; held while it is written.
+    pub(crate) fn own(&self) -> MutexGuard<'_, Own> {
+        // A store that failed halfway is written no more, and opened anew.
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This entity is in the view.
+    pub(crate) fn is_there(&self, id: &EntityId) {
+        self.known.add(id);
+        let mut missed = self.missed.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if !missed.is_empty() {
+            missed.remove(id);
+        }
+    }
+
+    /// Whether an id that is not found was in the view: it is lost, and not unknown.
+    fn was_there(&self, id: EntityId) -> bool {
+        let was_there = self.known.contains(&id);
+        if was_there {
+            self.miss(id);
+        }
+        was_there
+    }
+
+    fn miss(&self, id: EntityId) {
+        let mut missed = self.missed.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed.len() >= MISSED_MAX {
+            missed.clear();
+        }
+        if missed.insert(id) {
+            tracing::error!(%id, "it was in the view, and cannot be read: the view is read through");
+            self.missed.news.notify_one();
+        }
+    }
+
+    /// Until something is missed.
+    pub(crate) async fn missed(&self) {
+        self.missed.news.notified().await;
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -160,8 +231,16 @@ impl Working {
     pub(crate) fn doubt_slots(&self, slots: impl IntoIterator<Item = Slot>) {
         let mut doubt = self.doubt();
         doubt.slots.extend(slots);
+        if doubt.slots.is_empty() {
+            return;
+        }
         doubt.generation += 1;
         metrics::gauge!("cell_doubted_slots").set(doubt.slots.len() as f64);
+    }
+
+    /// Those that lack something.
+    pub(crate) fn doubted(&self) -> BTreeSet<Slot> {
+        self.doubt().slots.clone()
     }
 
     /// Not zero while there is doubt: which one.
@@ -170,13 +249,15 @@ impl Working {
         if doubt.slots.is_empty() { 0 } else { doubt.generation }
     }
 
-    /// A comparison with a peer found no difference, as of this doubt.
-    pub(crate) fn resolve(&self, generation: u64) {
+    /// A comparison with a peer found no difference, as of this doubt; whether that ended it.
+    pub(crate) fn resolve(&self, generation: u64) -> bool {
         let mut doubt = self.doubt();
-        if doubt.generation == generation {
+        let ends = doubt.generation == generation && !doubt.slots.is_empty();
+        if ends {
             doubt.slots.clear();
             metrics::gauge!("cell_doubted_slots").set(0.0);
         }
+        ends
     }
 
     pub(crate) fn has_holes(&self) -> bool {
@@ -207,17 +288,72 @@ impl Working {
         Ok(entity)
     }
 
+    fn unheard(&self) -> MutexGuard<'_, BTreeMap<Slot, RegionId>> {
+        // Only assignments run under the lock.
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the homes of these slots wrote may be lost here.
+    pub(crate) fn distrust(&self, homes: impl IntoIterator<Item = (Slot, RegionId)>) {
+        self.unheard().extend(homes);
+    }
+
+    /// Regions that have to be heard.
+    pub(crate) fn distrusted(&self) -> BTreeSet<RegionId> {
+        self.unheard().values().copied().collect()
+    }
+
+    /// Everything that this region wrote up to now is here.
+    pub(crate) fn hears(&self, region: RegionId) {
+        self.unheard().retain(|_, home| *home != region);
+    }
+
+    /// Of an entity of which only later events are here: its record may be what was lost. Where nothing was, it is an orphan,
+    /// which users do not see.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub(crate) fn recorded_or_lost(&self, entity: &Entity) -> Result<(), Unavailable> {
+        let id = entity.id;
+        let recorded = match id.order() {
+            Some(_) => Reading::<Order>::of(entity).record.is_some(),
+            None => Reading::<Payment>::of(entity).record.is_some(),
+        };
+        let why = if recorded { None } else { self.why_the_view_may_lack(id.slot()) };
+        why.map_or(Ok(()), |why| Err(Unavailable(why.to_owned())))
+    }
+
     fn why_it_may_be_lost(&self, id: EntityId) -> Option<&'static str> {
-        if self.has_holes() {
-            return Some("a part of the log is damaged here and not back yet");
+        if self.was_there(id) {
+            return Some("it was lost here and is not back yet");
         }
         if self.withheld.read().unwrap_or_else(PoisonError::into_inner).obscured {
             return Some("a change could not be read here: an operator has to look");
         }
+        self.why_the_view_may_lack(id.slot())
+    }
+
+    fn why_the_view_may_lack(&self, slot: Slot) -> Option<&'static str> {
         if !*self.verified.borrow() {
             return Some("the view is being read through after the start");
         }
-        if self.doubt().slots.contains(&id.slot()) {
+        if self.unheard().contains_key(&slot) {
+            return Some("a part of the disk is new or was lost, and its home was not heard since");
+        }
+        self.why_a_list_may_be_short(slot)
+    }
+
+    /// Whether an id that is not found may have been here.
+    pub(crate) fn may_be_lost(&self, id: EntityId) -> bool {
+        self.known.contains(&id) || self.why_a_list_may_be_short(id.slot()).is_some()
+    }
+
+    /// Why what is found under users of this slot may not be all of it.
+    pub(crate) fn why_a_list_may_be_short(&self, slot: Slot) -> Option<&'static str> {
+        if self.has_holes() {
+            return Some("a part of the log is damaged here and not back yet");
+        }
+        if self.doubt().slots.contains(&slot) {
             return Some("a part of the view was lost here and is not back yet");
         }
         self.recovering.borrow().then_some("it has just started and asks its peers what they hold of it")
@@ -334,7 +470,11 @@ impl View for Working {
         if let Some(held) = self.over().entities.get(&id) {
             return Ok(Some(held.entity.clone()));
         }
-        Ok(self.stored_entity(id).map_err(unavailable)?.map(Arc::new))
+        let stored = self.stored_entity(id);
+        if matches!(stored, Err(StoreError::Damaged(_))) {
+            self.miss(id);
+        }
+        Ok(stored.map_err(unavailable)?.map(Arc::new))
     }
 
     fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
@@ -343,6 +483,32 @@ impl View for Working {
         let stored = self.stored_orders(&key).map_err(unavailable)?;
         orders.extend(stored.into_iter().filter(|order| !orders.contains(order)).collect::<Vec<_>>());
         Ok(orders)
+    }
+}
+
+/// The working state for whoever decides: what was lost is not taken for what never was, lest it be decided anew.
+pub(crate) struct Whole<'a> {
+    under: &'a dyn View,
+    working: &'a Working,
+}
+
+impl<'a> Whole<'a> {
+    pub(crate) fn new(under: &'a dyn View, working: &'a Working) -> Whole<'a> {
+        Whole { under, working }
+    }
+}
+
+impl View for Whole<'_> {
+    fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
+        let entity = self.under.entity(id)?;
+        if entity.is_none() && self.working.was_there(id) {
+            return Err(Unavailable(format!("{id} was lost here and is not back yet")));
+        }
+        Ok(entity)
+    }
+
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+        self.under.orders_of_key(user, key)
     }
 }
 

@@ -83,6 +83,13 @@ pub(crate) struct Sheet {
     pub(crate) duties: Vec<Duty>,
 }
 
+impl Sheet {
+    /// It is looked at as soon as the node decides: it may be due.
+    pub(crate) fn soon(entity: EntityId) -> Sheet {
+        Sheet { entity, duties: vec![Duty { id: [0; 16], entity, due_ms: 1, act: Act::Decide }] }
+    }
+}
+
 /// A durable group on its way into the view.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -572,7 +579,13 @@ impl<T: Told> Loop<T> {
                 ids.insert(permit.order.into());
             }
         }
-        let sheet = |entity| {
+        let recovering = *self.working.recovering().borrow();
+        let sheet = |entity: EntityId| {
+            let home = self.cell.placement().home(entity.slot()).node == self.cell.me().node;
+            if recovering && home {
+                // Nothing is owned before it decides; then this is looked at.
+                return Ok(Sheet::soon(entity));
+            }
             let duties = contained("duties", &entity, || self.cell.duties(&self.working, entity));
             let mut duties = duties.unwrap_or_else(|_| Ok(Vec::new()))?;
             for duty in &mut duties {

@@ -140,7 +140,13 @@ impl MetricsHandle {
     pub fn declare(&self, metrics: &[Metric], learnt: &[(&'static str, Vec<String>)]) {
         for metric in metrics {
             match metric.kind {
-                MetricKind::Gauge => ::metrics::describe_gauge!(metric.name, metric.help),
+                MetricKind::Gauge => {
+                    ::metrics::describe_gauge!(metric.name, metric.help);
+                    // One with labels begins when there is something to say: a lag of nothing is no lag.
+                    if metric.labels.is_empty() {
+                        ::metrics::gauge!(metric.name).increment(0.0);
+                    }
+                }
                 MetricKind::Histogram => ::metrics::describe_histogram!(metric.name, metric.help),
                 MetricKind::Counter => {
                     ::metrics::describe_counter!(metric.name, metric.help);

@@ -3,7 +3,7 @@
 //! Their hashes were checked, so they are what their actor wrote. The actor's frontier goes on over them; what they would
 //! have changed is withheld, since nobody can say what it is, until they are applied after all or an operator gives them up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::draft::Draft;
@@ -125,16 +125,7 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails.
     pub fn withheld_by(&self, view: &dyn View, id: EntityId) -> Result<Option<Dot>, Unavailable> {
-        if self.quarantine.is_empty() {
-            return Ok(None);
-        }
-        let mut of_it =
-            self.quarantine.iter().filter(|(_, hole)| !hole.given_up && hole.entities.contains(&id));
-        let Some(first) = of_it.next() else { return Ok(None) };
-        let entity = view.entity(id)?;
-        let lacks =
-            |(dot, _): &(&Dot, &Hole)| !entity.as_deref().is_some_and(|entity| is_whole_at(entity, dot));
-        Ok(std::iter::once(first).chain(of_it).find(lacks).map(|(dot, _)| *dot))
+        withheld_by(&self.quarantine, view, id)
     }
 
     /// Whether what a message requires is here, with all that it builds on.
@@ -353,6 +344,22 @@ impl Cell {
         step.quarantined.push(kept);
         Ok(step)
     }
+}
+
+/// See [`Cell::withheld_by`].
+pub(super) fn withheld_by(
+    quarantine: &BTreeMap<Dot, Hole>,
+    view: &dyn View,
+    id: EntityId,
+) -> Result<Option<Dot>, Unavailable> {
+    if quarantine.is_empty() {
+        return Ok(None);
+    }
+    let mut of_it = quarantine.iter().filter(|(_, hole)| !hole.given_up && hole.entities.contains(&id));
+    let Some(first) = of_it.next() else { return Ok(None) };
+    let entity = view.entity(id)?;
+    let lacks = |(dot, _): &(&Dot, &Hole)| !entity.as_deref().is_some_and(|entity| is_whole_at(entity, dot));
+    Ok(std::iter::once(first).chain(of_it).find(lacks).map(|(dot, _)| *dot))
 }
 
 /// What the change belongs to, as far as that can be read, and whether that may not be all.

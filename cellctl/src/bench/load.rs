@@ -223,7 +223,8 @@ impl Load {
                 let mut due = first;
                 while !client.load.phase.is_over() {
                     tokio::time::sleep_until(due.into()).await;
-                    if !client.place(due).await? {
+                    // What falls due after the end is not asked for.
+                    if client.load.phase.is_over() || !client.place(due).await? {
                         break;
                     }
                     due += every;

@@ -133,6 +133,8 @@ impl Stage {
         match answer.status {
             200 => Ok(answer.body),
             404 => Ok(Value::Null),
+            // A region that has just started denies nothing before it heard the home.
+            503 if answer.body["retryable"] == true => Ok(Value::Null),
             status => bail!("{region} {path}: {status} {}", answer.body),
         }
     }

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use cell_core::id::UserId;
@@ -407,6 +408,12 @@ impl Cluster {
     // === processes ===
 
     async fn start_one(&mut self, role: Role, region: &str) -> Result<(), ClusterError> {
+        let process = Process::start(&self.spec(role, region)).await?;
+        self.running.insert((role, region.to_owned()), process);
+        Ok(())
+    }
+
+    fn spec(&self, role: Role, region: &str) -> Spec {
         let (program, mut args) = (self.plan.program)(role);
         let (name, config) = match role {
             Role::Node => (format!("{region}/node"), format!("{region}/node.toml")),
@@ -416,9 +423,20 @@ impl Cluster {
         };
         args.extend(["--config".to_owned(), self.folder().join(config).display().to_string()]);
         let log = self.folder().join(format!("{name}.log"));
-        let process = Process::start(&Spec { name, program, args, log }).await?;
-        self.running.insert((role, region.to_owned()), process);
-        Ok(())
+        Spec { name, program, args, log }
+    }
+
+    /// Starts a region's node or agent, which does not run, and kills it after so long.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; it does not run.
+    pub async fn start_and_kill(
+        &self,
+        role: Role,
+        region: &str,
+        after: Duration,
+    ) -> Result<(), ClusterError> {
+        Ok(Process::start_and_kill(&self.spec(role, region), after).await?)
     }
 
     /// Starts a region's node or agent again, on its ports and its data.
@@ -438,6 +456,25 @@ impl Cluster {
         let process =
             process.ok_or_else(|| ClusterError::NotRunning(format!("{region} {}", role.program())))?;
         process.kill().await.map_err(io("kill"))
+    }
+
+    /// Ends one as an operator would, and waits for it.
+    ///
+    /// # Errors
+    /// It does not run, or did not end in time and was killed.
+    pub async fn end(&mut self, role: Role, region: &str) -> Result<ExitStatus, ClusterError> {
+        let process = self.running.remove(&(role, region.to_owned()));
+        let process =
+            process.ok_or_else(|| ClusterError::NotRunning(format!("{region} {}", role.program())))?;
+        Ok(process.stop().await?)
+    }
+
+    /// How a process has ended by itself; it counts as running no more.
+    pub fn ended(&mut self, role: Role, region: &str) -> Option<ExitStatus> {
+        let key = (role, region.to_owned());
+        let status = self.running.get_mut(&key)?.ended()?;
+        self.running.remove(&key);
+        Some(status)
     }
 
     /// Ends everything in order: no new requests, then agents, nodes, the gateway. The first that did not end cleanly is

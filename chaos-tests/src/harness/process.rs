@@ -58,21 +58,7 @@ impl Process {
     /// [`ProcessError`]; nothing is left running.
     pub async fn start(spec: &Spec) -> Result<Process, ProcessError> {
         let name = spec.name.clone();
-        let failed = |source| ProcessError::Start { name: name.clone(), source };
-        let log = File::options().create(true).append(true).open(&spec.log).map_err(failed)?;
-        // What earlier runs said is none of this one's.
-        let said_before = log.metadata().map_err(failed)?.len();
-        let mut child = Command::new(&spec.program)
-            .args(&spec.args)
-            .env(EXIT_WITH_STDIN_ENV, "1")
-            // Ctrl-C at the terminal is for whoever started it: that one ends its processes in order.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
+        let (mut child, said_before) = spawn(spec)?;
         let stdin = child.stdin.take();
         let Some(stdout) = child.stdout.take() else {
             return Err(ProcessError::Ended { name, tail: String::new() });
@@ -96,6 +82,16 @@ impl Process {
                 Ok(Process { name, child, stdin, listen })
             }
         }
+    }
+
+    /// Starts it, and ends it with SIGKILL after so long, whatever it has come to.
+    ///
+    /// # Errors
+    /// [`ProcessError::Start`]; nothing is left running.
+    pub async fn start_and_kill(spec: &Spec, after: Duration) -> Result<(), ProcessError> {
+        let (mut child, _) = spawn(spec)?;
+        tokio::time::sleep(after).await;
+        child.kill().await.map_err(|source| ProcessError::Start { name: spec.name.clone(), source })
     }
 
     #[must_use]
@@ -142,6 +138,26 @@ impl Process {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
+}
+
+/// The process, and how long its log was before.
+fn spawn(spec: &Spec) -> Result<(Child, u64), ProcessError> {
+    let failed = |source| ProcessError::Start { name: spec.name.clone(), source };
+    let log = File::options().create(true).append(true).open(&spec.log).map_err(failed)?;
+    // What earlier runs said is none of this one's.
+    let said_before = log.metadata().map_err(failed)?.len();
+    let child = Command::new(&spec.program)
+        .args(&spec.args)
+        .env(EXIT_WITH_STDIN_ENV, "1")
+        // Ctrl-C at the terminal is for whoever started it: that one ends its processes in order.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    Ok((child, said_before))
 }
 
 /// The last lines of a log behind its first `from` bytes, on one line.

@@ -135,6 +135,12 @@ impl Index {
 }
 
 impl Api {
+    /// A list that may lack what was lost is not given.
+    fn may_list(&self, user: &UserId) -> Result<(), NodeError> {
+        let why = self.node.working().why_a_list_may_be_short(user.slot());
+        why.map_or(Ok(()), |why| Err(NodeError::Unavailable(why.to_owned())))
+    }
+
     /// Reads the index and gives each id to `item`, until the page is full or enough was looked at. All of it may read
     /// the disk, so it is done off the runtime.
     async fn page<T: Serialize + Send + 'static>(
@@ -218,6 +224,7 @@ pub(super) async fn list_orders(
         None => keys::of_user(b'u', &user),
     };
     let limit = limit_of(query.limit, PAGE_USUAL)?;
+    api.may_list(&user)?;
     let index = Index { head, limit, cursor: query.cursor.take() };
     let node = api.node.clone();
     let order = move |id: PublicId| {
@@ -248,6 +255,7 @@ pub(super) async fn list_pay_requests(
         Some(_) => return Err(Problem::invalid("/role", "a role is 'payer' or 'buyer'")),
     };
     let limit = limit_of(query.limit, PAGE_USUAL)?;
+    api.may_list(&user)?;
     let index = Index { head: keys::of_user(prefix, &user), limit, cursor: query.cursor };
     let node = api.node.clone();
     let payment = move |id: PublicId| {

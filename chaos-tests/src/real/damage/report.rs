@@ -1,0 +1,103 @@
+//! What is said of each cell.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::Format;
+use super::kind::{Kind, Target};
+
+/// One cell of the table.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    engine: &'static str,
+    target: &'static str,
+    kind: &'static str,
+    pub(super) seed: u64,
+    /// What was harmed, and whether keys were aimed at.
+    pub(super) harmed: String,
+    /// What the node, or its end, said of it; each thing once.
+    pub(super) said: Vec<String>,
+    pub(super) healed: Vec<String>,
+    /// From the start of the harmed node to everything being whole.
+    pub(super) heal_s: f64,
+    pub(super) total_s: f64,
+    /// Answers 503 to acknowledged orders while it healed.
+    pub(super) unavailable: u64,
+    /// Why it does not pass.
+    pub(super) failed: Option<String>,
+    /// Where logs and data of what failed are.
+    pub(super) kept: Option<PathBuf>,
+}
+
+impl Row {
+    pub(super) fn new(engine: &'static str, target: Target, kind: Kind, seed: u64) -> Row {
+        Row {
+            engine,
+            target: target.as_str(),
+            kind: kind.as_str(),
+            seed,
+            harmed: String::new(),
+            said: Vec::new(),
+            healed: Vec::new(),
+            heal_s: 0.0,
+            total_s: 0.0,
+            unavailable: 0,
+            failed: None,
+            kept: None,
+        }
+    }
+
+    pub(super) fn passed(&self) -> bool {
+        self.failed.is_none()
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { engine, target, kind, harmed, said, seed, .. } = self;
+        let failed = self.failed.as_deref().unwrap_or("healed");
+        write!(f, "{engine} {target} {kind} (seed {seed}; {harmed}): {failed}; said: {}", said.join(" | "))?;
+        self.kept.iter().try_for_each(|kept| write!(f, "; logs and data are kept in {}", kept.display()))
+    }
+}
+
+/// Longest text in a column.
+const CELL_CHARS_MAX: usize = 110;
+
+fn short(texts: &[String]) -> String {
+    let text = texts.join("; ");
+    match text.char_indices().nth(CELL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+pub(super) fn print(rows: &[Row], format: Format) -> Result<()> {
+    if format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(rows)?);
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["engine", "target", "kind", "harmed", "said", "healed", "s", "503"]);
+    for row in rows {
+        let healed = row.failed.as_ref().map_or_else(|| short(&row.healed), |why| format!("NOT: {why}"));
+        table.add_row([
+            row.engine.to_owned(),
+            row.target.to_owned(),
+            row.kind.to_owned(),
+            row.harmed.clone(),
+            short(&row.said),
+            healed,
+            format!("{:.1}", row.heal_s),
+            row.unavailable.to_string(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
