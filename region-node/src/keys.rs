@@ -45,6 +45,8 @@ pub(crate) const DIGESTS: &[u8] = b"mdigests/";
 pub(crate) const DIGESTS_OF_KEY: u16 = 64;
 /// Every entity's key begins with it.
 pub(crate) const ENTITIES: &[u8] = b"e";
+/// No entity's key is as high as this.
+pub(crate) const BEHIND_ENTITIES: &[u8] = b"f";
 /// What was damaged, as it was found.
 pub(crate) const ASIDE: &[u8] = b"q";
 /// Every quarantined change, without its bytes.

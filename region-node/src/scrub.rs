@@ -123,6 +123,10 @@ impl Scrub {
             }
             pass.upto = parts.last().map(|(key, _)| key.clone());
         }
+        if chunk.whole {
+            // What comes from now on comes behind the place read to, whatever its key.
+            pass.upto = Some(Bytes::from_static(keys::BEHIND_ENTITIES));
+        }
         Ok(chunk)
     }
 

@@ -100,6 +100,16 @@ fn a_sound_view_is_found_sound_while_it_is_written() {
 }
 
 #[test]
+fn what_comes_behind_the_last_key_after_it_was_read_is_not_missed() {
+    let mut home = Home::new();
+    (0..20).for_each(|n| _ = home.place(n));
+    home.scrub.begin();
+    assert!(home.scrub.chunk(&home.working).unwrap().whole);
+    (20..80).for_each(|n| _ = home.place(n));
+    assert_eq!(home.scrub.end(&home.working).unwrap(), (Vec::new(), Healed::default()));
+}
+
+#[test]
 fn what_is_gone_and_what_is_not_what_was_written_is_found() {
     let mut home = Home::new();
     let ids: Vec<EntityId> = (0..600).map(|n| home.place(n)).collect();
