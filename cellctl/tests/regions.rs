@@ -417,6 +417,27 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
     regions.cluster.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sum_that_is_wrong_over_sound_entities_is_counted_anew() {
+    let regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
+    let order = regions.place("k").await;
+    until("east has it", async || regions.sees("east", &order).await).await;
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let mut node = NodeClient::connect(east).await.unwrap();
+    let id = EntityId::from(order.parse::<OrderId>().unwrap());
+    let entity = Bytes::copy_from_slice(&id.to_bytes());
+    let damage = v1::DamageRequest { entity, how: "flip".to_owned(), part: "sum".to_owned() };
+    node.damage(damage).await.unwrap();
+    let differs = async || regions.peer("east", "north").await.diverged_ms.is_some();
+    until("the regions differ", differs).await;
+    until("they agree, with nothing repaired", async || !differs().await).await;
+    let agent = regions.cluster.agent_admin("east").unwrap();
+    let page = regions.api.text(agent, "/metrics").await.unwrap();
+    let repaired = page.lines().find(|line| line.starts_with("cell_repaired_entities_total"));
+    assert!(repaired.is_none_or(|line| line.ends_with(" 0")), "{repaired:?}");
+    regions.cluster.stop().await.unwrap();
+}
+
 /// A stream that stays open behind its items, as an agent's does.
 trait Forever: Sized {
     fn chain_forever(self) -> impl futures::Stream<Item = v1::MessageBatch> + Send + 'static;

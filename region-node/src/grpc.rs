@@ -502,12 +502,21 @@ impl NodeService for Grpc {
         Ok(Response::new(v1::AgreedReply {}))
     }
 
+    async fn recount(&self, _: Request<v1::RecountRequest>) -> Result<Response<v1::RecountReply>, Status> {
+        self.node.working().recount();
+        Ok(Response::new(v1::RecountReply {}))
+    }
+
     async fn damage(&self, request: Request<v1::DamageRequest>) -> Result<Response<v1::DamageReply>, Status> {
         if !self.may_damage {
             return Err(Status::unimplemented("only with allow_damage, and only for tests"));
         }
         let v1::DamageRequest { entity, how, part } = request.into_inner();
         let (id, working) = (entity_id(&entity)?, self.node.working().clone());
+        if part == "sum" {
+            scrub::miscount(&self.node, id.slot()).await.map_err(status)?;
+            return Ok(Response::new(v1::DamageReply {}));
+        }
         let damage = move || scrub::damage(&working, id, &part, &how);
         let damaged =
             tokio::task::spawn_blocking(damage).await.map_err(|error| Status::internal(error.to_string()))?;

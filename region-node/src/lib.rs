@@ -7,6 +7,7 @@ mod config;
 mod conflict;
 mod contain;
 mod desk;
+mod doubt;
 mod explain;
 mod gateway;
 mod grpc;

@@ -28,6 +28,7 @@ use indexes::{Healed, Place};
 use crate::node::Node;
 use crate::view::Places;
 use crate::working::{self, Working};
+use crate::writer::NodeError;
 use crate::{keys, notice, stopped, view};
 
 /// Keys read while the applier waits.
@@ -236,6 +237,12 @@ pub(crate) fn damage(working: &Working, id: EntityId, part: &str, how: &str) -> 
     }
     working.forget(&id);
     store.write(batch)
+}
+
+/// For tests: the sum of a slot becomes another one, though nothing is damaged.
+pub(crate) async fn miscount(node: &Node, slot: Slot) -> Result<(), NodeError> {
+    let (found, expected) = (Digest::from_bytes([1; 32]), Digest::default());
+    node.correct(vec![Off { slot, found, expected }]).await
 }
 
 /// Passes over the view, one at once and then again and again, or when something is missed; until the shutdown begins.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_core::cell::{Baseline, Front, Step};
-use cell_core::id::{ActorId, SLOT_COUNT, Slot};
+use cell_core::id::{ActorId, SLOT_COUNT};
 use cell_store::Position;
 
 use crate::config::LogSettings;
@@ -63,7 +63,7 @@ impl Node {
     /// What is known beside the entities, once the view shows everything that it covers.
     pub(crate) async fn baseline(&self) -> Result<Baseline, NodeError> {
         // A region that lacks something itself would hand its holes on as knowledge.
-        if self.working().has_holes() || self.working().doubt_generation() > 0 || self.is_recovering() {
+        if !self.working().may_be_built_on() || self.is_recovering() {
             return Err(NodeError::Unavailable("it lacks something itself: ask another region".to_owned()));
         }
         let baseline = self.read(|cell| cell.baseline()).await?;
@@ -88,6 +88,8 @@ impl Node {
         let actors = baseline.fronts.len();
         self.run(move |cell, view, now_ms| Ok((cell.adopt(view, baseline, now_ms)?, ()))).await?;
         metrics::counter!("cell_baselines_adopted_total").increment(1);
+        // A comparison from before it must not end the doubt.
+        self.working().taken_over();
         tracing::info!(actors, "knows from now on what a peer knew");
         // What the peer's software could not apply, this one may.
         self.retry_after_upgrade().await;
@@ -104,7 +106,7 @@ impl Node {
         self.heard_of_more().send_replace(Instant::now());
         if by_state {
             let known = self.working().doubted().len() == usize::from(SLOT_COUNT);
-            self.working().doubt_slots(Slot::all());
+            self.working().take_over();
             if !known {
                 let kept = scrub::keep_doubts(self).await;
                 kept.map_err(|error| NodeError::Unavailable(error.to_string()))?;

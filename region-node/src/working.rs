@@ -18,6 +18,7 @@ use cell_core::version::Dot;
 use cell_store::{Scan, Store, StoreError};
 use tokio::sync::{Notify, watch};
 
+use crate::doubt::Doubt;
 use crate::keys;
 use crate::known::Known;
 use crate::own::Own;
@@ -53,15 +54,6 @@ struct Missed {
     ids: Mutex<BTreeSet<EntityId>>,
     /// There is one more: the view is to be read through.
     news: Notify,
-}
-
-/// Of what it is not known that the view has all of it.
-#[derive(Debug, Default)]
-struct Doubt {
-    /// Slots that lack something, until a comparison with a peer finds no difference.
-    slots: BTreeSet<Slot>,
-    /// Rises with every new doubt.
-    generation: u64,
 }
 
 /// What is not shown, since a change of it could not be applied.
@@ -229,35 +221,49 @@ impl Working {
 
     /// These slots lack something.
     pub(crate) fn doubt_slots(&self, slots: impl IntoIterator<Item = Slot>) {
-        let mut doubt = self.doubt();
-        doubt.slots.extend(slots);
-        if doubt.slots.is_empty() {
-            return;
-        }
-        doubt.generation += 1;
-        metrics::gauge!("cell_doubted_slots").set(doubt.slots.len() as f64);
+        self.doubted_by(|doubt| doubt.lack(slots));
+    }
+
+    /// A peer's state is being taken over, or still is.
+    pub(crate) fn take_over(&self) {
+        self.doubted_by(Doubt::take_over);
+    }
+
+    /// All of the peer's state is here.
+    pub(crate) fn taken_over(&self) {
+        self.doubted_by(Doubt::taken_over);
     }
 
     /// Those that lack something.
     pub(crate) fn doubted(&self) -> BTreeSet<Slot> {
-        self.doubt().slots.clone()
+        self.doubt().slots().clone()
     }
 
     /// Not zero while there is doubt: which one.
     pub(crate) fn doubt_generation(&self) -> u64 {
-        let doubt = self.doubt();
-        if doubt.slots.is_empty() { 0 } else { doubt.generation }
+        self.doubt().generation()
+    }
+
+    /// Whether another region may build on what is here.
+    pub(crate) fn may_be_built_on(&self) -> bool {
+        !self.has_holes() && self.doubt().may_be_built_on()
     }
 
     /// A comparison with a peer found no difference, as of this doubt; whether that ended it.
     pub(crate) fn resolve(&self, generation: u64) -> bool {
+        self.doubted_by(|doubt| doubt.agree(generation))
+    }
+
+    fn doubted_by<T>(&self, change: impl FnOnce(&mut Doubt) -> T) -> T {
         let mut doubt = self.doubt();
-        let ends = doubt.generation == generation && !doubt.slots.is_empty();
-        if ends {
-            doubt.slots.clear();
-            metrics::gauge!("cell_doubted_slots").set(0.0);
-        }
-        ends
+        let changed = change(&mut doubt);
+        metrics::gauge!("cell_doubted_slots").set(doubt.slots().len() as f64);
+        changed
+    }
+
+    /// The view is at odds with the sums that a comparison saw: it is read through.
+    pub(crate) fn recount(&self) {
+        self.missed.news.notify_one();
     }
 
     pub(crate) fn has_holes(&self) -> bool {
@@ -353,7 +359,7 @@ impl Working {
         if self.has_holes() {
             return Some("a part of the log is damaged here and not back yet");
         }
-        if self.doubt().slots.contains(&slot) {
+        if self.doubt().slots().contains(&slot) {
             return Some("a part of the view was lost here and is not back yet");
         }
         self.recovering.borrow().then_some("it has just started and asks its peers what they hold of it")

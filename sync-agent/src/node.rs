@@ -134,6 +134,11 @@ impl NodeLink {
         self.client().agreed(request).await.map(drop)
     }
 
+    /// Its sums are at odds with its entities, or a peer's are.
+    pub(crate) async fn recount(&self) -> Result<(), Status> {
+        self.client().recount(v1::RecountRequest {}).await.map(drop)
+    }
+
     pub(crate) async fn entity_digests(
         &self,
         request: v1::EntityDigestsRequest,

@@ -1,0 +1,117 @@
+//! Of which slots it is not known that the view has all of them, and why that is so.
+
+use std::collections::BTreeSet;
+
+use cell_core::id::Slot;
+
+/// Ends when a comparison with a peer, as of this very doubt, finds no difference.
+#[derive(Debug, Default)]
+pub(crate) struct Doubt {
+    slots: BTreeSet<Slot>,
+    /// Rises with every new doubt.
+    generation: u64,
+    /// The last one that was no part of taking state over; 0: none.
+    lacking: u64,
+    /// Which one it was when state began to be taken over that is not all here.
+    taking_over: Option<u64>,
+}
+
+impl Doubt {
+    pub(crate) fn slots(&self) -> &BTreeSet<Slot> {
+        &self.slots
+    }
+
+    /// Not zero while there is doubt: which one.
+    pub(crate) fn generation(&self) -> u64 {
+        if self.slots.is_empty() { 0 } else { self.generation }
+    }
+
+    /// These slots lack something.
+    pub(crate) fn lack(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        self.raise(slots);
+        if !self.slots.is_empty() {
+            self.lacking = self.generation;
+        }
+    }
+
+    /// A peer's state is being taken over, or still is.
+    pub(crate) fn take_over(&mut self) {
+        let before = self.generation;
+        self.raise(Slot::all());
+        self.taking_over.get_or_insert(before);
+    }
+
+    /// All of it is here, and with it whatever was lacking when that began. It is compared nevertheless.
+    pub(crate) fn taken_over(&mut self) {
+        if self.taking_over.take().is_some_and(|begun| self.lacking <= begun) {
+            self.lacking = 0;
+        }
+        self.raise(Slot::all());
+    }
+
+    /// No difference was found as of this doubt; whether that ended it.
+    pub(crate) fn agree(&mut self, generation: u64) -> bool {
+        let ends = generation != 0 && self.generation() == generation;
+        if ends {
+            self.slots.clear();
+            self.lacking = 0;
+        }
+        ends
+    }
+
+    /// Whether another region may build on what is here. Where state was just taken over it may: two regions that lost
+    /// their disks while a third one is away would otherwise wait for each other.
+    pub(crate) fn may_be_built_on(&self) -> bool {
+        self.slots.is_empty() || (self.lacking == 0 && self.taking_over.is_none())
+    }
+
+    fn raise(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        self.slots.extend(slots);
+        self.generation += u64::from(!self.slots.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> [Slot; 1] {
+        [Slot::new(7).unwrap()]
+    }
+
+    #[test]
+    fn nobody_builds_on_what_lacks_something() {
+        let mut doubt = Doubt::default();
+        doubt.lack([]);
+        assert!(doubt.may_be_built_on());
+        doubt.lack(some());
+        assert!(!doubt.may_be_built_on());
+        doubt.lack([]);
+        assert!(!doubt.agree(1), "that was another doubt");
+        assert!(doubt.agree(2) && doubt.may_be_built_on());
+        assert!(!doubt.agree(0));
+    }
+
+    #[test]
+    fn state_that_is_all_here_is_built_on_before_it_was_compared() {
+        let mut doubt = Doubt::default();
+        doubt.lack(some());
+        doubt.take_over();
+        doubt.take_over();
+        assert!(!doubt.may_be_built_on());
+        doubt.taken_over();
+        assert!(doubt.may_be_built_on() && doubt.generation() > 0, "and yet it denies nothing");
+        assert!(!doubt.agree(doubt.generation() - 1), "a comparison from before it says nothing of it");
+    }
+
+    #[test]
+    fn what_was_found_lacking_meanwhile_still_is() {
+        let mut doubt = Doubt::default();
+        doubt.take_over();
+        doubt.lack(some());
+        doubt.taken_over();
+        assert!(!doubt.may_be_built_on());
+        let doubted = doubt.generation();
+        assert!(doubt.agree(doubted) && doubt.may_be_built_on());
+    }
+}
