@@ -5,6 +5,7 @@
 //! burst of messages costs one sync.
 
 mod courier;
+mod fetches;
 mod shelf;
 
 use std::collections::HashMap;
