@@ -231,13 +231,13 @@ impl Courier {
         regions.extend(self.peers.regions());
         let mut asked = std::collections::BTreeSet::from([self.region]);
         regions.retain(|region| asked.insert(*region));
-        if !self.fetches().want(Wanted { id, missing, regions }) {
+        if !self.fetches().want(Wanted { id, missing, regions }, &self.node.fronts()) {
             return;
         }
         let courier = self.clone();
         self.shutdown.spawn("fetch", async move {
             loop {
-                let wanted = courier.fetches().next();
+                let wanted = courier.fetches().next(&courier.node.fronts());
                 let Some(wanted) = wanted else { return };
                 tokio::select! {
                     () = courier.shutdown.begun() => return,

@@ -157,10 +157,13 @@ impl Load {
         Ok((number, user.clone(), id))
     }
 
-    /// Somebody is asked to pay an order.
-    pub(super) async fn ask(&self, user: &str, id: &str, payer: &str) -> Result<()> {
+    /// Somebody is asked to pay an order; the payment's id.
+    pub(super) async fn ask(&self, user: &str, id: &str, payer: &str) -> Result<String> {
         let (path, key) = (format!("/v1/orders/{id}/pay-requests"), format!("ask-{id}"));
-        self.post(self.home, user, &path, &key, &json!({ "payer": payer })).await.map(drop)
+        let asked = self.post(self.home, user, &path, &key, &json!({ "payer": payer })).await?;
+        let payment = asked.body.pointer("/payment/id").or_else(|| asked.body.pointer("/open_payment"));
+        let payment = payment.and_then(Value::as_str).map(str::to_owned);
+        payment.with_context(|| format!("{path}: {}", asked.body))
     }
 
     /// The same request until it is taken.

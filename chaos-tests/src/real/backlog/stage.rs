@@ -267,20 +267,17 @@ impl Stage {
     async fn first(&self, returned: Instant, load: &Load) -> Result<First> {
         let payer = people(&self.it, PEER, "fresh-payer", 1).swap_remove(0);
         let (_, buyer, order) = load.place().await?;
-        load.ask(&buyer, &order, &payer).await?;
-        let asked = Instant::now();
-        let (list, mut payment) = ("/v1/pay-requests?role=payer", None);
+        let payment = load.ask(&buyer, &order, &payer).await?;
+        let (asked, path) = (Instant::now(), format!("/v1/pay-requests/{payment}"));
+        // Not by the list: while state is taken over it may lack something, and says so.
         until(GUARD, async || {
-            let listed = self.it.get(PEER, list, &payer).await?;
-            let id = listed.body.pointer("/items/0/id").and_then(|id| id.as_str());
-            payment =
-                Some(id.with_context(|| format!("{list}: {} {}", listed.status, listed.body))?.to_owned());
+            let seen = self.it.get(PEER, &path, &payer).await?;
+            ensure!(seen.status == 200, "{path}: {} {}", seen.status, seen.body);
             Ok(())
         })
         .await
         .context("the request of somebody new")?;
         let seen_s = asked.elapsed().as_secs_f64();
-        let payment = payment.context("a request without an id")?;
         let (path, at) = (format!("/v1/pay-requests/{payment}/accept"), self.it.cluster.node_http(PEER)?);
         load.post(at, &payer, &path, &format!("accept-{payment}"), &json!({ "card_token": "visa" })).await?;
         until(GUARD, async || {
