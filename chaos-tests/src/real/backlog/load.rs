@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::case::{HOME, PEER};
+use super::report::Windows;
 use crate::harness::{Answer, Api};
 use crate::real::book::placing;
 use crate::real::deployment::Deployment;
@@ -77,11 +78,14 @@ impl Load {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was due in this time, in milliseconds.
-    pub(super) fn timed(&self, from: Instant, to: Instant) -> Vec<f64> {
+    /// What was due in this time, second by second, in milliseconds.
+    pub(super) fn timed(&self, from: Instant, to: Instant) -> Windows {
         let timed = self.timed.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = timed.iter().filter(|(due, _)| (from..to).contains(due));
-        within.map(|(_, took)| took.as_secs_f64() * 1e3).collect()
+        let mut windows = BTreeMap::<u64, Vec<f64>>::new();
+        for (due, took) in timed.iter().filter(|(due, _)| (from..to).contains(due)) {
+            windows.entry(due.duration_since(from).as_secs()).or_default().push(took.as_secs_f64() * 1e3);
+        }
+        windows.into_values().collect()
     }
 
     /// Places so many orders, as fast as they are answered.

@@ -250,8 +250,11 @@ impl Stage {
             let known = self.known_at(PEER).await.unwrap_or(had);
             let from = *from.get_or_insert(known.min(target));
             drain.lacking = target - from;
+            let taken = if self.keep_mib.is_some() { self.taken_over().await.unwrap_or(0) } else { 0 };
             let since_s = returned.elapsed().as_secs_f64();
-            drain.came.push((since_s, known.min(target) - from));
+            // What is taken over as state counts for the frontier when it is complete.
+            let came = (known.min(target) - from).max(taken.min(drain.lacking));
+            drain.came.push((since_s, came));
             if known >= target {
                 drain.drained_s = since_s;
                 return Ok(drain);
@@ -261,6 +264,12 @@ impl Stage {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Entities that the peer took over as state.
+    async fn taken_over(&self) -> Result<u64> {
+        let metrics = self.it.metrics(Role::Agent, PEER).await?;
+        Ok(metrics.get("cell_exchanged_entities_total").map_or(0, |taken| *taken as u64))
     }
 
     /// Somebody places an order and asks somebody in the peer to pay it, who sees that and does.
@@ -385,10 +394,9 @@ impl Stage {
             let bound = (keep_mib << 20) + at_rest;
             let most = row.log_most;
             ensure!(most <= bound, "the log had {} KiB, {} are to be kept of it", most >> 10, keep_mib << 10);
-            let taken = self.it.metrics(Role::Agent, PEER).await?;
-            let taken = taken.get("cell_exchanged_entities_total").copied().unwrap_or(0.0);
-            ensure!(taken > 0.0, "no log reaches back, and no state was taken over");
-            row.said = format!("{taken:.0} entities as state");
+            let taken = self.taken_over().await?;
+            ensure!(taken > 0, "no log reaches back, and no state was taken over");
+            row.said = format!("{taken} entities as state");
         }
         Ok(())
     }
