@@ -59,10 +59,11 @@ impl Doubt {
         ends
     }
 
-    /// Whether another region may build on what is here. Where state was just taken over it may: two regions that lost
-    /// their disks while a third one is away would otherwise wait for each other.
+    /// Whether another region may build on what is here. It may while state is taken over, and before that was compared:
+    /// how far this region says it is, it is. Two regions that each need the other's state, or lost their disks while a
+    /// third one is away, would otherwise wait for each other.
     pub(crate) fn may_be_built_on(&self) -> bool {
-        self.slots.is_empty() || (self.lacking == 0 && self.taking_over.is_none())
+        self.lacking == 0
     }
 
     fn raise(&mut self, slots: impl IntoIterator<Item = Slot>) {
@@ -93,10 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn state_that_is_all_here_is_built_on_before_it_was_compared() {
+    fn state_that_is_taken_over_is_built_on_before_it_was_compared() {
         let mut doubt = Doubt::default();
-        doubt.lack(some());
         doubt.take_over();
+        assert!(doubt.may_be_built_on(), "it is as far as it says, and goes on");
+        doubt.lack(some());
+        assert!(!doubt.may_be_built_on());
+        doubt.taken_over();
         doubt.take_over();
         assert!(!doubt.may_be_built_on());
         doubt.taken_over();

@@ -250,7 +250,7 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::EntitiesRequest>,
     ) -> Result<Response<v1::EntitiesReply>, Status> {
-        let v1::EntitiesRequest { entities: wanted, alone, incomplete_too } = request.into_inner();
+        let v1::EntitiesRequest { entities: wanted, alone, incomplete_too, .. } = request.into_inner();
         if wanted.len() > ENTITIES_MAX {
             return Err(Status::invalid_argument(format!("at most {ENTITIES_MAX} entities at once")));
         }
@@ -287,7 +287,12 @@ impl NodeService for Grpc {
             }
             looked += 1;
         }
-        Ok(Response::new(v1::EntitiesReply { entities, looked, withheld: wire_ids(withheld) }))
+        Ok(Response::new(v1::EntitiesReply {
+            entities,
+            looked,
+            withheld: wire_ids(withheld),
+            ..v1::EntitiesReply::default()
+        }))
     }
 
     async fn merge_entities(

@@ -221,7 +221,8 @@ impl Comparer {
         let mut changed = 0;
         while !ids.is_empty() {
             let entities = ids.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
-            let request = v1::EntitiesRequest { entities, alone: whole, incomplete_too: whole };
+            let request =
+                v1::EntitiesRequest { entities, alone: whole, incomplete_too: whole, takes_packed: true };
             let fetched = self.peers.fetch(peer, request).await?;
             let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
             let merged = within(self.node.merge(request)).await?;

@@ -311,11 +311,10 @@ impl NodeLink {
                     was = known.position,
                     "the node's log is shorter than it was: it is another one"
                 );
-                known.log += 1;
-                self.positions().clear();
             }
-            if known.actor != actor {
-                // Its disk may be another one, whatever its length.
+            if known.actor != actor || from < known.position {
+                // Its disk may be another one, or its log was cut and is as long again: positions mean something else.
+                known.log += 1;
                 self.positions().clear();
             }
             known.connected = true;
@@ -487,5 +486,31 @@ fn note_life(entry: &Entry, fronts: &mut Fronts, lives: &mut Lives) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_core::id::NodeId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_was_cut_and_is_as_long_again_is_another_one() {
+        let region: RegionId = "north".parse().unwrap();
+        let channel = crate::transport::channel("http://127.0.0.1:1").unwrap();
+        let link = NodeLink::new(region, channel, Board::new(region, []));
+        let (fronts, holes) = (Arc::new(Fronts::default()), Arc::new(Holes::default()));
+        let start = |start| ActorId { node: NodeId { region, index: 0 }, start, nonce: start };
+        let mut logs = Vec::new();
+        for (from, actor) in [(10, 1), (12, 1), (12, 2), (40, 3), (39, 3)] {
+            link.connect(from, &fronts, &holes, Some(start(actor)), false);
+            logs.push(link.known().borrow().log);
+        }
+        assert_eq!(
+            logs,
+            [1, 1, 2, 3, 4],
+            "a start of the node may have cut it; a mere break of the stream has not"
+        );
     }
 }
