@@ -61,6 +61,7 @@ schedules! {
     entities::half_command = "half-command",
     holes::poisonous_change = "poisonous-change",
     holes::old_software = "old-software",
+    holes::view_lost_behind_a_trim = "view-lost-behind-a-trim",
     money::cancel_then_captured = "cancel-then-captured",
     money::callback_at_the_zombie = "callback-at-the-zombie",
     money::capture_after_withdrawn = "capture-after-withdrawn",
