@@ -75,6 +75,7 @@ schedules! {
     money::attempt_never_sent = "attempt-never-sent",
     money::old_key = "old-key",
     money::other_amount_same_permit = "other-amount-same-permit",
+    money::cancel_while_another_is_captured = "cancel-while-another-is-captured",
     money::second_payer = "second-payer",
     money::refund_forgotten = "refund-forgotten",
     money::two_partial_refunds = "two-partial-refunds",

@@ -277,3 +277,22 @@ pub(super) fn capture_after_expiry() -> Result<(), String> {
     stage.rest()?;
     expect(stage.balance()? == 0, "refunded")
 }
+
+pub(super) fn cancel_while_another_is_captured() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    // The old home's payer pays, while the new home closes another request for the sake of a cancel.
+    stage.isolate(S);
+    stage.ask(N, B)?;
+    stage.pass(500);
+    stage.accept(E, B, "ok")?;
+    stage.decree(S, A);
+    stage.ask(S, B)?;
+    let cancelled = stage.ok(S, Op::Cancel { order: 0 })?;
+    expect(cancelled.pending, "it waits for the end of that request")?;
+    stage.pass(5_000);
+    expect(stage.balance()? == 900, "the old home's payer has paid")?;
+    stage.mend();
+    stage.rest()?;
+    stage.is("Cancelled")?;
+    expect(stage.balance()? == 0, "what was paid meanwhile goes back")
+}
