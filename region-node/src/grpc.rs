@@ -147,10 +147,6 @@ impl NodeService for Grpc {
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let v1::TailRequest { from_position, rest_ms, .. } = request.into_inner();
-        let rest_ms = std::env::var("HC_REST")
-            .ok()
-            .filter(|_| rest_ms > 0)
-            .map_or(rest_ms, |ms| ms.parse().unwrap_or(0));
         let (mut at, rest_ms) = (Position(from_position), rest_ms.min(TAIL_REST_MAX_MS));
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
