@@ -49,20 +49,24 @@ impl Doubt {
         self.raise(Slot::all());
     }
 
-    /// No difference was found as of this doubt; whether that ended it.
-    pub(crate) fn agree(&mut self, generation: u64) -> bool {
-        let ends = generation != 0 && self.generation() == generation;
-        if ends {
-            self.slots.clear();
+    /// A peer had nothing more as of this doubt, or could not say so of some slots; whether that changed anything.
+    pub(crate) fn agree(&mut self, generation: u64, but: &BTreeSet<Slot>) -> bool {
+        if generation == 0 || self.generation() != generation {
+            return false;
+        }
+        let before = self.slots.len();
+        self.slots.retain(|slot| but.contains(slot));
+        if self.slots.is_empty() {
             self.lacking = 0;
         }
-        ends
+        self.slots.len() < before
     }
 
-    /// Whether another region may build on what is here. Where state was just taken over it may: two regions that lost
-    /// their disks while a third one is away would otherwise wait for each other.
+    /// Whether another region may build on what is here. It may while state is taken over, and before that was compared:
+    /// how far this region says it is, it is. Two regions that each need the other's state, or lost their disks while a
+    /// third one is away, would otherwise wait for each other.
     pub(crate) fn may_be_built_on(&self) -> bool {
-        self.slots.is_empty() || (self.lacking == 0 && self.taking_over.is_none())
+        self.lacking == 0
     }
 
     fn raise(&mut self, slots: impl IntoIterator<Item = Slot>) {
@@ -87,21 +91,28 @@ mod tests {
         doubt.lack(some());
         assert!(!doubt.may_be_built_on());
         doubt.lack([]);
-        assert!(!doubt.agree(1), "that was another doubt");
-        assert!(doubt.agree(2) && doubt.may_be_built_on());
-        assert!(!doubt.agree(0));
+        let none = BTreeSet::new();
+        assert!(!doubt.agree(1, &none), "that was another doubt");
+        assert!(doubt.agree(2, &none) && doubt.may_be_built_on());
+        assert!(!doubt.agree(0, &none));
     }
 
     #[test]
-    fn state_that_is_all_here_is_built_on_before_it_was_compared() {
+    fn state_that_is_taken_over_is_built_on_before_it_was_compared() {
         let mut doubt = Doubt::default();
-        doubt.lack(some());
         doubt.take_over();
+        assert!(doubt.may_be_built_on(), "it is as far as it says, and goes on");
+        doubt.lack(some());
+        assert!(!doubt.may_be_built_on());
+        doubt.taken_over();
         doubt.take_over();
         assert!(!doubt.may_be_built_on());
         doubt.taken_over();
         assert!(doubt.may_be_built_on() && doubt.generation() > 0, "and yet it denies nothing");
-        assert!(!doubt.agree(doubt.generation() - 1), "a comparison from before it says nothing of it");
+        assert!(
+            !doubt.agree(doubt.generation() - 1, &BTreeSet::new()),
+            "a comparison from before it says nothing of it"
+        );
     }
 
     #[test]
@@ -112,6 +123,8 @@ mod tests {
         doubt.taken_over();
         assert!(!doubt.may_be_built_on());
         let doubted = doubt.generation();
-        assert!(doubt.agree(doubted) && doubt.may_be_built_on());
+        assert!(doubt.agree(doubted, &some().into()) && doubt.slots().len() == 1, "but for one slot");
+        assert!(!doubt.may_be_built_on() && doubt.generation() == doubted);
+        assert!(doubt.agree(doubted, &BTreeSet::new()) && doubt.may_be_built_on());
     }
 }

@@ -21,6 +21,7 @@ mod inbox;
 mod metrics;
 mod node;
 mod outbox;
+mod pack;
 mod placement;
 mod positions;
 mod process;

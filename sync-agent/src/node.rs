@@ -34,6 +34,8 @@ use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
 /// Under this name the node knows the tail.
 const TAILER: &str = "sync-agent";
+/// What the node gathers between two batches: each wakes both processes and the subscribers' streams.
+const TAIL_REST_MS: u32 = 1;
 /// Tail batches a subscriber's stream may be behind before it reads the log by itself.
 const NEWS_MAX: usize = 32;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -209,7 +211,8 @@ impl NodeLink {
 
     /// A tail of its own, for a subscriber with a backlog.
     pub(crate) async fn tail_from(&self, position: u64) -> Result<Streaming<v1::TailBatch>, Status> {
-        let request = v1::TailRequest { tailer: TAILER.to_owned(), from_position: position };
+        let request =
+            v1::TailRequest { tailer: TAILER.to_owned(), from_position: position, rest_ms: TAIL_REST_MS };
         let opened = tokio::time::timeout(ANSWER_WITHIN, self.client().tail(request)).await;
         Ok(opened.map_err(|_| Status::deadline_exceeded("the node does not answer"))??.into_inner())
     }
@@ -311,11 +314,10 @@ impl NodeLink {
                     was = known.position,
                     "the node's log is shorter than it was: it is another one"
                 );
-                known.log += 1;
-                self.positions().clear();
             }
-            if known.actor != actor {
-                // Its disk may be another one, whatever its length.
+            if known.actor != actor || from < known.position {
+                // Its disk may be another one, or its log was cut and is as long again: positions mean something else.
+                known.log += 1;
                 self.positions().clear();
             }
             known.connected = true;
@@ -379,7 +381,7 @@ impl NodeLink {
             note_life(entry, &mut fronts, &mut self.lives());
         }
         for baseline in &news.adopted {
-            let open = baseline.quarantined.iter().filter(|kept| !kept.given_up).map(|kept| kept.entry.dot);
+            let open = baseline.quarantined.iter().map(|kept| kept.entry.dot);
             let new: Vec<Dot> = open.filter(|dot| !fronts.covers(dot)).collect();
             if !new.is_empty() {
                 Arc::make_mut(&mut holes).take_over(new.into_iter());
@@ -487,5 +489,31 @@ fn note_life(entry: &Entry, fronts: &mut Fronts, lives: &mut Lives) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_core::id::NodeId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_was_cut_and_is_as_long_again_is_another_one() {
+        let region: RegionId = "north".parse().unwrap();
+        let channel = crate::transport::channel("http://127.0.0.1:1").unwrap();
+        let link = NodeLink::new(region, channel, Board::new(region, []));
+        let (fronts, holes) = (Arc::new(Fronts::default()), Arc::new(Holes::default()));
+        let start = |start| ActorId { node: NodeId { region, index: 0 }, start, nonce: start };
+        let mut logs = Vec::new();
+        for (from, actor) in [(10, 1), (12, 1), (12, 2), (40, 3), (39, 3)] {
+            link.connect(from, &fronts, &holes, Some(start(actor)), false);
+            logs.push(link.known().borrow().log);
+        }
+        assert_eq!(
+            logs,
+            [1, 1, 2, 3, 4],
+            "a start of the node may have cut it; a mere break of the stream has not"
+        );
     }
 }

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::board::now_ms;
 use crate::config::Limits;
 use crate::node::{News, NodeLink, read_batch, read_frontier, read_said, write_said};
+use crate::pack::Packer;
 use crate::positions::Frontier;
 use crate::transport::Served;
 use crate::upkeep::{Report, Reports};
@@ -70,7 +71,18 @@ impl Replication for Publisher {
         &self,
         request: Request<v1::EntitiesRequest>,
     ) -> Result<Response<v1::EntitiesReply>, Status> {
-        self.node.client().read_entities(request.into_inner()).await
+        let request = request.into_inner();
+        let packer = request.takes_packed.then(Packer::new).transpose()?;
+        let mut reply = self.node.client().read_entities(request).await?.into_inner();
+        if let Some(mut packer) = packer {
+            let entities = std::mem::take(&mut reply.entities);
+            let of_entities = v1::EntitiesReply { entities, ..v1::EntitiesReply::default() };
+            reply.packed = packer.pack(&of_entities);
+            if reply.packed.is_none() {
+                reply.entities = of_entities.entities;
+            }
+        }
+        Ok(Response::new(reply))
     }
 
     async fn digests(
@@ -108,9 +120,10 @@ impl Publisher {
             first.map_err(|_| Status::deadline_exceeded("the subscriber does not say who it is"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("the subscriber said nothing"))?;
         let (subscriber, protocol) = self.admit(&first)?;
+        let packer = first.takes_packed.then(Packer::new).transpose()?;
         // Listened to before the place to begin is chosen: what comes in between is in one of the two.
         let news = self.node.news();
-        self.node.connected().await;
+        let log = self.node.connected().await.log;
         let stamp = read_stamp(&first.stamp);
         let said = read_said(first.frontier, &first.stamp, first.all);
         let frontier = match self.node.fronts().hear(said) {
@@ -127,8 +140,19 @@ impl Publisher {
         feed.report(now_ms(), frontier);
         tracing::info!(%subscriber, from = at, "a subscriber begins");
         let pending = VecDeque::new();
-        let mut stream =
-            Stream { publisher: self, protocol, feed, news, at, backlog: None, pending, report, stamp };
+        let mut stream = Stream {
+            publisher: self,
+            protocol,
+            packer,
+            feed,
+            log,
+            news,
+            at,
+            backlog: None,
+            pending,
+            report,
+            stamp,
+        };
         let ended = stream.run(&mut requests, batches).await;
         tracing::info!(%subscriber, at = stream.at, "a subscriber ended");
         ended
@@ -180,7 +204,11 @@ impl Publisher {
 struct Stream<'a> {
     publisher: &'a Publisher,
     protocol: u32,
+    /// If the subscriber takes what is packed.
+    packer: Option<Packer>,
     feed: Feed,
+    /// Of the node: what positions are of.
+    log: u64,
     news: broadcast::Receiver<Arc<News>>,
     /// Everything before it was offered.
     at: u64,
@@ -200,7 +228,7 @@ impl Stream<'_> {
         batches: &mpsc::Sender<Result<v1::ChangeBatch, Status>>,
     ) -> Result<(), Status> {
         let mut known = self.publisher.node.known();
-        let log = known.borrow().log;
+        known.mark_changed();
         let mut say = tokio::time::interval(SAY_EVERY);
         let closed = || Status::cancelled("the subscriber is gone");
         self.catch_up().await?;
@@ -231,7 +259,7 @@ impl Stream<'_> {
                 batch = next_of(&mut self.backlog), if reading => self.take_backlog(batch?),
                 changed = known.changed() => {
                     changed.map_err(|_| closed())?;
-                    if known.borrow_and_update().log != log {
+                    if known.borrow_and_update().log != self.log {
                         return Err(Status::aborted("the node has another log than before"));
                     }
                 }
@@ -249,12 +277,14 @@ impl Stream<'_> {
         self.feed.report(now_ms(), frontier);
     }
 
-    fn batch(&self, entries: Vec<Entry>, with_frontier: bool) -> v1::ChangeBatch {
+    fn batch(&mut self, entries: Vec<Entry>, with_frontier: bool) -> v1::ChangeBatch {
         let entries: Vec<v1::Entry> = entries.into_iter().map(v1::Entry::from).collect();
         metrics::counter!("cell_changes_sent_total").increment(entries.len() as u64);
-        let protocol = self.protocol;
-        let batch =
-            v1::ChangeBatch { entries, sent_wall_ms: now_ms(), protocol, ..v1::ChangeBatch::default() };
+        let of_entries = v1::ChangeBatch { entries, ..v1::ChangeBatch::default() };
+        let packed = self.packer.as_mut().and_then(|packer| packer.pack(&of_entries));
+        let entries = if packed.is_some() { Vec::new() } else { of_entries.entries };
+        let (protocol, sent_wall_ms) = (self.protocol, now_ms());
+        let batch = v1::ChangeBatch { entries, packed, sent_wall_ms, protocol, ..v1::ChangeBatch::default() };
         if !with_frontier {
             return batch;
         }

@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::board::{Board, Channel, Flow, STALLED_AFTER_MS, now_ms};
 use crate::exchange::Exchange;
 use crate::node::{NodeLink, read_frontier, write_front, write_said};
+use crate::pack::unpack;
 use crate::positions::Frontier;
 use crate::recovery::{Recovery, Standing};
 use crate::transport::{MESSAGE_BYTES_MAX, cause};
@@ -115,7 +116,11 @@ async fn fetch(
     request: v1::EntitiesRequest,
 ) -> Result<v1::EntitiesReply, Status> {
     let asked = tokio::time::timeout(FETCH_WITHIN, client.fetch(request)).await;
-    Ok(asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
+    let mut reply = asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+    if let Some(packed) = reply.packed.take() {
+        reply.entities.extend(unpack::<v1::EntitiesReply>(&packed)?.entities);
+    }
+    Ok(reply)
 }
 
 /// Follows one peer.
@@ -208,6 +213,7 @@ impl Subscriber {
             frontier,
             stamp,
             all,
+            takes_packed: true,
         };
         reports.try_send(first).map_err(|_| Broken::Ended)?;
         let mut client = self.peers.client(self.peer).map_err(Broken::Peer)?;
@@ -231,7 +237,11 @@ impl Subscriber {
         loop {
             tokio::select! {
                 batch = next(&mut changes), if open < APPLYING_MAX => {
-                    let batch = batch?;
+                    let mut batch = batch?;
+                    if let Some(packed) = batch.packed.take() {
+                        let entries = unpack::<v1::ChangeBatch>(&packed).map_err(Broken::Peer)?.entries;
+                        batch.entries.extend(entries);
+                    }
                     self.heard_protocol(batch.protocol)?;
                     if batch.name_all {
                         // Another stamp than the peer's: it is told everything.

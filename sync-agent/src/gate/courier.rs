@@ -271,7 +271,10 @@ impl Courier {
         let entities = wanted.iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes())).collect();
         let reply = self
             .peers
-            .fetch_awaited(region, v1::EntitiesRequest { entities, ..v1::EntitiesRequest::default() })
+            .fetch_awaited(
+                region,
+                v1::EntitiesRequest { entities, takes_packed: true, ..v1::EntitiesRequest::default() },
+            )
             .await?;
         if reply.entities.is_empty() {
             return Ok(false);
