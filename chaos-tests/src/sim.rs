@@ -7,6 +7,7 @@
 mod agent;
 mod client;
 mod coverage;
+mod disk;
 mod exchange;
 mod fault;
 mod gateway;

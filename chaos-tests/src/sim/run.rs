@@ -3,6 +3,7 @@
 use cell_core::cell::Ability;
 
 use super::coverage::Coverage;
+use super::disk::Disk;
 use super::invariants::Violation;
 use super::museum::Exhibit;
 use super::node::Node;
@@ -98,13 +99,14 @@ impl World {
         let mut closed = false;
         while self.now_ms < end_ms && self.journal.violations.is_empty() {
             self.run(SLICE_MS);
+            self.replace_hopeless();
             if !self.has_converged() || (!twin && self.restart_outranked()) {
                 continue;
             }
             if twin {
                 // Everything it wrote is everywhere: the second machine is switched off.
                 self.stop(3);
-                self.forget_disk(3, 0);
+                self.forget_disk(3, Disk::default());
                 self.nodes.truncate(3);
                 self.nodes.iter_mut().for_each(|node| {
                     node.sent.remove(&3);
@@ -227,7 +229,8 @@ impl World {
 
     fn has_converged(&self) -> bool {
         let front = self.nodes[0].durable_front();
-        self.nodes.iter().all(|node| node.up && node.is_synced() && node.durable_front() == front)
+        let same = |node: &Node| node.up && node.is_synced() && node.durable_front() == front;
+        self.nodes.iter().all(|node| same(node) && node.may_be_built_on())
     }
 
     /// Why this is not rest yet.
@@ -235,6 +238,9 @@ impl World {
         for (i, node) in self.nodes.iter().enumerate() {
             if !node.up || !node.is_synced() || !node.dirty.is_empty() {
                 return Some(format!("{i} is busy"));
+            }
+            if !node.may_be_built_on() {
+                return Some(format!("{i} lacks something"));
             }
             if node.durable_front() != self.nodes[0].durable_front() {
                 return Some(format!("{i} has other changes than 0"));

@@ -1,4 +1,4 @@
-//! D5: equal sets of events mean equal state, and at rest all sets are equal; the log alone rebuilds them.
+//! D5: equal sets of events mean equal state, and at rest all sets are equal; the disk rebuilds them.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use cell_core::entity::Entity;
 use cell_core::id::Slot;
 
 use super::{Invariant, ensure};
-use crate::sim::node::Shelf;
 use crate::sim::world::{World, placement};
 
 pub(super) const INVARIANT: Invariant =
@@ -57,18 +56,15 @@ fn counted(first: &crate::sim::node::Node, node: &crate::sim::node::Node) -> Res
 }
 
 fn rebuilt(world: &World, node: &crate::sim::node::Node) -> Result<(), String> {
-    let mut cell = Cell::new(node.cell.me(), placement(), world.rules.clone());
-    let mut shelf = Shelf::default();
-    for logged in &node.log {
-        let step = logged.replay(&mut cell, &shelf, world.now_ms)?;
-        step.entities.into_iter().for_each(|(id, entity)| shelf.put(id, entity));
-    }
+    let cell = Cell::new(node.cell.me(), placement(), world.rules.clone());
+    let restored = node.disk.restore(cell, world.now_ms, false);
+    let (cell, shelf) = restored.map_err(|error| error.to_string())?;
     let holes = |cell: &Cell| cell.quarantined().map(|(dot, _)| *dot).collect::<Vec<_>>();
-    ensure(holes(&cell) == holes(&node.cell), || format!("{}: its log has other holes", node.region))?;
+    ensure(holes(&cell) == holes(&node.cell), || format!("{}: its disk has other holes", node.region))?;
     let differs = node.shelf.entities.iter().find(|(id, entity)| shelf.entities.get(id) != Some(entity));
     ensure(differs.is_none(), || {
         format!(
-            "{}: {} is not what its log says",
+            "{}: {} is not what its disk says",
             node.region,
             differs.map_or(String::new(), |(id, _)| id.to_string())
         )

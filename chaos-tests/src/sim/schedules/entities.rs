@@ -50,11 +50,11 @@ pub(super) fn history_arrives_late() -> Result<(), String> {
 
 pub(super) fn two_losses() -> Result<(), String> {
     let mut stage = Stage::with_order()?;
-    stage.world.lose_disk(N, 0, LONG);
+    stage.world.lose_disk(N, LONG);
     stage.decree(E, A);
     stage.cut(E, S, Channel::Data);
     stage.ok(E, Op::Amend { order: 0, amount: 700 })?;
-    stage.world.lose_disk(E, 0, LONG);
+    stage.world.lose_disk(E, LONG);
     stage.decree(S, A);
     stage.ok(S, Op::Amend { order: 0, amount: 300 })?;
     stage.rest()?;

@@ -67,7 +67,7 @@ pub(super) fn attempt_after_listing() -> Result<(), String> {
     stage.pass(1_000);
     stage.accept(E, B, "ok")?;
     stage.pass(20);
-    stage.world.lose_disk(E, 0, LONG);
+    stage.world.lose_disk(E, LONG);
     stage.pass(10_000);
     expect(stage.payment(S, payment)?.ended() == Some(How::Captured), "found by the later listing")?;
     stage.rest()?;
@@ -80,7 +80,7 @@ pub(super) fn order_and_disk_lost() -> Result<(), String> {
     stage.place(0, A, N)?;
     stage.ok(N, Op::Pay { order: 0, card: "ok" })?;
     stage.pass(200);
-    stage.world.lose_disk(N, 0, 1_000);
+    stage.world.lose_disk(N, 1_000);
     stage.pass(3_000);
     expect(stage.balance()? == 900, "nobody knows the order; its actor is not closed")?;
     stage.rest()?;
@@ -152,7 +152,7 @@ pub(super) fn attempt_in_lost_tail() -> Result<(), String> {
     stage.accept(E, B, "ok")?;
     stage.pass(80);
     expect(stage.captures() == 1, "captured")?;
-    stage.world.lose_disk(E, 0, LONG);
+    stage.world.lose_disk(E, LONG);
     stage.decree(S, B);
     stage.pass(10_000);
     stage.rest()?;
@@ -230,7 +230,7 @@ pub(super) fn refund_forgotten() -> Result<(), String> {
     stage.ok(N, Op::Cancel { order: 0 })?;
     stage.pass(200);
     expect(stage.balance()? == 0, "refunded")?;
-    stage.world.lose_disk(N, 0, LONG);
+    stage.world.lose_disk(N, LONG);
     stage.decree(E, A);
     stage.pass(8_000);
     expect(stage.label(E)? == "Cancelled", "never shown as paid with the money gone")?;
@@ -276,4 +276,23 @@ pub(super) fn capture_after_expiry() -> Result<(), String> {
     expect(stage.world.coverage.rows.contains_key("capture-after-expiry"), "by its row")?;
     stage.rest()?;
     expect(stage.balance()? == 0, "refunded")
+}
+
+pub(super) fn cancel_while_another_is_captured() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    // The old home's payer pays, while the new home closes another request for the sake of a cancel.
+    stage.isolate(S);
+    stage.ask(N, B)?;
+    stage.pass(500);
+    stage.accept(E, B, "ok")?;
+    stage.decree(S, A);
+    stage.ask(S, B)?;
+    let cancelled = stage.ok(S, Op::Cancel { order: 0 })?;
+    expect(cancelled.pending, "it waits for the end of that request")?;
+    stage.pass(5_000);
+    expect(stage.balance()? == 900, "the old home's payer has paid")?;
+    stage.mend();
+    stage.rest()?;
+    stage.is("Cancelled")?;
+    expect(stage.balance()? == 0, "what was paid meanwhile goes back")
 }
