@@ -57,6 +57,7 @@ schedules! {
     entities::cloned_machine = "cloned-machine",
     entities::same_key_two_regions = "same-key-two-regions",
     entities::orphan_capture = "orphan-capture",
+    entities::state_outlives_its_changes = "state-outlives-its-changes",
     entities::unknown_kind = "unknown-kind",
     entities::half_command = "half-command",
     holes::poisonous_change = "poisonous-change",
