@@ -73,6 +73,7 @@ schedules! {
     money::retry_pays_twice = "retry-pays-twice",
     money::second_attempt_early = "second-attempt-early",
     money::attempt_in_lost_tail = "attempt-in-lost-tail",
+    money::attempt_adopted_behind_the_bar = "attempt-adopted-behind-the-bar",
     money::attempt_never_sent = "attempt-never-sent",
     money::old_key = "old-key",
     money::other_amount_same_permit = "other-amount-same-permit",

@@ -160,6 +160,31 @@ pub(super) fn attempt_in_lost_tail() -> Result<(), String> {
     stage.is("Paid")
 }
 
+pub(super) fn attempt_adopted_behind_the_bar() -> Result<(), String> {
+    let (mut stage, payment) = asked()?;
+    stage.mute_data(E);
+    // The intent never reaches the gateway; then the payment is closed there.
+    stage.world.gateway_loss = 1_000;
+    stage.accept(E, B, "ok")?;
+    stage.pass(20);
+    stage.world.gateway_loss = 0;
+    stage.ok(N, Op::Cancel { order: 0 })?;
+    stage.pass(300);
+    expect(stage.world.gateway.intents.is_empty(), "there is no intent")?;
+    expect(stage.payment(E, payment)?.ended().is_some(), "E has ended it, and tells nobody")?;
+    // S replaces E. It hears the tail as one that starts does: all of it before it decides anything.
+    stage.decree(S, B);
+    stage.pass(300);
+    stage.world.crash(S, 1_000);
+    stage.mend();
+    stage.pass(5_000);
+    let state = stage.payment(S, payment)?;
+    expect(state.attempts.len() == 1, "the attempt of the tail is adopted")?;
+    expect(state.open_attempt().is_none(), "and the gateway has said that it takes nothing")?;
+    stage.rest()?;
+    stage.is("Cancelled")
+}
+
 pub(super) fn attempt_never_sent() -> Result<(), String> {
     let (mut stage, payment) = asked()?;
     stage.world.gateway_loss = 1_000;
