@@ -68,6 +68,7 @@ schedules! {
     money::capture_after_withdrawn = "capture-after-withdrawn",
     money::attempt_after_listing = "attempt-after-listing",
     money::order_and_disk_lost = "order-and-disk-lost",
+    money::failure_of_a_lost_permit = "failure-of-a-lost-permit",
     money::closing_follow_up = "closing-follow-up",
     money::two_homes_one_command = "two-homes-one-command",
     money::retry_pays_twice = "retry-pays-twice",

@@ -1,6 +1,7 @@
 //! Money.
 
 use cell_core::cell::{Ask, Problem};
+use cell_core::entity::Blocked;
 use cell_core::order::How;
 
 use super::{A, B, C, Channel, D, E, LONG, N, Op, S, Stage, expect};
@@ -85,6 +86,29 @@ pub(super) fn order_and_disk_lost() -> Result<(), String> {
     expect(stage.balance()? == 900, "nobody knows the order; its actor is not closed")?;
     stage.rest()?;
     expect(stage.balance()? == 0, "refunded once the actor is closed")
+}
+
+pub(super) fn failure_of_a_lost_permit() -> Result<(), String> {
+    let mut stage = Stage::new();
+    stage.isolate(N);
+    stage.place(0, A, N)?;
+    let payment = stage.ask(N, B)?;
+    // The request goes nowhere, and N takes the payment itself.
+    stage.pass(500);
+    stage.decree(N, B);
+    stage.accept(N, B, "refused")?;
+    stage.pass(500);
+    stage.world.lose_disk(N, 1_000);
+    stage.pass(3_000);
+    // Nobody has order, permit or request any more. That an attempt failed, the gateway tells.
+    stage.mend();
+    stage.decree(E, A);
+    stage.pass(20_000);
+    for region in [N, E, S] {
+        let blocked = stage.world.nodes[region].payment(payment, |reading| reading.blocked);
+        expect(blocked == Some(Some(Blocked::Orphan)), "the failure is kept, and nothing is decided on it")?;
+    }
+    stage.rest()
 }
 
 pub(super) fn closing_follow_up() -> Result<(), String> {
