@@ -6,6 +6,7 @@
 
 mod agent;
 mod client;
+mod compare;
 mod coverage;
 mod disk;
 mod exchange;

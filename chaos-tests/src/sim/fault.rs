@@ -96,6 +96,7 @@ impl World {
             durable: BTreeMap::new(),
             exchange: None,
             sent: BTreeMap::new(),
+            differs: BTreeMap::new(),
             dirty: BTreeSet::new(),
             duties: BTreeMap::new(),
             paces: BTreeMap::new(),
@@ -125,6 +126,7 @@ impl World {
         node.readers.clear();
         node.sent.clear();
         node.exchange = None;
+        node.differs.clear();
         node.dirty.clear();
         node.duties.clear();
         node.paces.clear();
@@ -251,7 +253,7 @@ impl World {
         self.list_for_a_while(i, slots);
     }
 
-    fn reachable(&self, i: usize) -> Vec<usize> {
+    pub(crate) fn reachable(&self, i: usize) -> Vec<usize> {
         let place = self.nodes[i].place;
         let open = |j: &usize| {
             let other = self.nodes[*j].place;

@@ -144,6 +144,8 @@ pub(crate) struct Node {
     pub(crate) exchange: Option<Exchange>,
     /// Per peer, how far each actor was sent on the present connection.
     pub(crate) sent: BTreeMap<usize, BTreeMap<ActorId, u64>>,
+    /// Per peer, how often in a row a difference was seen.
+    pub(crate) differs: BTreeMap<usize, u32>,
     pub(crate) dirty: BTreeSet<EntityId>,
     pub(crate) duties: BTreeMap<EntityId, Vec<Duty>>,
     pub(crate) paces: BTreeMap<[u8; 16], Pace>,

@@ -245,6 +245,12 @@ impl World {
             if node.durable_front() != self.nodes[0].durable_front() {
                 return Some(format!("{i} has other changes than 0"));
             }
+            // What nobody streams any more is compared; not before it is clear that its changes do not come.
+            let holed = |node: &Node| node.cell.quarantined().next().is_some();
+            let same = node.cell.digests().all() == self.nodes[0].cell.digests().all();
+            if !(same && self.agrees(i, 0)) && !holed(node) && !holed(&self.nodes[0]) {
+                return Some(format!("{i} has other state than 0"));
+            }
             let now_ms = node.local(self.now_ms);
             let open = node.duties.values().flatten().find(|duty| !is_over(&duty.act, now_ms));
             if let Some(duty) = open {

@@ -7,8 +7,10 @@ use cell_core::cell::Cell;
 use cell_core::digest::Digest;
 use cell_core::entity::Entity;
 use cell_core::id::Slot;
+use cell_core::version::VersionVector;
 
 use super::{Invariant, ensure};
+use crate::sim::node::Node;
 use crate::sim::world::{World, placement};
 
 pub(super) const INVARIANT: Invariant =
@@ -29,7 +31,7 @@ fn check(world: &World) -> Result<(), String> {
         let more = first.shelf.entities.keys().find(|id| !node.shelf.entities.contains_key(id));
         ensure(more.is_none(), || format!("{more:?} is missing in {}", node.region))?;
         rebuilt(world, node)?;
-        counted(first, node)?;
+        counted(world, first, node)?;
     }
     for entity in first.shelf.entities.values() {
         let copy = Entity::decode(&entity.to_shape().to_canon()).map_err(|error| error.to_string())?;
@@ -39,7 +41,7 @@ fn check(world: &World) -> Result<(), String> {
 }
 
 /// The digests kept step by step are those of what is there, and equal everywhere, also as of the other's version.
-fn counted(first: &crate::sim::node::Node, node: &crate::sim::node::Node) -> Result<(), String> {
+fn counted(world: &World, first: &Node, node: &Node) -> Result<(), String> {
     let mut there: BTreeMap<Slot, Digest> = BTreeMap::new();
     for (id, entity) in &node.shelf.entities {
         let of_slot = there.entry(id.slot()).or_default();
@@ -49,13 +51,14 @@ fn counted(first: &crate::sim::node::Node, node: &crate::sim::node::Node) -> Res
         let (kept, found) = (node.cell.digests().of(slot), there.get(&slot).copied().unwrap_or_default());
         ensure(kept == found, || format!("{}: {slot:?} is counted {kept}, and holds {found}", node.region))?;
     }
-    let (mine, theirs) = (node.cell.digests_at(None), node.cell.digests_at(Some(&first.cell.version())));
-    ensure(mine == first.cell.digests_at(None) && mine == theirs, || {
+    let at = |of: &Node, version: Option<&VersionVector>| of.cell.digests_at(version, of.local(world.now_ms));
+    let (mine, theirs) = (at(node, None), at(node, Some(&first.cell.version())));
+    ensure(mine == at(first, None) && mine == theirs, || {
         format!("{} and {} differ by their digests alone", node.region, first.region)
     })
 }
 
-fn rebuilt(world: &World, node: &crate::sim::node::Node) -> Result<(), String> {
+fn rebuilt(world: &World, node: &Node) -> Result<(), String> {
     let cell = Cell::new(node.cell.me(), placement(), world.rules.clone());
     let restored = node.disk.restore(cell, world.now_ms, false);
     let (cell, shelf) = restored.map_err(|error| error.to_string())?;

@@ -1,6 +1,7 @@
 //! Money.
 
 use cell_core::cell::{Ask, Problem};
+use cell_core::entity::Blocked;
 use cell_core::order::How;
 
 use super::{A, B, C, Channel, D, E, LONG, N, Op, S, Stage, expect};
@@ -87,6 +88,29 @@ pub(super) fn order_and_disk_lost() -> Result<(), String> {
     expect(stage.balance()? == 0, "refunded once the actor is closed")
 }
 
+pub(super) fn failure_of_a_lost_permit() -> Result<(), String> {
+    let mut stage = Stage::new();
+    stage.isolate(N);
+    stage.place(0, A, N)?;
+    let payment = stage.ask(N, B)?;
+    // The request goes nowhere, and N takes the payment itself.
+    stage.pass(500);
+    stage.decree(N, B);
+    stage.accept(N, B, "refused")?;
+    stage.pass(500);
+    stage.world.lose_disk(N, 1_000);
+    stage.pass(3_000);
+    // Nobody has order, permit or request any more. That an attempt failed, the gateway tells.
+    stage.mend();
+    stage.decree(E, A);
+    stage.pass(20_000);
+    for region in [N, E, S] {
+        let blocked = stage.world.nodes[region].payment(payment, |reading| reading.blocked);
+        expect(blocked == Some(Some(Blocked::Orphan)), "the failure is kept, and nothing is decided on it")?;
+    }
+    stage.rest()
+}
+
 pub(super) fn closing_follow_up() -> Result<(), String> {
     let (mut stage, _) = asked()?;
     (stage.world.callbacks, stage.world.callbacks_at) = (1, Some(N));
@@ -158,6 +182,31 @@ pub(super) fn attempt_in_lost_tail() -> Result<(), String> {
     stage.rest()?;
     expect(stage.balance()? == 900, "found by listing")?;
     stage.is("Paid")
+}
+
+pub(super) fn attempt_adopted_behind_the_bar() -> Result<(), String> {
+    let (mut stage, payment) = asked()?;
+    stage.mute_data(E);
+    // The intent never reaches the gateway; then the payment is closed there.
+    stage.world.gateway_loss = 1_000;
+    stage.accept(E, B, "ok")?;
+    stage.pass(20);
+    stage.world.gateway_loss = 0;
+    stage.ok(N, Op::Cancel { order: 0 })?;
+    stage.pass(300);
+    expect(stage.world.gateway.intents.is_empty(), "there is no intent")?;
+    expect(stage.payment(E, payment)?.ended().is_some(), "E has ended it, and tells nobody")?;
+    // S replaces E. It hears the tail as one that starts does: all of it before it decides anything.
+    stage.decree(S, B);
+    stage.pass(300);
+    stage.world.crash(S, 1_000);
+    stage.mend();
+    stage.pass(5_000);
+    let state = stage.payment(S, payment)?;
+    expect(state.attempts.len() == 1, "the attempt of the tail is adopted")?;
+    expect(state.open_attempt().is_none(), "and the gateway has said that it takes nothing")?;
+    stage.rest()?;
+    stage.is("Cancelled")
 }
 
 pub(super) fn attempt_never_sent() -> Result<(), String> {
