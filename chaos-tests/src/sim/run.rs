@@ -248,7 +248,8 @@ impl World {
             // What nobody streams any more is compared; not before it is clear that its changes do not come.
             let holed = |node: &Node| node.cell.quarantined().next().is_some();
             let same = node.cell.digests().all() == self.nodes[0].cell.digests().all();
-            if !(same && self.agrees(i, 0)) && !holed(node) && !holed(&self.nodes[0]) {
+            let agree = same && self.agrees(i, 0);
+            if !agree && !holed(node) && !holed(&self.nodes[0]) {
                 return Some(format!("{i} has other state than 0"));
             }
             let now_ms = node.local(self.now_ms);
