@@ -217,9 +217,11 @@ mod tests {
     #[test]
     fn a_region_that_is_no_member_is_refused() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/north/router.toml");
-        let (config, origins) = Config::load(Some(&example), &["region=west".to_owned()]).unwrap();
-        let error = crate::Router::check(&config, &origins).unwrap_err().to_string();
-        assert_eq!(error, "region: 'west' is no member of the placement (--set)");
+        for (key, set) in [("region", "region=west"), ("upstreams.west", "upstreams.west=127.0.0.1:1")] {
+            let (config, origins) = Config::load(Some(&example), &[set.to_owned()]).unwrap();
+            let error = crate::Router::check(&config, &origins).unwrap_err().to_string();
+            assert_eq!(error, format!("{key}: 'west' is no member of the placement (--set)"));
+        }
     }
 
     #[test]

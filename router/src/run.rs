@@ -174,6 +174,9 @@ fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams),
     for (name, address) in &config.upstreams {
         let key = format!("upstreams.{name}");
         let region = region_of(&key, name)?;
+        if !placement.members().contains(&region) {
+            return Err(at(&key, &format!("'{region}' is no member of the placement")));
+        }
         addresses.push((region, read_address(address).map_err(|error| at(&key, &error))?));
     }
     let upstreams = Upstreams::new(local, addresses).map_err(|error| at("upstreams", &error))?;
