@@ -199,9 +199,9 @@ impl Cell {
     ///
     /// # Errors
     /// [`NotComparable`].
-    pub fn digests_at(&self, at: Option<&VersionVector>) -> Result<Vec<Digest>, NotComparable> {
+    pub fn digests_at(&self, at: Option<&VersionVector>, now_ms: u64) -> Result<Vec<Digest>, NotComparable> {
         let version = self.version();
-        self.digests.at(&version, at.unwrap_or(&version))
+        self.digests.at(&version, at.unwrap_or(&version), now_ms)
     }
 
     /// A slot was counted anew in the view: what was `found` there differs from what was `expected`.

@@ -22,6 +22,8 @@ pub enum Bug {
     PoisonSkipped,
     /// A region's word for what is folded there is taken for what is folded here.
     StampIgnored,
+    /// The first decision of a new home does not bring along what it builds on.
+    InheritedNotCarried,
 }
 
 #[cfg(feature = "museum")]

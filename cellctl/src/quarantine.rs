@@ -122,12 +122,11 @@ async fn list(cluster: &Cluster, only: Option<&str>, format: Format) -> Result<(
         }
     }
     let row = |document: &Value| {
-        let state = if document["given_up"] == true { "given up" } else { "withheld" };
         vec![
             text(&document["region"]),
             text(&document["dot"]),
             text(&document["cause"]),
-            state.to_owned(),
+            text(&document["state"]),
             about(document),
             since(document),
         ]
@@ -157,7 +156,7 @@ async fn one(cluster: &Cluster, dot: &str, only: Option<&str>, format: Format) -
                 line("about", about(document)),
                 line("age", since(document)),
                 line("tried by", text(&document["software"])),
-                line("given up", text(&document["given_up"])),
+                line("state", text(&document["state"])),
                 line("hash", text(&document["hash"])),
                 line("bytes", text(&document["bytes"])),
             ];

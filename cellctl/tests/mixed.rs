@@ -96,7 +96,7 @@ async fn what_only_a_newer_version_can_read_goes_through_two_old_ones_unharmed_a
     let replies = node(&cluster, "north").await.apply(tokio_stream::iter([batch])).await.unwrap();
     let reply = replies.into_inner().message().await.unwrap().unwrap();
     assert_eq!(reply.refusals, []);
-    let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0 };
+    let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0, rest_ms: 0 };
     let mut tail = node(&cluster, "south").await.tail(request).await.unwrap().into_inner();
     let arrives = async {
         loop {

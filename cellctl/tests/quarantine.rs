@@ -32,6 +32,10 @@ struct Stage {
 
 impl Stage {
     async fn start(node: &[&str]) -> Stage {
+        Stage::start_with(node, &[]).await
+    }
+
+    async fn start_with(node: &[&str], limits: &[&str]) -> Stage {
         let folder = tempfile::tempdir().unwrap();
         let plan = Plan {
             regions: REGIONS.map(str::to_owned).into(),
@@ -39,7 +43,7 @@ impl Stage {
             program,
             latency: Latency::NONE,
             node: node.iter().map(|line| (*line).to_owned()).collect(),
-            limits: Vec::new(),
+            limits: limits.iter().map(|line| (*line).to_owned()).collect(),
             rules: Vec::new(),
             gate: Vec::new(),
             ask_every_ms: 500,
@@ -52,9 +56,14 @@ impl Stage {
         Stage { cluster, api: Api::default(), buyer, _folder: folder }
     }
 
+    /// One of more than 300 bytes.
     async fn place(&self, key: &str) -> String {
+        self.place_titled(key, &"t".repeat(240)).await
+    }
+
+    async fn place_titled(&self, key: &str, title: &str) -> String {
         let body = json!({ "content": { "currency": "CNY",
-            "lines": [{ "sku": "tea", "title": "t".repeat(240), "quantity": 1, "unit_minor": 700 }] } });
+            "lines": [{ "sku": "tea", "title": title, "quantity": 1, "unit_minor": 700 }] } });
         let router = self.cluster.router();
         let answer = self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap();
         assert_eq!(answer.status, 201, "{}", answer.body);
@@ -91,6 +100,36 @@ impl Stage {
         let mut all: Vec<(String, String)> = listed.as_array().unwrap().iter().map(pair).collect();
         all.sort();
         all
+    }
+
+    /// From its next start on it takes changes of every size.
+    fn takes_all(&self, region: &str) {
+        let settings = self.cluster.data_folder().join(format!("{region}/node.toml"));
+        let text = std::fs::read_to_string(&settings).unwrap();
+        assert!(text.contains("change_bytes_max = 300\n"));
+        std::fs::write(&settings, text.replace("change_bytes_max = 300\n", "")).unwrap();
+    }
+
+    /// North loses its disk, and starts with a software that takes changes of every size.
+    async fn wipe_north(&mut self) {
+        for placed in 0.. {
+            let mut trimmed = true;
+            for region in ["east", "south"] {
+                let status = self.node(region).await.status(v1::StatusRequest::default()).await;
+                trimmed &= status.unwrap().into_inner().first_position > 100;
+            }
+            if trimmed {
+                break;
+            }
+            assert!(placed < 100, "no log is trimmed");
+            for i in 0..50 {
+                self.place_titled(&format!("f{placed}-{i}"), "").await;
+            }
+        }
+        self.cluster.kill(Role::Node, "north").await.unwrap();
+        self.takes_all("north");
+        std::fs::remove_dir_all(self.cluster.data_folder().join("north/node")).unwrap();
+        self.cluster.restart(Role::Node, "north").await.unwrap();
     }
 
     async fn metric(&self, region: &str, name: &str) -> Option<f64> {
@@ -214,13 +253,55 @@ async fn what_an_older_software_cannot_apply_comes_as_state_to_who_waits_and_is_
     assert!(stage.quarantined().contains(&too_large), "the change is still to be applied");
     // East gets a software that can take larger changes.
     stage.cluster.kill(Role::Node, "east").await.unwrap();
-    let settings = stage.cluster.data_folder().join("east/node.toml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    assert!(text.contains("change_bytes_max = 300\n"));
-    std::fs::write(&settings, text.replace("change_bytes_max = 300\n", "")).unwrap();
+    stage.takes_all("east");
     stage.cluster.restart(Role::Node, "east").await.unwrap();
     until("east shows the order", async || stage.order_status("east", &order).await == 200).await;
     let of_east = |stage: &Stage| stage.quarantined().iter().any(|(region, _)| region == "east");
     until("nothing is quarantined in east any more", async || !of_east(&stage)).await;
+    stage.cluster.stop().await.unwrap();
+}
+
+const TRIMS: [&str; 2] = ["change_bytes_max = 300", "log = { segment_kib = 16, keep_mib = 0 }"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_lost_its_disk_tries_what_its_peers_could_not_apply_and_did_without() {
+    let limits = ["upkeep_every_ms = 100", "compare_every_ms = 3600000"];
+    let mut stage = Stage::start_with(&TRIMS, &limits).await;
+    let order = stage.place("k").await;
+    for region in ["east", "south"] {
+        let here = |stage: &Stage| stage.quarantined().iter().any(|(of, _)| of == region);
+        until("it cannot be applied", async || here(&stage)).await;
+        let (_, listed) = stage.cellctl(&["quarantine", "list", "--region", region]);
+        assert_eq!(listed[0]["state"], "withheld");
+        let dot = listed[0]["dot"].as_str().unwrap();
+        let discard = ["quarantine", "discard", dot, "--region", region, "--reason", "it is not ours"];
+        let (code, gone) = stage.cellctl(&discard);
+        assert_eq!((code, &gone[0]["state"]), (Some(0), &json!("given up")), "{gone}");
+    }
+    stage.wipe_north().await;
+    until("its own order is back", async || stage.order_status("north", &order).await == 200).await;
+    let of_north = |stage: &Stage| stage.quarantined().iter().any(|(region, _)| region == "north");
+    until("it could apply all of it", async || !of_north(&stage)).await;
+    stage.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_cannot_apply_leaves_nobody_else_in_doubt() {
+    let limits = ["upkeep_every_ms = 100", "compare_every_ms = 200"];
+    let mut stage = Stage::start_with(&TRIMS, &limits).await;
+    let order = stage.place("k").await;
+    for region in REGIONS {
+        until("it came as state", async || stage.order_status(region, &order).await == 200).await;
+    }
+    assert!(stage.quarantined().iter().any(|(region, _)| region == "east"), "and the change is kept");
+    let (_, listed) = stage.cellctl(&["quarantine", "list", "--region", "east"]);
+    assert!(listed.as_array().unwrap().iter().any(|it| it["state"] == "made good"), "{listed}");
+    stage.wipe_north().await;
+    until("it has everything, and denies what never was", async || {
+        let buyer = stage.buyer.clone();
+        let list = stage.get("north", "/v1/orders?limit=10", &buyer).await;
+        list.is_some_and(|list| list.status == 200) && stage.order_status("north", &order).await == 200
+    })
+    .await;
     stage.cluster.stop().await.unwrap();
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use chaos_tests::real::backlog::{self, BacklogArgs};
 use chaos_tests::real::damage::{self, DamageArgs};
 use chaos_tests::real::kills::{self, KillsArgs};
 use chaos_tests::real::play_role;
@@ -17,7 +18,7 @@ const SEEDS_THAT_COVER: u64 = 500;
 
 #[derive(Debug, Parser)]
 #[command(
-    about = "Rehearse disasters: the simulator, its museum of planted bugs, the named schedules; damage and kills"
+    about = "Rehearse disasters: the simulator, its museum of planted bugs, the named schedules; damage, kills and backlogs"
 )]
 struct Args {
     #[command(subcommand)]
@@ -56,6 +57,8 @@ enum Command {
     Damage(DamageArgs),
     /// Kill real nodes and agents under load, and see that nothing is lost and nothing happens twice.
     Kills(KillsArgs),
+    /// Let a region fall behind in every way while orders pile up for it, and see it come back by itself.
+    Backlog(BacklogArgs),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Schedules { name } => schedules(name.as_deref().unwrap_or("")),
         Command::Damage(args) => real()?.block_on(damage::run(&args)),
         Command::Kills(args) => real()?.block_on(kills::run(&args)),
+        Command::Backlog(args) => real()?.block_on(backlog::run(&args)),
     }
 }
 

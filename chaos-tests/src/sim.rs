@@ -6,7 +6,9 @@
 
 mod agent;
 mod client;
+mod compare;
 mod coverage;
+mod disk;
 mod exchange;
 mod fault;
 mod gateway;

@@ -1,4 +1,4 @@
-//! A slice of what `chaos-tests damage` and `kills` do at length.
+//! A slice of what `chaos-tests damage`, `kills` and `backlog` do at length.
 
 use std::process::Command;
 
@@ -37,4 +37,21 @@ fn ten_kills_lose_nothing_on_either_engine() {
     for engine in ["sled", "fjall"] {
         run(&["kills", "--engine", engine, "--count", "10"]);
     }
+}
+
+#[test]
+fn a_region_that_was_away_or_not_reached_comes_back_by_itself() {
+    for (engine, case) in [("sled", "away"), ("fjall", "held")] {
+        run(&["backlog", "--engine", engine, "--case", case, "--orders", "400", "--untimed"]);
+    }
+}
+
+#[test]
+fn a_message_overtakes_a_backlog_on_a_narrow_link() {
+    run(&["backlog", "--engine", "fjall", "--case", "slow-link", "--orders", "1000", "--untimed"]);
+}
+
+#[test]
+fn a_region_that_was_away_for_longer_than_logs_are_kept_takes_state_over_by_itself() {
+    run(&["backlog", "--engine", "sled", "--case", "retention", "--orders", "400", "--untimed"]);
 }

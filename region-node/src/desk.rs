@@ -3,6 +3,8 @@
 //! It holds the newest sheet of every entity that needs something, and forgets an entity whose sheet is empty: duties
 //! are levels. One duty runs at most once at a time; what stays undone is asked again, at first often, then slower.
 
+mod owed;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::gateway::{Answer, Gateway};
 use crate::node::Node;
 use crate::writer::{Sheet, now_ms};
+use owed::Owed;
 
 /// Calls to the gateway at once.
 const RUNNING_MAX: usize = 64;
@@ -24,9 +27,6 @@ const TRIES_OFTEN: u32 = 30;
 const SLOWER: u64 = 10;
 /// Pause after the first try without an answer, doubled each time.
 const UNHEARD_FIRST_MS: u64 = 500;
-/// Pause before a message is said again, doubled up to five times; and once it was acknowledged.
-const RESEND_FIRST_MS: u64 = 500;
-const RESEND_ACKED_MS: u64 = 30_000;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where sheets are put; cheap to clone.
@@ -46,8 +46,7 @@ struct Inner {
 struct Open {
     sheets: BTreeMap<EntityId, Vec<Duty>>,
     paces: BTreeMap<[u8; 16], Pace>,
-    sends: BTreeMap<EntityId, Vec<Envelope>>,
-    send_paces: BTreeMap<MessageId, Pace>,
+    owed: Owed,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +80,7 @@ impl Pace {
 impl Open {
     /// Says whether anything is owed on it.
     fn put_sends(&mut self, sheet: &Sheet) -> bool {
-        let sends: Vec<Envelope> = sheet
+        let sends = sheet
             .duties
             .iter()
             .filter_map(|duty| match &duty.act {
@@ -89,18 +88,7 @@ impl Open {
                 _ => None,
             })
             .collect();
-        let owed = !sends.is_empty();
-        let gone =
-            if owed { self.sends.insert(sheet.entity, sends) } else { self.sends.remove(&sheet.entity) };
-        for envelope in gone.into_iter().flatten() {
-            let now = self.sends.get(&sheet.entity).into_iter().flatten().find(|now| now.id == envelope.id);
-            // Another requirement or another owner is said at once, not at the old one's pace.
-            let same = |now: &Envelope| *now == Envelope { trace: now.trace.clone(), ..envelope.clone() };
-            if !now.is_some_and(same) {
-                self.send_paces.remove(&envelope.id);
-            }
-        }
-        owed
+        self.owed.put(sheet.entity, sends)
     }
 }
 
@@ -154,30 +142,17 @@ impl Tray {
 
     /// A new listener: everything owed is said again at once.
     pub(crate) fn sends_afresh(&self) {
-        self.open().send_paces.clear();
+        self.open().owed.afresh();
     }
 
-    /// Messages that are owed and whose pause is over; each is not said again before its next pause.
+    /// Messages that are owed and whose pause is over, the longest first; each is not said again before its next pause.
     pub(crate) fn take_sends(&self, now_ms: u64, limit: usize) -> Vec<Envelope> {
-        let mut open = self.open();
-        let Open { sends, send_paces, .. } = &mut *open;
-        let mut due = Vec::new();
-        for envelope in sends.values().flatten() {
-            let pace = send_paces.entry(envelope.id).or_default();
-            if pace.next_ms <= now_ms && due.len() < limit {
-                pace.tries += 1;
-                pace.next_ms = now_ms + RESEND_FIRST_MS.saturating_mul(1 << pace.tries.min(5));
-                due.push(envelope.clone());
-            }
-        }
-        due
+        self.open().owed.take(now_ms, limit)
     }
 
     /// What became of a message that was handed over. An acknowledgement only paces: the need decides.
     pub(crate) fn sent(&self, id: &MessageId, accepted: bool, now_ms: u64) {
-        if let Some(pace) = self.open().send_paces.get_mut(id) {
-            pace.next_ms = now_ms + if accepted { RESEND_ACKED_MS } else { RESEND_FIRST_MS };
-        }
+        self.open().owed.sent(id, accepted, now_ms);
     }
 
     /// Duties that are due and not running, marked as running.
@@ -267,10 +242,66 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use cell_core::id::{OrderId, PaymentId, PublicId};
+    use bytes::Bytes;
+    use cell_core::gate::MessageKind;
+    use cell_core::id::{ActorId, NodeId, OrderId, PaymentId, PublicId, RegionId, Slot};
+    use cell_core::placement::Epoch;
     use futures::FutureExt;
 
     use super::*;
+
+    /// One message owed on the `n`-th payment, in the order of ids.
+    fn owing(n: u32, to_slot: u16) -> Sheet {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        let (entity, north) = (EntityId::from(PaymentId(PublicId(id))), RegionId::new("north").unwrap());
+        let envelope = Envelope {
+            id: MessageId(id),
+            kind: MessageKind::PayRequest,
+            from: north,
+            to_slot: Slot::new(to_slot).unwrap(),
+            subject: entity,
+            requires: Vec::new(),
+            epoch: Epoch {
+                term: 1,
+                step: 0,
+                actor: ActorId { node: NodeId { region: north, index: 0 }, start: 1, nonce: 1 },
+            },
+            deadline_ms: 0,
+            until_ms: 0,
+            trace: String::new(),
+            from_slot: Slot::new(2).unwrap(),
+            body: Bytes::new(),
+            created_ms: 1,
+        };
+        let duty = Duty { id, entity, due_ms: 0, act: Act::Send(Box::new(envelope)) };
+        Sheet { entity, duties: vec![duty] }
+    }
+
+    #[test]
+    fn what_is_owed_to_a_region_that_is_away_keeps_nobody_elses_message_waiting() {
+        const AWAY: u16 = 7;
+        const THERE: u16 = 900;
+        let tray = Tray::default();
+        let owed: Vec<Sheet> = (0..5_000).map(|n| owing(n, AWAY)).collect();
+        tray.put(&owed);
+        // What the agent takes ten times a second; it cannot hand over what is for a region that is away.
+        let take = |now_ms| {
+            let taken = tray.take_sends(now_ms, 256);
+            let (there, away): (Vec<_>, Vec<_>) =
+                taken.into_iter().partition(|envelope| envelope.to_slot.number() == THERE);
+            away.iter().for_each(|envelope| tray.sent(&envelope.id, false, now_ms));
+            there.len()
+        };
+        // All of it was said, and comes due again and again.
+        assert_eq!((0..30).map(|round| take(100 * round)).sum::<usize>(), 0);
+        let fresh = owing(5_000, THERE);
+        tray.put(std::slice::from_ref(&fresh));
+        assert_eq!(take(3_000), 1, "what was never said goes first");
+        tray.sent(&MessageId(fresh.duties[0].id), false, 3_000);
+        // 5,001 in turns of 256.
+        assert_eq!((31..51).map(|round| take(100 * round)).sum::<usize>(), 1, "and its turn comes again");
+    }
 
     #[test]
     fn nobody_is_woken_for_an_entity_of_which_nothing_is_to_be_done_outside() {

@@ -49,14 +49,17 @@ impl Doubt {
         self.raise(Slot::all());
     }
 
-    /// No difference was found as of this doubt; whether that ended it.
-    pub(crate) fn agree(&mut self, generation: u64) -> bool {
-        let ends = generation != 0 && self.generation() == generation;
-        if ends {
-            self.slots.clear();
+    /// A peer had nothing more as of this doubt, or could not say so of some slots; whether that changed anything.
+    pub(crate) fn agree(&mut self, generation: u64, but: &BTreeSet<Slot>) -> bool {
+        if generation == 0 || self.generation() != generation {
+            return false;
+        }
+        let before = self.slots.len();
+        self.slots.retain(|slot| but.contains(slot));
+        if self.slots.is_empty() {
             self.lacking = 0;
         }
-        ends
+        self.slots.len() < before
     }
 
     /// Whether another region may build on what is here. It may while state is taken over, and before that was compared:
@@ -88,9 +91,10 @@ mod tests {
         doubt.lack(some());
         assert!(!doubt.may_be_built_on());
         doubt.lack([]);
-        assert!(!doubt.agree(1), "that was another doubt");
-        assert!(doubt.agree(2) && doubt.may_be_built_on());
-        assert!(!doubt.agree(0));
+        let none = BTreeSet::new();
+        assert!(!doubt.agree(1, &none), "that was another doubt");
+        assert!(doubt.agree(2, &none) && doubt.may_be_built_on());
+        assert!(!doubt.agree(0, &none));
     }
 
     #[test]
@@ -105,7 +109,10 @@ mod tests {
         assert!(!doubt.may_be_built_on());
         doubt.taken_over();
         assert!(doubt.may_be_built_on() && doubt.generation() > 0, "and yet it denies nothing");
-        assert!(!doubt.agree(doubt.generation() - 1), "a comparison from before it says nothing of it");
+        assert!(
+            !doubt.agree(doubt.generation() - 1, &BTreeSet::new()),
+            "a comparison from before it says nothing of it"
+        );
     }
 
     #[test]
@@ -116,6 +123,8 @@ mod tests {
         doubt.taken_over();
         assert!(!doubt.may_be_built_on());
         let doubted = doubt.generation();
-        assert!(doubt.agree(doubted) && doubt.may_be_built_on());
+        assert!(doubt.agree(doubted, &some().into()) && doubt.slots().len() == 1, "but for one slot");
+        assert!(!doubt.may_be_built_on() && doubt.generation() == doubted);
+        assert!(doubt.agree(doubted, &BTreeSet::new()) && doubt.may_be_built_on());
     }
 }

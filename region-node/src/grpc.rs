@@ -13,7 +13,7 @@ use cell_core::cell::{Answer, Baseline, Delivery, Front, Hole, Refused};
 use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 use cell_core::gate::{Envelope, MessageId, Requirement};
-use cell_core::id::{ActorId, EntityId, RegionId};
+use cell_core::id::{ActorId, EntityId, RegionId, Slot};
 use cell_core::version::Dot;
 use cell_proto::v1::node_server::Node as NodeService;
 use cell_proto::v1::{self, deliver_reply, deliver_request};
@@ -34,9 +34,9 @@ use crate::writer::NodeError;
 
 /// Bytes of one tail batch, about.
 const TAIL_BYTES: usize = 256 << 10;
-/// Pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a quiet time
-/// a change goes at once.
-const TAIL_REST: Duration = Duration::from_millis(2);
+/// Longest pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a
+/// quiet time a change goes at once.
+const TAIL_REST_MAX_MS: u32 = 10;
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
 /// Entities read in one call at most.
@@ -146,7 +146,8 @@ impl NodeService for Grpc {
     type TailStream = Served<v1::TailBatch>;
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let mut at = Position(request.into_inner().from_position);
+        let v1::TailRequest { from_position, rest_ms, .. } = request.into_inner();
+        let (mut at, rest_ms) = (Position(from_position), rest_ms.min(TAIL_REST_MAX_MS));
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
         self.shutdown.spawn("tail", async move {
@@ -194,8 +195,8 @@ impl NodeService for Grpc {
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
                 }
-                if at.0 >= durable_position {
-                    tokio::time::sleep(TAIL_REST).await;
+                if at.0 >= durable_position && rest_ms > 0 {
+                    tokio::time::sleep(Duration::from_millis(rest_ms.into())).await;
                 }
             }
         });
@@ -498,7 +499,10 @@ impl NodeService for Grpc {
     }
 
     async fn agreed(&self, request: Request<v1::AgreedRequest>) -> Result<Response<v1::AgreedReply>, Status> {
-        if self.node.working().resolve(request.into_inner().doubt)
+        let v1::AgreedRequest { doubt, but_slots } = request.into_inner();
+        let slot = |slot| u16::try_from(slot).ok().and_then(|slot| Slot::new(slot).ok());
+        let but = but_slots.into_iter().filter_map(slot).collect();
+        if self.node.working().resolve(doubt, &but)
             && let Err(error) = scrub::keep_doubts(&self.node).await
         {
             // The next start doubts what is whole, until it is compared.

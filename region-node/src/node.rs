@@ -713,28 +713,25 @@ impl Node {
         at: Option<Said>,
     ) -> Result<Result<Compared, NotComparable>, NodeError> {
         let working = self.working.clone();
-        self.read(move |cell| {
+        let compare = move |cell: &Cell, holes: &[Dot], now_ms| {
             let fronts = cell.fronts();
-            let open = |covers: &dyn Fn(&Dot) -> bool| {
-                let open = cell.quarantined().filter(|(dot, hole)| !hole.given_up && covers(dot));
-                open.count() as u64
-            };
+            let open = |covers: &dyn Fn(&Dot) -> bool| holes.iter().filter(|dot| covers(dot)).count() as u64;
+            let doubt = working.doubt_generation();
             let Some(said) = at else {
-                let said = fronts.say(None);
-                return cell.digests_at(None).map(|slots| Compared {
-                    at: said,
-                    slots,
-                    doubt: working.doubt_generation(),
-                    quarantined: open(&|_| true),
-                });
+                let (at, quarantined) = (fronts.say(None), open(&|_| true));
+                return cell.digests_at(None, now_ms).map(|slots| Compared { at, slots, doubt, quarantined });
             };
             // Who cannot tell what a stamp stands for has heard too little, or too much.
             let version = fronts.hear(said.clone()).ok_or(NotComparable::Behind)?;
             let version: VersionVector =
                 version.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
-            let slots = cell.digests_at(Some(&version))?;
+            let slots = cell.digests_at(Some(&version), now_ms)?;
             let quarantined = open(&|dot| version.covers(dot));
-            Ok(Compared { at: said, slots, doubt: working.doubt_generation(), quarantined })
+            Ok(Compared { at: said, slots, doubt, quarantined })
+        };
+        self.run(move |cell, view, now_ms| {
+            let holes = cell.open_holes(view)?;
+            Ok((Step::default(), compare(cell, &holes, now_ms)))
         })
         .await
     }

@@ -67,10 +67,7 @@ impl Node {
             return Err(NodeError::Unavailable("it lacks something itself: ask another region".to_owned()));
         }
         let baseline = self.read(|cell| cell.baseline()).await?;
-        let durable = self.durable_position();
-        let mut shown = self.sessions().shown_watch();
-        let shown = tokio::time::timeout(SHOWN_WITHIN, shown.wait_for(|shown| *shown >= durable));
-        if !matches!(shown.await, Ok(Ok(_))) {
+        if tokio::time::timeout(SHOWN_WITHIN, self.all_shown()).await.is_err() {
             return Err(NodeError::Unavailable("the view is too far behind the log".to_owned()));
         }
         let quarantined = self.quarantined(None, true).await?;
@@ -83,6 +80,13 @@ impl Node {
         }
     }
 
+    /// Waits until the view has what is durable now.
+    async fn all_shown(&self) {
+        let durable = self.durable_position();
+        // It holds the sender: there is an end.
+        let _ = self.sessions().shown_watch().wait_for(|shown| *shown >= durable).await;
+    }
+
     /// Everything that this baseline of a peer covers was merged here.
     pub(crate) async fn adopt(&self, baseline: Baseline) -> Result<(), NodeError> {
         let actors = baseline.fronts.len();
@@ -91,7 +95,8 @@ impl Node {
         // A comparison from before it must not end the doubt.
         self.working().taken_over();
         tracing::info!(actors, "knows from now on what a peer knew");
-        // What the peer's software could not apply, this one may.
+        // What the peer's software could not apply, this one may. It is read from the view.
+        self.all_shown().await;
         self.retry_after_upgrade().await;
         // Whatever waited for one of those actors is decided with the rest of what is due.
         self.look_at_everything_open().await;

@@ -249,9 +249,9 @@ impl Working {
         !self.has_holes() && self.doubt().may_be_built_on()
     }
 
-    /// A comparison with a peer found no difference, as of this doubt; whether that ended it.
-    pub(crate) fn resolve(&self, generation: u64) -> bool {
-        self.doubted_by(|doubt| doubt.agree(generation))
+    /// A peer had nothing more as of this doubt, or could not say so of some slots; whether that changed anything.
+    pub(crate) fn resolve(&self, generation: u64, but: &BTreeSet<Slot>) -> bool {
+        self.doubted_by(|doubt| doubt.agree(generation, but))
     }
 
     fn doubted_by<T>(&self, change: impl FnOnce(&mut Doubt) -> T) -> T {

@@ -33,8 +33,11 @@ const FETCH_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compared {
     Equal,
-    /// These slots, as far as they were asked for.
-    Different(Vec<u32>),
+    /// These slots, as far as they were asked for; and which doubt this region was in.
+    Different {
+        slots: Vec<u32>,
+        doubt: u64,
+    },
     /// No common version could be looked at.
     Inconclusive(&'static str),
 }
@@ -54,6 +57,22 @@ impl Difference {
             Difference::MissingHere => "missing here",
             Difference::MissingThere => "missing there",
         }
+    }
+}
+
+/// What came of merging a peer's state.
+#[derive(Debug, Default)]
+pub(crate) struct Healed {
+    /// How many entities got something new.
+    pub(crate) changed: u64,
+    /// Those of which the peer could not give all, or not all could be taken.
+    pub(crate) open: BTreeSet<EntityId>,
+}
+
+impl Healed {
+    fn add(&mut self, more: Healed) {
+        self.changed += more.changed;
+        self.open.extend(more.open);
     }
 }
 
@@ -103,14 +122,19 @@ impl Comparer {
                 self.board.agrees(peer);
                 Ok("equal")
             }
-            Compared::Different(_) => {
+            Compared::Different { .. } => {
                 *seen += 1;
                 self.board.differs(peer);
                 if *seen >= SEEN_BEFORE_REPAIR
-                    && let Compared::Different(slots) = self.compare(peer, true).await?
+                    && let Compared::Different { slots, doubt } = self.compare(peer, true).await?
                 {
                     let differences = self.narrow(peer, &slots).await?;
-                    let repaired = self.heal(peer, &differences).await?;
+                    let Healed { changed: repaired, open } = self.heal(peer, &differences).await?;
+                    if repaired == 0 && doubt > 0 && slots.len() <= SLOTS_MAX {
+                        // It differs in what this region has and the peer lacks: the peer has nothing more to give.
+                        let but_slots = open.iter().map(|id| u32::from(id.slot().number())).collect();
+                        within(self.node.agreed(v1::AgreedRequest { doubt, but_slots })).await?;
+                    }
                     let (slots, entities) = (slots.len(), differences.len());
                     tracing::warn!(%peer, slots, entities, repaired, "what both should have differs");
                     // One of the two has counted wrongly; the peer finds the same, and counts, too. Ever more rarely.
@@ -142,18 +166,19 @@ impl Comparer {
             }
         };
         if ours.root == theirs.root {
-            // The same hole on both sides makes equal sums; so does one that changed no entity.
-            if ours.quarantined > 0 || theirs.quarantined > 0 {
+            // Of two that have holes neither knows what it lacks. One that has none has all that the sums are of.
+            if ours.quarantined > 0 && theirs.quarantined > 0 {
                 return Ok(Compared::Inconclusive("changes are quarantined"));
             }
             if ours.doubt > 0 {
-                within(self.node.agreed(v1::AgreedRequest { doubt: ours.doubt })).await?;
+                let agreed = v1::AgreedRequest { doubt: ours.doubt, ..v1::AgreedRequest::default() };
+                within(self.node.agreed(agreed)).await?;
             }
             return Ok(Compared::Equal);
         }
         let pairs = ours.slots.chunks(32).zip(theirs.slots.chunks(32));
         let differing = (0..).zip(pairs).filter(|(_, (ours, theirs))| ours != theirs).map(|(slot, _)| slot);
-        Ok(Compared::Different(differing.collect()))
+        Ok(Compared::Different { slots: differing.collect(), doubt: ours.doubt })
     }
 
     /// The entities of these slots that differ now, some of them perhaps because they are being changed.
@@ -175,50 +200,50 @@ impl Comparer {
         Ok(ids.into_iter().filter_map(|id| Some((*id, difference(id)?))).collect())
     }
 
-    /// Merges the peer's state of what differs; returns how many got something new. Not faster than it may.
+    /// Merges the peer's state of what differs. Not faster than it may.
     pub(crate) async fn heal(
         &self,
         peer: RegionId,
         differences: &BTreeMap<EntityId, Difference>,
-    ) -> Result<u64, Status> {
+    ) -> Result<Healed, Status> {
         let here = differences.iter().filter(|(_, difference)| **difference != Difference::MissingThere);
         let ids: Vec<EntityId> = here.map(|(id, _)| *id).collect();
-        let mut repaired = 0;
+        let mut healed = Healed::default();
         for some in ids.chunks(FETCH_MAX) {
-            let changed = match self.take_over(peer, some, false).await {
-                Ok(changed) => changed,
+            let before = healed.changed;
+            match self.take_over(peer, some, false).await {
+                Ok(taken) => healed.add(taken),
                 Err(error) if some.len() == 1 => return Err(error),
                 // One of them is in the way of the others.
                 Err(_) => {
-                    let mut changed = 0;
                     for id in some {
-                        let taken = self.take_over(peer, &[*id], false).await;
-                        changed += taken.unwrap_or_else(|error| {
-                            tracing::warn!(%peer, %id, %error, "cannot be taken over");
-                            0
-                        });
+                        match self.take_over(peer, &[*id], false).await {
+                            Ok(taken) => healed.add(taken),
+                            Err(error) => {
+                                tracing::warn!(%peer, %id, %error, "cannot be taken over");
+                                healed.open.insert(*id);
+                            }
+                        }
                     }
-                    changed
                 }
-            };
-            repaired += changed;
-            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string()).increment(changed);
+            }
+            metrics::counter!("cell_repaired_entities_total", "peer" => peer.to_string())
+                .increment(healed.changed - before);
             tokio::time::sleep(Duration::from_secs_f64(some.len() as f64 / f64::from(self.repair_per_s)))
                 .await;
         }
-        Ok(repaired)
+        Ok(healed)
     }
 
-    /// Merges the peer's state of these, in as many answers as it takes; returns how many got something new. Not `whole`:
-    /// also of what their changes touched beside them, as far as it can be given and taken. `whole`: of these alone, also
+    /// Merges the peer's state of these, in as many answers as it takes. Not `whole`: also of what their changes touched beside them, as far as it can be given and taken. `whole`: of these alone, also
     /// where the peer lacks something of them, and it is an error if some cannot be taken.
     pub(crate) async fn take_over(
         &self,
         peer: RegionId,
         mut ids: &[EntityId],
         whole: bool,
-    ) -> Result<u64, Status> {
-        let mut changed = 0;
+    ) -> Result<Healed, Status> {
+        let mut healed = Healed::default();
         while !ids.is_empty() {
             let entities = ids.iter().map(|id| Bytes::copy_from_slice(&id.to_bytes())).collect();
             let request =
@@ -226,7 +251,7 @@ impl Comparer {
             let fetched = self.peers.fetch(peer, request).await?;
             let request = v1::MergeRequest { entities: fetched.entities, from_region: peer.to_string() };
             let merged = within(self.node.merge(request)).await?;
-            changed += merged.changed;
+            healed.changed += merged.changed;
             if !merged.refused.is_empty() || !fetched.withheld.is_empty() {
                 let (refused, withheld) = (merged.refused.len(), fetched.withheld.len());
                 tracing::warn!(%peer, refused, withheld, "some entities cannot be taken over: `cellctl quarantine list`");
@@ -236,11 +261,12 @@ impl Comparer {
                     )));
                 }
             }
+            healed.open.extend(merged.refused.iter().chain(&fetched.withheld).filter_map(read_id));
             // A peer that does not say how many has looked at all.
             let looked = if fetched.looked == 0 { ids.len() } else { fetched.looked as usize };
             ids = ids.get(looked..).unwrap_or_default();
         }
-        Ok(changed)
+        Ok(healed)
     }
 
     /// For an operator: compares now, whatever was seen before, and heals if asked to.
@@ -250,10 +276,10 @@ impl Comparer {
             Compared::Inconclusive(why) => {
                 return Err(Status::unavailable(format!("they cannot be compared now: {why}")));
             }
-            Compared::Different(slots) => slots,
+            Compared::Different { slots, .. } => slots,
         };
         let differences = self.narrow(peer, &slots).await?;
-        let repaired = if repair { self.heal(peer, &differences).await? } else { 0 };
+        let repaired = if repair { self.heal(peer, &differences).await?.changed } else { 0 };
         let named = differences.iter().take(NAMED_MAX).map(|(id, difference)| v1::Difference {
             entity: id.to_string(),
             what: difference.as_str().to_owned(),
@@ -267,15 +293,18 @@ pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, Status>>) ->
     answered.map_err(|_| Status::deadline_exceeded("no answer"))?
 }
 
+fn read_id(wire: &Bytes) -> Option<EntityId> {
+    wire.as_ref().try_into().ok().map(EntityId::from_bytes)
+}
+
 async fn collect(
     mut batches: Streaming<v1::EntityDigestsReply>,
 ) -> Result<BTreeMap<EntityId, Bytes>, Status> {
     let mut digests = BTreeMap::new();
     while let Some(batch) = within(batches.message()).await? {
         for entity in batch.entities {
-            let id =
-                entity.entity.as_ref().try_into().map_err(|_| Status::internal("an id of another length"))?;
-            digests.insert(EntityId::from_bytes(id), entity.digest);
+            let id = read_id(&entity.entity).ok_or_else(|| Status::internal("an id of another length"))?;
+            digests.insert(id, entity.digest);
         }
     }
     Ok(digests)

@@ -150,7 +150,7 @@ impl Exchange {
                 }
             }
             if wanted.len() >= FETCH_MAX || (ended && !wanted.is_empty()) {
-                tally.taken += self.comparer.take_over(peer, &wanted, true).await?;
+                tally.taken += self.comparer.take_over(peer, &wanted, true).await?.changed;
                 metrics::counter!("cell_exchanged_entities_total", "peer" => peer.to_string())
                     .increment(wanted.len() as u64);
                 wanted.clear();

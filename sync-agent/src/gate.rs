@@ -5,6 +5,7 @@
 //! before anything behind it, and a burst of messages costs one sync.
 
 mod courier;
+mod fetches;
 mod shelf;
 
 use std::collections::HashMap;

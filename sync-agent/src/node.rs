@@ -34,6 +34,8 @@ use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
 /// Under this name the node knows the tail.
 const TAILER: &str = "sync-agent";
+/// What the node gathers between two batches: each wakes both processes and the subscribers' streams.
+const TAIL_REST_MS: u32 = 1;
 /// Tail batches a subscriber's stream may be behind before it reads the log by itself.
 const NEWS_MAX: usize = 32;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -209,7 +211,8 @@ impl NodeLink {
 
     /// A tail of its own, for a subscriber with a backlog.
     pub(crate) async fn tail_from(&self, position: u64) -> Result<Streaming<v1::TailBatch>, Status> {
-        let request = v1::TailRequest { tailer: TAILER.to_owned(), from_position: position };
+        let request =
+            v1::TailRequest { tailer: TAILER.to_owned(), from_position: position, rest_ms: TAIL_REST_MS };
         let opened = tokio::time::timeout(ANSWER_WITHIN, self.client().tail(request)).await;
         Ok(opened.map_err(|_| Status::deadline_exceeded("the node does not answer"))??.into_inner())
     }
@@ -378,7 +381,7 @@ impl NodeLink {
             note_life(entry, &mut fronts, &mut self.lives());
         }
         for baseline in &news.adopted {
-            let open = baseline.quarantined.iter().filter(|kept| !kept.given_up).map(|kept| kept.entry.dot);
+            let open = baseline.quarantined.iter().map(|kept| kept.entry.dot);
             let new: Vec<Dot> = open.filter(|dot| !fronts.covers(dot)).collect();
             if !new.is_empty() {
                 Arc::make_mut(&mut holes).take_over(new.into_iter());

@@ -30,7 +30,7 @@ use crate::outbox::{Post, Queue};
 use crate::placement::{self, Homes};
 use crate::recovery::Recovery;
 use crate::replication::Publisher;
-use crate::subscriber::{Peers, Subscriber};
+use crate::subscriber::{Channels, Peers, Subscriber};
 use crate::transport::{self, MESSAGE_BYTES_MAX};
 use crate::upkeep::{self, Reports};
 
@@ -88,7 +88,8 @@ pub async fn build(
     let mut message_channels = BTreeMap::new();
     for peer in &config.peers {
         let region: RegionId = peer.region.parse().map_err(|error| at("peers", &error))?;
-        channels.insert(region, transport::channel(&peer.data).map_err(|error| at("peers", &error))?);
+        let data = || transport::channel(&peer.data).map_err(|error| at("peers", &error));
+        channels.insert(region, Channels { stream: data()?, awaited: data()? });
         message_channels
             .insert(region, transport::channel(&peer.messages).map_err(|error| at("peers", &error))?);
     }

@@ -37,11 +37,19 @@ const BASELINE_WITHIN: Duration = Duration::from_secs(15);
 /// The data channels of all peers; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
-    channels: Arc<BTreeMap<RegionId, GrpcChannel>>,
+    channels: Arc<BTreeMap<RegionId, Channels>>,
+}
+
+/// Two connections to one data port. What somebody waits for has one of its own, made when it is first needed: on the other
+/// megabytes of a backlog may be ahead of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Channels {
+    pub(crate) stream: GrpcChannel,
+    pub(crate) awaited: GrpcChannel,
 }
 
 impl Peers {
-    pub(crate) fn new(channels: BTreeMap<RegionId, GrpcChannel>) -> Peers {
+    pub(crate) fn new(channels: BTreeMap<RegionId, Channels>) -> Peers {
         Peers { channels: Arc::new(channels) }
     }
 
@@ -49,10 +57,12 @@ impl Peers {
         self.channels.keys().copied()
     }
 
+    fn channels(&self, region: RegionId) -> Result<&Channels, Status> {
+        self.channels.get(&region).ok_or_else(|| Status::not_found(format!("'{region}' is no peer")))
+    }
+
     fn client(&self, region: RegionId) -> Result<ReplicationClient<GrpcChannel>, Status> {
-        let channel = self.channels.get(&region).cloned();
-        let channel = channel.ok_or_else(|| Status::not_found(format!("'{region}' is no peer")))?;
-        Ok(ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(client(self.channels(region)?.stream.clone()))
     }
 
     pub(crate) async fn digests(
@@ -78,20 +88,39 @@ impl Peers {
         Ok(asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
     }
 
-    /// Entities somebody waits for, straight from a region.
+    /// Entities that a message waits for, straight from a region.
+    pub(crate) async fn fetch_awaited(
+        &self,
+        region: RegionId,
+        request: v1::EntitiesRequest,
+    ) -> Result<v1::EntitiesReply, Status> {
+        fetch(client(self.channels(region)?.awaited.clone()), request).await
+    }
+
+    /// Entities in which this region and another differ.
     pub(crate) async fn fetch(
         &self,
         region: RegionId,
         request: v1::EntitiesRequest,
     ) -> Result<v1::EntitiesReply, Status> {
-        let mut client = self.client(region)?;
-        let asked = tokio::time::timeout(FETCH_WITHIN, client.fetch(request)).await;
-        let mut reply = asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-        if let Some(packed) = reply.packed.take() {
-            reply.entities.extend(unpack::<v1::EntitiesReply>(&packed)?.entities);
-        }
-        Ok(reply)
+        fetch(self.client(region)?, request).await
     }
+}
+
+fn client(channel: GrpcChannel) -> ReplicationClient<GrpcChannel> {
+    ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+async fn fetch(
+    mut client: ReplicationClient<GrpcChannel>,
+    request: v1::EntitiesRequest,
+) -> Result<v1::EntitiesReply, Status> {
+    let asked = tokio::time::timeout(FETCH_WITHIN, client.fetch(request)).await;
+    let mut reply = asked.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+    if let Some(packed) = reply.packed.take() {
+        reply.entities.extend(unpack::<v1::EntitiesReply>(&packed)?.entities);
+    }
+    Ok(reply)
 }
 
 /// Follows one peer.

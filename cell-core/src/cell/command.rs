@@ -15,6 +15,9 @@ use crate::payment::{Accepted, Ended, Payment, PaymentDecision, PaymentState, Pe
 use crate::placement::Home;
 use crate::settle::expires_at_ms;
 
+/// How far the time in a key may be from now to be used, at most.
+const KEY_OFF_MAX_MS: u64 = 60_000;
+
 /// Longest idempotency key, in bytes.
 pub(super) const KEY_BYTES_MAX: usize = 255;
 
@@ -313,6 +316,12 @@ impl Draft<'_> {
         if let Some(refusal) = self.misdirected(order.into()).or_else(|| check_record(command, record)) {
             return Ok(Err(refusal));
         }
+        let margin_ms = self.cell.rules.attempt_margin_ms;
+        if record.pay_window_ms <= margin_ms {
+            let detail =
+                format!("an order can be paid for longer than {margin_ms} ms: an attempt takes so long");
+            return Ok(Err(Refusal::invalid("/pay_window_s", detail)));
+        }
         let reply = |repeated| Ok(Ok(Reply { order, payment: None, pending: false, repeated }));
         let placed = self.orders_of_key(&record.user, &record.key)?;
         if placed.contains(&order) {
@@ -508,8 +517,9 @@ impl Draft<'_> {
         let now = self.now_ms;
         let window = window_ms.unwrap_or(self.cell.rules.permit_window_ms);
         let expires = expires_at_ms(reading);
-        // A key's time is used only where it can be about now; a far-off client clock must not open endless windows.
-        let from_key = uuid7_time_ms(&command.key).filter(|time| time.abs_diff(now) < 60_000);
+        // A key's time is used only where it can be about now: the clock of a client moves no window by more than a tenth.
+        let off_max = KEY_OFF_MAX_MS.min(window / 10);
+        let from_key = uuid7_time_ms(&command.key).filter(|time| time.abs_diff(now) <= off_max);
         let (until, from_command) = match (until_ms, from_key) {
             (Some(until), _) => (until, true),
             (None, Some(time)) => (time.saturating_add(window), true),
@@ -517,8 +527,16 @@ impl Draft<'_> {
         };
         // Cut to the order's own window, which is the same in every region that holds the order.
         let until = until.min(expires);
-        if until <= now.saturating_add(self.cell.rules.attempt_margin_ms) {
-            return Err(Refusal::invalid("/until_ms", "the time to pay is over before it begins"));
+        let margin_ms = self.cell.rules.attempt_margin_ms;
+        if until <= now.saturating_add(margin_ms) {
+            return Err(if expires <= now.saturating_add(margin_ms) {
+                // An attempt begun now could outlive the order.
+                Refusal::forbidden("order", command.ask.op(), Verdict::AlreadyExpired)
+            } else if until_ms.is_some() {
+                Refusal::invalid("/until_ms", "the time to pay is over before it begins")
+            } else {
+                Refusal::invalid("/window_s", format!("a time to pay is longer than {margin_ms} ms"))
+            });
         }
         let order = reading.entity.id.order().ok_or_else(Refusal::not_found)?;
         let buyer =

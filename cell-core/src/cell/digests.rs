@@ -26,13 +26,24 @@ pub enum NotComparable {
 }
 
 /// The terms of one actor's latest events, by seq; the second number only tells those of one change apart.
-type Terms = BTreeMap<(u64, u64), (Slot, Digest)>;
+type Terms = BTreeMap<(u64, u64), Term>;
+
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    at_ms: u64,
+    slot: Slot,
+    digest: Digest,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Entered {
     at_ms: u64,
     dot: Dot,
     nth: u64,
+}
+
+fn is_old(at_ms: u64, now_ms: u64) -> bool {
+    at_ms.saturating_add(RECENT_MS) < now_ms
 }
 
 /// The digests of all slots.
@@ -69,15 +80,16 @@ impl SlotDigests {
         now_ms: u64,
         dot: Dot,
         slot: Slot,
-        term: Digest,
+        digest: Digest,
     ) {
         let of_slot = &mut self.slots[usize::from(slot.number())];
-        *of_slot = of_slot.plus(term);
+        *of_slot = of_slot.plus(digest);
         self.nth += 1;
         let nth = self.nth;
-        self.recent.entry(dot.actor).or_default().insert((dot.seq, nth), (slot, term));
+        let term = Term { at_ms: now_ms, slot, digest };
+        self.recent.entry(dot.actor).or_default().insert((dot.seq, nth), term);
         self.entered.push_back(Entered { at_ms: now_ms, dot, nth });
-        let old = |entered: &Entered| entered.at_ms.saturating_add(RECENT_MS) < now_ms;
+        let old = |entered: &Entered| is_old(entered.at_ms, now_ms);
         while self.entered.len() > RECENT_MAX || self.entered.front().is_some_and(old) {
             let Some(gone) = self.entered.pop_front() else { break };
             if let Some(terms) = self.recent.get_mut(&gone.dot.actor) {
@@ -119,11 +131,17 @@ impl SlotDigests {
         &self.slots
     }
 
-    /// Of each slot, in order, what `at` covers, for a region that is as far as `version`.
+    /// Of each slot, in order, what `at` covers, for a region that is as far as `version`; and what is in no version, since
+    /// its changes do not come. That is a matter of time, not of what else comes: a cell whose users are silent compares, too.
     ///
     /// # Errors
     /// [`NotComparable`].
-    pub fn at(&self, version: &VersionVector, at: &VersionVector) -> Result<Vec<Digest>, NotComparable> {
+    pub fn at(
+        &self,
+        version: &VersionVector,
+        at: &VersionVector,
+        now_ms: u64,
+    ) -> Result<Vec<Digest>, NotComparable> {
         if !version.covers_all(at) {
             return Err(NotComparable::Behind);
         }
@@ -132,9 +150,12 @@ impl SlotDigests {
         }
         let mut slots = self.slots.clone();
         for (actor, terms) in &self.recent {
-            for (slot, term) in terms.range((at.get(actor) + 1, 0)..).map(|(_, term)| term) {
-                let of_slot = &mut slots[usize::from(slot.number())];
-                *of_slot = of_slot.minus(*term);
+            let known = version.get(actor);
+            for ((seq, _), term) in terms.range((at.get(actor) + 1, 0)..) {
+                if *seq <= known || !is_old(term.at_ms, now_ms) {
+                    let of_slot = &mut slots[usize::from(term.slot.number())];
+                    *of_slot = of_slot.minus(term.digest);
+                }
             }
         }
         Ok(slots)
@@ -176,25 +197,37 @@ mod tests {
     fn two_that_are_not_equally_far_agree_on_what_both_have() {
         let (mine, theirs) = (filled(1..=100), filled((1..=80).rev()));
         let at = upto(80);
-        assert_eq!(mine.at(&upto(100), &at), theirs.at(&upto(80), &at));
-        assert_ne!(mine.at(&upto(100), &upto(79)), theirs.at(&upto(80), &at));
-        assert_eq!(theirs.at(&upto(80), &upto(81)), Err(NotComparable::Behind));
+        assert_eq!(mine.at(&upto(100), &at, 0), theirs.at(&upto(80), &at, 0));
+        assert_ne!(mine.at(&upto(100), &upto(79), 0), theirs.at(&upto(80), &at, 0));
+        assert_eq!(theirs.at(&upto(80), &upto(81), 0), Err(NotComparable::Behind));
         let lacking = filled((1..=80).filter(|seq| *seq != 33));
-        let differ = mine.at(&upto(100), &at).unwrap();
-        let lacking = lacking.at(&upto(80), &at).unwrap();
+        let differ = mine.at(&upto(100), &at, 0).unwrap();
+        let lacking = lacking.at(&upto(80), &at, 0).unwrap();
         let slots: Vec<usize> = (0..lacking.len()).filter(|i| lacking[*i] != differ[*i]).collect();
         assert_eq!(slots, [33 % 7]);
     }
 
     #[test]
     fn what_is_long_ago_is_told_apart_no_longer_and_what_is_ahead_counts_for_all() {
+        let now_ms = RECENT_MS + 1;
         let mut digests = filled(1..=5);
-        digests.add(&|dot| dot.seq <= 5, RECENT_MS + 1, dot(9), slot(9), term(9));
-        assert_eq!(digests.at(&upto(5), &upto(4)), Err(NotComparable::TooOld));
-        let with_ahead = digests.at(&upto(5), &upto(5)).unwrap();
-        assert_eq!(with_ahead, filled(1..=5).at(&upto(5), &upto(5)).unwrap(), "9 is not covered by 5");
+        digests.add(&|dot| dot.seq <= 5, now_ms, dot(9), slot(9), term(9));
+        assert_eq!(digests.at(&upto(5), &upto(4), now_ms), Err(NotComparable::TooOld));
+        let with_ahead = digests.at(&upto(5), &upto(5), now_ms).unwrap();
+        assert_eq!(with_ahead, filled(1..=5).at(&upto(5), &upto(5), 0).unwrap(), "9 is not covered by 5");
         digests.add(&|dot| dot.seq <= 5, 3 * RECENT_MS, dot(5), slot(5), Digest::default());
-        let later = digests.at(&upto(5), &upto(5)).unwrap();
+        let later = digests.at(&upto(5), &upto(5), 3 * RECENT_MS).unwrap();
         assert_ne!(later, with_ahead, "nobody takes it out any more");
+    }
+
+    #[test]
+    fn what_stays_ahead_counts_for_all_also_where_nothing_else_comes() {
+        let mut digests = filled(1..=5);
+        digests.add(&|dot| dot.seq <= 5, 0, dot(9), slot(9), term(9));
+        let at = |now_ms| digests.at(&upto(5), &upto(5), now_ms).unwrap();
+        assert_eq!(at(RECENT_MS), filled(1..=5).at(&upto(5), &upto(5), 0).unwrap(), "it may still come");
+        assert_eq!(at(RECENT_MS + 1), digests.all(), "as after a restart");
+        let come = digests.at(&upto(9), &upto(5), RECENT_MS + 1).unwrap();
+        assert_eq!(come, at(RECENT_MS), "it came, and a version of before is without it");
     }
 }

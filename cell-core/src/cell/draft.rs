@@ -11,6 +11,7 @@ use crate::event::{
     Body, Capture, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Fact, Placed, Record,
 };
 use crate::id::{EntityId, EntityKind, Hash, OrderId, PaymentId, Slot};
+use crate::museum::{Bug, planted};
 use crate::order::{Order, OrderDecision};
 use crate::payment::{Payment, PaymentDecision, PaymentPhase};
 use crate::placement::Epoch;
@@ -258,7 +259,7 @@ impl<'a> Draft<'a> {
         } else {
             (0, reading.history.iter().map(|link| link.hash).collect())
         };
-        if place == 0 {
+        if place == 0 && !planted(Bug::InheritedNotCarried) {
             self.carry(&entity, &inherits)?;
         }
         let decided = Decided { epoch, place, command, inherits, body };

@@ -106,6 +106,22 @@ impl Cell {
         self.quarantine.iter()
     }
 
+    /// Those that still withhold something: nobody did without them, and no state that came otherwise made them good.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the view fails.
+    pub fn open_holes(&self, view: &dyn View) -> Result<Vec<Dot>, Unavailable> {
+        let mut open = Vec::new();
+        for (dot, hole) in self.quarantine.iter().filter(|(_, hole)| !hole.given_up) {
+            let mut is_open = hole.obscure;
+            for id in &hole.entities {
+                is_open = is_open || !view.entity(*id)?.is_some_and(|entity| is_whole_at(&entity, dot));
+            }
+            open.extend(is_open.then_some(*dot));
+        }
+        Ok(open)
+    }
+
     /// How far an actor is applied without a hole: what an entity of it may be waited for by.
     #[must_use]
     pub fn whole_to(&self, actor: &ActorId) -> u64 {
@@ -316,7 +332,8 @@ impl Cell {
         Ok(step)
     }
 
-    /// Holes of a region whose state is taken over: here, too, where the changes themselves were not.
+    /// Holes of a region whose state is taken over: here, too, where the changes themselves were not. What an operator did
+    /// without there, nobody did without here.
     pub(super) fn take_holes(
         &mut self,
         view: &dyn View,
@@ -325,7 +342,7 @@ impl Cell {
     ) -> Result<Step, Unavailable> {
         let mut step = Step::default();
         for kept in theirs.iter().filter(|kept| !passed_before(&kept.entry.dot)) {
-            let held = self.keep(view, kept.clone())?;
+            let held = self.keep(view, Quarantined { given_up: false, ..kept.clone() })?;
             step.entities.extend(held.entities);
             step.quarantined.extend(held.quarantined);
         }

@@ -182,15 +182,43 @@ fn next_ended_permit(
     let (payment, permit) = state.open_permit()?;
     let how = glance(payment).ended?;
     // `captured` only with or after settling that capture, which closes the permit itself.
-    (how != How::Captured).then(|| closed_with_follow_up(payment, permit.closing, how))
+    (how != How::Captured).then(|| closed_with_follow_up(state, payment, permit.closing, how))
 }
 
-fn closed_with_follow_up(payment: &PaymentId, closing: Option<Why>, how: How) -> Next<OrderDecision> {
+fn closed_with_follow_up(
+    state: &OrderState,
+    payment: &PaymentId,
+    closing: Option<Why>,
+    how: How,
+) -> Next<OrderDecision> {
     let mut decisions = vec![OrderDecision::PermitClosed(PermitClosed { payment: *payment, how })];
     if closing == Some(Why::Cancel) {
-        decisions.push(OrderDecision::Cancelled(Cancelled { refund: None }));
+        decisions.extend(late_cancel(state));
     }
     Next { decisions, row: None, command: None }
+}
+
+/// A cancel that was asked for before, as of now: another payer's capture may have been applied since, and goes back.
+pub(super) fn late_cancel(state: &OrderState) -> Option<OrderDecision> {
+    let cancelled = |refund| Some(OrderDecision::Cancelled(Cancelled { refund }));
+    match state.phase {
+        OrderPhase::Payable => cancelled(None),
+        OrderPhase::Paid => {
+            let owed = state
+                .applied
+                .as_ref()
+                .map(|applied| RefundCase::whole(&applied.intent, applied.payment, applied.amount_minor));
+            match owed.filter(|owed| state.refunded_minor(&owed.intent) == 0) {
+                Some(owed) => cancelled(Some(owed)),
+                // Parts were refunded already: a person looks at what is left.
+                None => Some(OrderDecision::CaseOpened(CaseOpened {
+                    subject: "cancel".to_owned(),
+                    reason: "a late cancel of an order that is refunded in part".to_owned(),
+                })),
+            }
+        }
+        OrderPhase::Cancelled | OrderPhase::Expired => None,
+    }
 }
 
 /// The gateway said it takes no money under this payment any more and listed no capture: the permit can close.
@@ -199,7 +227,7 @@ fn next_barred(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<
     let barred = Fact::Barred(Barred { payment: *payment, order: reading.entity.id.order()? }).key();
     let how =
         if permit.closing.is_some_and(|why| why != Why::Expiry) { How::Withdrawn } else { How::Expired };
-    reading.facts.contains_key(&barred).then(|| closed_with_follow_up(payment, permit.closing, how))
+    reading.facts.contains_key(&barred).then(|| closed_with_follow_up(state, payment, permit.closing, how))
 }
 
 fn next_expiry(reading: &Reading<'_, Order>, state: &OrderState, now_ms: u64) -> Option<Next<OrderDecision>> {

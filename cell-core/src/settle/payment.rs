@@ -60,6 +60,10 @@ fn next_fact(
                     }
                     continue;
                 }
+                // An attempt of a tail that was adopted after this was noted: the gateway says no more about it.
+                Fact::Barred(_) if state.open_attempt().is_some() => {
+                    return Some(end_all(state, AttemptEnd::Closed));
+                }
                 _ => continue,
             }
         }

@@ -4,13 +4,14 @@
 //! unreconciled stray of the lowest epoch is ruled on at a time when it has an effect, so that each ruling is made
 //! against the history as the rulings before it left it.
 
+use super::order::late_cancel;
 use super::{Next, PaymentGlance, Row};
 use crate::entity::{Link, Reading};
 use crate::event::Fact;
 use crate::id::PaymentId;
 use crate::order::{
-    Cancelled, CaseOpened, Order, OrderDecision, OrderPhase, OrderState, PermitClosing, PermitOpened,
-    Reconciled, RefundCase, Ruling, Verdict, Why,
+    Cancelled, Order, OrderDecision, OrderPhase, OrderState, PermitClosing, PermitOpened, Reconciled,
+    RefundCase, Ruling, Verdict, Why,
 };
 use crate::payment::{Accepted, AttemptStarted, Ended, Payment, PaymentDecision, PaymentPhase, PaymentState};
 use crate::rules::Rules;
@@ -173,29 +174,12 @@ fn rule_cancel(state: &OrderState, refund: Option<&RefundCase>) -> Ruled<OrderDe
                 adopted(Row::StrayCancelUnpaid, vec![OrderDecision::Cancelled(Cancelled { refund: None })])
             }
         },
-        OrderPhase::Paid => {
-            let owed = state
-                .applied
-                .as_ref()
-                .map(|applied| RefundCase::whole(&applied.intent, applied.payment, applied.amount_minor));
-            let owed = owed.filter(|owed| state.refunded_minor(&owed.intent) == 0);
-            match owed {
-                Some(owed) => adopted(
-                    Row::StrayCancelPaid,
-                    vec![OrderDecision::Cancelled(Cancelled { refund: Some(owed) })],
-                ),
-                // Parts were refunded already: a person looks at what is left.
-                None => Ruled {
-                    ruling: Ruling::HumanCase,
-                    row: Row::StrayCancelPaid,
-                    asks: None,
-                    follow: vec![OrderDecision::CaseOpened(CaseOpened {
-                        subject: "cancel".to_owned(),
-                        reason: "a late cancel of an order that is refunded in part".to_owned(),
-                    })],
-                },
+        OrderPhase::Paid => match late_cancel(state) {
+            Some(case @ OrderDecision::CaseOpened(_)) => {
+                Ruled { ruling: Ruling::HumanCase, ..adopted(Row::StrayCancelPaid, vec![case]) }
             }
-        }
+            decision => adopted(Row::StrayCancelPaid, decision.into_iter().collect()),
+        },
         OrderPhase::Cancelled | OrderPhase::Expired => {
             let mut ruled = Ruled::void(Row::StrayTimerVoid);
             // The stray may have asked the gateway for its refund already.

@@ -62,7 +62,7 @@ async fn measure(args: &ApplyArgs, served: &Served) -> Result<Vec<Figure>> {
 /// Everything the origin has written, in batches.
 async fn batches(served: &Served) -> Result<Vec<Vec<v1::Entry>>> {
     let (actor, upto) = served.written().await?;
-    let request = v1::TailRequest { tailer: "bench".to_owned(), from_position: 0 };
+    let request = v1::TailRequest { tailer: "bench".to_owned(), from_position: 0, rest_ms: 0 };
     let mut tail = served.node(ORIGIN).await?.tail(request).await?.into_inner();
     let (mut batches, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
     loop {

@@ -38,7 +38,11 @@ impl Arrivals {
         let status = node.status(v1::StatusRequest::default()).await?.into_inner();
         let seq = status.frontier.iter().find(|front| front.actor.as_ref() == Some(&actor));
         let seq = seq.map_or(0, |front| front.seq);
-        let request = v1::TailRequest { tailer: "bench".to_owned(), from_position: status.durable_position };
+        let request = v1::TailRequest {
+            tailer: "bench".to_owned(),
+            from_position: status.durable_position,
+            rest_ms: 0,
+        };
         let mut tail = node.tail(request).await?.into_inner();
         let (reach, reached) = watch::channel(Reached { seq, at: Instant::now() });
         let following = tokio::spawn(async move {

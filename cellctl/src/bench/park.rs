@@ -223,7 +223,8 @@ async fn deliveries(
     payments: HashMap<PaymentId, u64>,
 ) -> Result<Histogram<u64>> {
     let status = node.status(v1::StatusRequest::default()).await?.into_inner();
-    let request = v1::TailRequest { tailer: "bench".to_owned(), from_position: status.durable_position };
+    let request =
+        v1::TailRequest { tailer: "bench".to_owned(), from_position: status.durable_position, rest_ms: 0 };
     let mut tail = node.tail(request).await?.into_inner();
     let mut latency = load::histogram()?;
     let mut came: HashMap<u64, Instant> = HashMap::new();

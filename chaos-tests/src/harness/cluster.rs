@@ -499,6 +499,39 @@ impl Cluster {
         failed.map_or(Ok(()), Err)
     }
 
+    fn process(&self, role: Role, region: &str) -> Result<&Process, ClusterError> {
+        let process = self.running.get(&(role, region.to_owned()));
+        process.ok_or_else(|| ClusterError::NotRunning(format!("{region} {}", role.program())))
+    }
+
+    /// SIGSTOP, until it is resumed.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self, role: Role, region: &str) -> Result<(), ClusterError> {
+        self.process(role, region)?.pause().map_err(io("SIGSTOP"))
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn resume(&self, role: Role, region: &str) -> Result<(), ClusterError> {
+        self.process(role, region)?.resume().map_err(io("SIGCONT"))
+    }
+
+    /// A region's node and agent give way to all others on this machine until they are restarted, as if each region had
+    /// processors of its own.
+    ///
+    /// # Errors
+    /// One of them does not run.
+    pub fn give_way(&self, region: &str) -> Result<(), ClusterError> {
+        for role in [Role::Node, Role::Agent] {
+            self.process(role, region)?.give_way().map_err(io("priorities"))?;
+        }
+        Ok(())
+    }
+
     /// The process that plays a role, if it runs.
     #[must_use]
     pub fn pid(&self, role: Role, region: &str) -> Option<u32> {

@@ -2,7 +2,7 @@
 //!
 //! It stands between two processes as a proxy on a port of its own: what is dialled is the link, what is reached is the
 //! target. Held means that bytes wait and connections stay up, as behind a router that swallows packets; cut means that
-//! connections break and new ones are refused.
+//! connections break and new ones are refused. A link may have so much bandwidth and no more, which its connections share.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,6 +21,10 @@ use tokio::time::Instant;
 /// Bytes under way in one direction of one connection at most; beyond it the sender is not read any more.
 const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
+/// Of a link with little bandwidth: what passes at once, so that connections take turns, and what is under way at most, so
+/// that what waits does so at the sender, who may choose what goes first.
+const NARROW_CHUNK_BYTES: usize = 8 << 10;
+const NARROW_UNDER_WAY_BYTES_MAX: usize = 64 << 10;
 
 /// What the link does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,7 @@ pub struct Link {
     address: SocketAddr,
     state: watch::Sender<LinkState>,
     bytes: Arc<AtomicU64>,
+    bandwidth: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -64,11 +69,15 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (state, watching) = watch::channel(LinkState::Open);
-        let way =
-            Way { jitter: Arc::new(Mutex::new(Jitter { latency, state: seed | 1 })), bytes: Arc::default() };
-        let bytes = way.bytes.clone();
+        let way = Way {
+            jitter: Arc::new(Mutex::new(Jitter { latency, state: seed | 1 })),
+            bytes: Arc::default(),
+            bandwidth: Arc::default(),
+            free_at: [Arc::default(), Arc::default()],
+        };
+        let (bytes, bandwidth) = (way.bytes.clone(), way.bandwidth.clone());
         let accepting = tokio::spawn(accept(listener, target, watching, way));
-        Ok(Link { address, state, bytes, accepting })
+        Ok(Link { address, state, bytes, bandwidth, accepting })
     }
 
     /// The address to dial instead of the target's.
@@ -81,6 +90,11 @@ impl Link {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in a second that pass each way, all connections together; 0: as many as come. It counts at once.
+    pub fn set_bandwidth(&self, bytes_per_s: u64) {
+        self.bandwidth.store(bytes_per_s, Ordering::Relaxed);
     }
 
     pub fn set(&self, state: LinkState) {
@@ -122,6 +136,30 @@ impl Jitter {
 struct Way {
     jitter: Arc<Mutex<Jitter>>,
     bytes: Arc<AtomicU64>,
+    /// Bytes per second each way; 0 without a bound.
+    bandwidth: Arc<AtomicU64>,
+    /// When all that was let through there, and back, has passed.
+    free_at: [Arc<Mutex<Option<Instant>>>; 2],
+}
+
+impl Way {
+    fn bandwidth(&self) -> Option<u64> {
+        Some(self.bandwidth.load(Ordering::Relaxed)).filter(|bytes_per_s| *bytes_per_s > 0)
+    }
+
+    /// Resolves when so many bytes have passed one way, behind what other connections sent before.
+    async fn pass(&self, back: bool, bytes: usize) {
+        let Some(bytes_per_s) = self.bandwidth() else { return };
+        let took = Duration::from_secs_f64(bytes as f64 / bytes_per_s as f64);
+        let passed = {
+            let mut free_at = self.free_at[usize::from(back)].lock().await;
+            let now = Instant::now();
+            let passed = free_at.map_or(now, |free_at| free_at.max(now)) + took;
+            *free_at = Some(passed);
+            passed
+        };
+        tokio::time::sleep_until(passed).await;
+    }
 }
 
 async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Receiver<LinkState>, way: Way) {
@@ -141,8 +179,8 @@ async fn connect(near: TcpStream, target: SocketAddr, mut state: watch::Receiver
     let Ok(far) = TcpStream::connect(target).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-    let there = pump(near_read, far_write, state.clone(), way.clone());
-    let back = pump(far_read, near_write, state.clone(), way);
+    let there = pump(near_read, far_write, state.clone(), way.clone(), false);
+    let back = pump(far_read, near_write, state.clone(), way, true);
     tokio::select! {
         _ = async { tokio::join!(there, back) } => {}
         _ = state.wait_for(|state| *state == LinkState::Cut) => {}
@@ -155,6 +193,7 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut state: watch::Receiver<LinkState>,
     way: Way,
+    back: bool,
 ) {
     let mut gate = state.clone();
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
@@ -162,6 +201,10 @@ async fn pump(
     let mut held = *state.borrow_and_update() == LinkState::Held;
     loop {
         let due = under_way.front().map(|(due, _)| *due);
+        let (chunk_max, under_way_max) = match way.bandwidth() {
+            Some(_) => (NARROW_CHUNK_BYTES, NARROW_UNDER_WAY_BYTES_MAX),
+            None => (CHUNK_BYTES, UNDER_WAY_BYTES_MAX),
+        };
         if due.is_none() && ended {
             let _ = to.shutdown().await;
             return;
@@ -180,7 +223,7 @@ async fn pump(
                 }
                 held = now == LinkState::Held;
             }
-            read = from.read(&mut buffer), if !ended && bytes < UNDER_WAY_BYTES_MAX => match read {
+            read = from.read(&mut buffer[..chunk_max]), if !ended && bytes < under_way_max => match read {
                 Ok(0) | Err(_) => ended = true,
                 Ok(len) => {
                     let due = Instant::now() + way.jitter.lock().await.draw();
@@ -193,6 +236,7 @@ async fn pump(
             () = passable(due, &mut gate), if due.is_some() => {
                 let Some((_, chunk)) = under_way.pop_front() else { continue };
                 bytes -= chunk.len();
+                way.pass(back, chunk.len()).await;
                 if to.write_all(&chunk).await.is_err() {
                     return;
                 }
@@ -259,6 +303,23 @@ mod tests {
         link.set(LinkState::Open);
         stream.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, b"during");
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_a_link_share_its_bandwidth() {
+        let link = Link::start(echo().await, Latency::NONE, 1).await.unwrap();
+        link.set_bandwidth(1 << 20);
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            streams.push(TcpStream::connect(link.address()).await.unwrap());
+        }
+        let start = Instant::now();
+        let sent = vec![7; 100 << 10];
+        let sending = streams.iter_mut().map(|stream| exchange(stream, &sent));
+        for back in futures::future::join_all(sending).await {
+            assert_eq!(back.unwrap(), sent);
+        }
+        assert!(start.elapsed() >= Duration::from_millis(190), "200 KiB at 1 MiB/s");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use service_kit::{Announcement, EXIT_WITH_STDIN_ENV};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -16,6 +17,8 @@ use tokio::process::{Child, ChildStdin, Command};
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it has to drain after SIGTERM.
 pub const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+const LEAST_PRIORITY: i32 = 19;
 
 /// Why a process is not there.
 #[derive(Debug, thiserror::Error)]
@@ -134,10 +137,50 @@ impl Process {
         }
     }
 
+    /// SIGSTOP: it does nothing any more, and its connections stay up.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on where it was stopped.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = self.pid().and_then(as_pid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Gives way to every other process from now on, as if those had processors of their own.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn give_way(&self) -> io::Result<()> {
+        let pid = self.pid().ok_or(io::ErrorKind::NotFound)?;
+        // Priorities are those of threads; a new one has that of the thread that starts it.
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = thread?.file_name().to_string_lossy().parse().ok().and_then(as_pid);
+            // A thread that has ended meanwhile needs nothing.
+            let _ = setpriority_process(thread, LEAST_PRIORITY);
+        }
+        Ok(())
+    }
+
     /// Its exit status, if it has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
+}
+
+fn as_pid(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
 /// The process, and how long its log was before.

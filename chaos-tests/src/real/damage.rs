@@ -27,7 +27,7 @@ pub enum EngineName {
 }
 
 impl EngineName {
-    const ALL: [EngineName; 2] = [EngineName::Sled, EngineName::Fjall];
+    pub(super) const ALL: [EngineName; 2] = [EngineName::Sled, EngineName::Fjall];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,8 @@ pub struct DamageArgs {
     output: Format,
 }
 
-fn chosen<T: Copy>(given: &[T], all: &[T]) -> Vec<T> {
+/// What was asked for, or all.
+pub(super) fn chosen<T: Copy>(given: &[T], all: &[T]) -> Vec<T> {
     if given.is_empty() { all.to_vec() } else { given.to_vec() }
 }
 

@@ -19,6 +19,9 @@ use crate::harness::{Answer, Api, Cluster, Latency, Plan, Role};
 pub(super) const REGIONS: [&str; 2] = ["north", "east"];
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// An operator's question is answered within this, or not.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
 /// Node settings with which what is damaged is found in seconds, and a log has several files.
 pub(super) const NODE: [&str; 3] =
     ["allow_damage = true", "scrub_every_ms = 500", "log = { segment_kib = 16 }"];
@@ -34,7 +37,12 @@ pub(super) struct Deployment {
 
 impl Deployment {
     pub(super) async fn start(folder: PathBuf, engine: &str, node: &[&str]) -> Result<Deployment> {
-        let plan = Plan {
+        Deployment::of(Deployment::plan(folder, engine, node)).await
+    }
+
+    /// [`REGIONS`] with the patience of rehearsals.
+    pub(super) fn plan(folder: PathBuf, engine: &str, node: &[&str]) -> Plan {
+        Plan {
             regions: REGIONS.map(str::to_owned).into(),
             folder,
             program: roles::program,
@@ -47,10 +55,14 @@ impl Deployment {
             levels: "info".to_owned(),
             engine: engine.to_owned(),
             all_in_first: false,
-        };
+        }
+    }
+
+    pub(super) async fn of(plan: Plan) -> Result<Deployment> {
         let cluster = Cluster::start(plan).await?;
-        let users = REGIONS.map(|region| cluster.user_of(region, &["bob", "alice"]));
-        Ok(Deployment { cluster, api: Api::default(), users: users.into() })
+        let users = cluster.regions().iter().map(|region| cluster.user_of(region, &["bob", "alice"]));
+        let users = users.collect();
+        Ok(Deployment { cluster, api: Api::default(), users })
     }
 
     /// The region that decides about a user's orders.
@@ -137,6 +149,25 @@ impl Deployment {
             differing.push(format!("{} slots", compared.slots.len()));
         }
         Ok(differing)
+    }
+
+    /// What `cellctl region status` asks a region's agent; an error if it is paused or away.
+    pub(super) async fn agent(&self, region: &str) -> Result<v1::AgentStatusReply> {
+        let address = format!("http://{}", self.cluster.agent_grpc(region)?);
+        let asked = async {
+            let mut agent = AgentAdminClient::connect(address).await?;
+            Ok::<_, anyhow::Error>(agent.agent_status(v1::AgentStatusRequest {}).await?.into_inner())
+        };
+        tokio::time::timeout(ANSWER_WITHIN, asked).await.context("no answer")?
+    }
+
+    /// What a region's node says of itself.
+    pub(super) async fn status(&self, region: &str) -> Result<v1::StatusReply> {
+        let asked = async {
+            let mut node = self.node(region).await?;
+            Ok::<_, anyhow::Error>(node.status(v1::StatusRequest::default()).await?.into_inner())
+        };
+        tokio::time::timeout(ANSWER_WITHIN, asked).await.context("no answer")?
     }
 
     /// A page of metrics, each summed up over its labels.

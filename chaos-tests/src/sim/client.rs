@@ -203,6 +203,10 @@ impl World {
         let now_ms = self.nodes[i].local(self.now_ms);
         let node = &mut self.nodes[i];
         let Ok((step, reply)) = node.cell.command(&node.shelf, &command, now_ms) else { return };
+        if node.lacking && reply.as_ref().is_err_and(|refusal| refusal.problem == Problem::NotFound) {
+            // It may be what is lacking: nothing is denied, and the user comes again.
+            return self.commit(i, step, None);
+        }
         let own = step.entries.last().map(|entry| entry.dot);
         self.note(|| format!("{i} {:?} by {}: {reply:?}", command.ask.op(), command.user));
         self.commit(i, step, Some(Effect::Reply { call: nth, reply: Box::new(reply), dot: own }));

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use cell_core::canon::Message;
 use cell_core::cell::Baseline;
 use cell_core::entity::Entity;
-use cell_core::id::{ActorId, EntityId};
+use cell_core::event::Entry;
+use cell_core::id::EntityId;
 
 use super::museum::Exhibit;
 use super::net::Channel;
-use super::node::{Exchange, Held, Logged, Node};
+use super::node::{Effect, Exchange};
 use super::world::{Event, World};
 
 /// Entities of one packet.
@@ -18,22 +19,31 @@ const ENTITIES_MAX: usize = 3;
 const STALLED_MS: u64 = 2_500;
 
 impl World {
-    /// The log's part that others have is deleted; the view stands for it.
-    pub(crate) fn trim(&mut self, i: usize) {
+    /// The log's beginning is deleted, as far as other regions have what is in it; the view stands for it. The last `keep`
+    /// records stay.
+    pub(crate) fn trim(&mut self, i: usize, keep: usize) {
         let node = &self.nodes[i];
-        let elsewhere = |actor: &ActorId, held: &Held| {
-            let others = self.nodes.iter().filter(|other| other.place != node.place);
-            others.map(|other| other.durable_seq(actor)).max() >= Some(held.seq())
+        if !node.is_synced() {
+            return;
+        }
+        let elsewhere = |entry: &Entry| {
+            let mut others = self.nodes.iter().filter(|other| other.place != node.place);
+            others.any(|other| other.durable_seq(&entry.dot.actor) >= entry.dot.seq)
         };
-        if !node.is_synced() || !node.durable.iter().all(|(actor, held)| elsewhere(actor, held)) {
+        let log = &node.disk.log;
+        let careless = self.planted(Exhibit::TrimmedAlone);
+        let gone = log.between(log.first(), log.end().saturating_sub(keep)).iter();
+        let gone = gone.take_while(|logged| careless || logged.entry().is_none_or(elsewhere)).count();
+        if gone == 0 {
             return;
         }
         self.coverage.fault("log-trimmed");
+        let unfounded = self.planted(Exhibit::AdoptedUnfounded);
         let node = &mut self.nodes[i];
-        node.log = vec![node.view()];
-        node.synced = 1;
-        node.backup = None;
-        node.durable.values_mut().for_each(Held::trim);
+        // The view is on disk past a segment before it goes.
+        node.store_view();
+        node.disk.log.delete_before(node.disk.log.first() + gone);
+        node.durable = node.disk.held(unfounded);
     }
 
     /// A peer cannot stream what this node lacks.
@@ -49,8 +59,8 @@ impl World {
 
     pub(crate) fn baseline_asked(&mut self, i: usize, from: usize) {
         let node = &self.nodes[i];
-        // What is not synced is shown to nobody.
-        if node.up && node.is_synced() {
+        // What is not synced is shown to nobody, and nobody's gap is handed on as knowledge.
+        if node.up && node.is_synced() && node.may_be_built_on() {
             let (baseline, has) = (node.baseline(), node.shelf.entities.keys().copied().collect());
             self.packet(i, from, Channel::Data, Event::Baseline { node: from, peer: i, baseline, has });
         }
@@ -87,7 +97,7 @@ impl World {
         let now_ms = self.nodes[i].local(self.now_ms);
         let node = &mut self.nodes[i];
         let Ok(step) = node.cell.adopt(&node.shelf, baseline, now_ms) else { return };
-        self.commit(i, step, None);
+        self.commit(i, step, Some(Effect::MadeGood));
         // What the peer's software could not apply, this one may.
         self.retry_quarantined(i);
         self.wake_all(i);
@@ -117,13 +127,5 @@ impl World {
         let Ok(step) = node.cell.merge(&node.shelf, entities, local_ms) else { return };
         self.commit(i, step, None);
         self.ask_on(i);
-    }
-}
-
-impl Node {
-    /// Everything that stands in the view.
-    pub(crate) fn view(&self) -> Logged {
-        let entities = self.shelf.entities.values().map(|entity| (**entity).clone()).collect();
-        Logged::View(entities, self.baseline())
     }
 }

@@ -7,9 +7,10 @@ use cell_core::id::{ActorId, NodeId, Slot};
 use cell_core::order::RefundCase;
 
 use super::agent::Agent;
+use super::disk::{Disk, Held, Logged, Stored};
 use super::museum::Exhibit;
 use super::net::Channel;
-use super::node::{Logged, Node, Shelf};
+use super::node::{Effect, Node, Shelf};
 use super::script::{Line, Op};
 use super::world::{Event, World, placement, region};
 
@@ -23,14 +24,10 @@ impl World {
             (Op::CrashAgent { for_ms }, Some(i)) => self.crash_agent(i, *for_ms, false),
             (Op::LoseGate, Some(i)) => self.crash_agent(i, 500, true),
             (Op::Unlink { for_ms }, Some(i)) => self.unlink(i, *for_ms),
-            (Op::LoseDisk { for_ms }, Some(i)) => self.lose_disk(i, 0, *for_ms),
-            (Op::Backup, Some(i)) => self.nodes[i].backup = Some(self.nodes[i].synced),
-            (Op::RestoreBackup { for_ms }, Some(i)) => {
-                if let Some(kept) = self.nodes[i].backup {
-                    self.coverage.fault("backup-restored");
-                    self.lose_disk(i, kept, *for_ms);
-                }
-            }
+            (Op::LoseDisk { for_ms }, Some(i)) => self.lose_disk(i, *for_ms),
+            (Op::Backup, Some(i)) => self.back_up(i),
+            (Op::RestoreBackup { for_ms }, Some(i)) => self.restore_backup(i, *for_ms),
+            (Op::LoseView { older, for_ms }, Some(i)) => self.lose_view(i, *older, *for_ms),
             (Op::CloneMachine { .. }, Some(i)) => self.clone_machine(i),
             (Op::Cut { to, channel, both, for_ms }, _) => {
                 self.net.cut(place, *to, *channel, self.now_ms + for_ms);
@@ -47,7 +44,7 @@ impl World {
                 self.nodes[i].offset_ms = *by_ms;
             }
             (Op::CloseLost, Some(_)) => self.close_ended(),
-            (Op::Trim, Some(i)) => self.trim(i),
+            (Op::Trim { keep }, Some(i)) => self.trim(i, *keep),
             (Op::ForgetKeys, _) => {
                 if self.gateway.forget(self.now_ms) {
                     self.coverage.fault("gateway-keys-forgotten");
@@ -90,8 +87,8 @@ impl World {
             ability: Ability::default(),
             cell: Cell::new(me, placement(), self.rules.clone()),
             shelf: Shelf::default(),
-            log: Vec::new(),
-            synced: 0,
+            disk: Disk::default(),
+            lacking: false,
             syncing: false,
             waiting: std::collections::VecDeque::new(),
             readers: BTreeSet::new(),
@@ -99,6 +96,7 @@ impl World {
             durable: BTreeMap::new(),
             exchange: None,
             sent: BTreeMap::new(),
+            differs: BTreeMap::new(),
             dirty: BTreeSet::new(),
             duties: BTreeMap::new(),
             paces: BTreeMap::new(),
@@ -115,19 +113,20 @@ impl World {
     /// Ends a node's process: what was not synced is gone, and nobody was told of it.
     pub(crate) fn stop(&mut self, i: usize) {
         let node = &mut self.nodes[i];
-        if node.log.len() > node.synced {
+        if !node.is_synced() {
             self.coverage.fault("unsynced-lost");
         }
         let node = &mut self.nodes[i];
         node.up = false;
         node.life += 1;
-        node.log.truncate(node.synced);
+        node.disk.log.lose_unsynced();
         node.syncing = false;
         node.linked = false;
         node.waiting.clear();
         node.readers.clear();
         node.sent.clear();
         node.exchange = None;
+        node.differs.clear();
         node.dirty.clear();
         node.duties.clear();
         node.paces.clear();
@@ -144,25 +143,33 @@ impl World {
         self.after(for_ms, Event::NodeUp { node: i });
     }
 
-    /// Starts as a new actor, from what the log holds; it decides once it heard its peers, or heard of none in time.
+    /// Starts as a new actor, from what its disk holds; it decides once it heard its peers, or heard of none in time.
     pub(crate) fn start(&mut self, i: usize) {
-        let me = self.nodes[i].cell.me();
-        let old = self.nodes[i].durable.keys().filter(|actor| actor.node == me.node).max().copied();
+        let unfounded = self.planted(Exhibit::AdoptedUnfounded);
+        let node = &self.nodes[i];
+        let now_ms = node.local(self.now_ms);
+        let me = node.cell.me();
+        let nobody = ActorId { node: me.node, start: 0, nonce: 0 };
+        let mut blank = Cell::new(nobody, placement(), self.rules.clone());
+        blank.ability = node.ability.clone();
+        blank.hold_back();
+        let Ok((cell, shelf)) = node.disk.restore(blank, now_ms, unfounded) else { return };
+        let old = cell.fronts().actors().filter(|actor| actor.node == me.node).max().copied();
         let fresh =
             ActorId { node: me.node, start: old.map_or(0, |old| old.start) + 1, nonce: self.rng.next() };
         let actor = if self.planted(Exhibit::SequenceReused) && me.start > 0 { me } else { fresh };
-        let now_ms = self.nodes[i].local(self.now_ms);
         self.journal.started.insert(actor);
         let node = &mut self.nodes[i];
-        node.cell = Cell::new(actor, placement(), self.rules.clone());
-        node.cell.ability = node.ability.clone();
-        node.cell.hold_back();
-        node.started_as = Some(actor);
-        node.shelf = Shelf::default();
-        node.up = true;
-        for logged in node.log.clone() {
-            node.replay(&logged, now_ms);
+        (node.cell, node.shelf) = (cell.succeeded_by(actor), shelf);
+        node.lacking = node.disk.view.lacking;
+        if node.disk.has_gap() {
+            self.coverage.fault("start-with-a-gap");
+            // The view goes on from there, and is in doubt at the next start, too.
+            node.lacking = true;
+            node.store_view();
         }
+        node.started_as = Some(actor);
+        node.up = true;
         let old = old.filter(|old| *old != actor);
         if let Ok(step) = node.cell.start(&node.shelf, old, now_ms) {
             self.commit(i, step, None);
@@ -216,9 +223,15 @@ impl World {
     /// What reachable peers hold of its predecessors is here: from now on it decides.
     pub(crate) fn recovered(&mut self, i: usize) {
         let now_ms = self.nodes[i].local(self.now_ms);
-        let reachable = self.reachable(i);
+        let (life, reachable) = (self.nodes[i].life, self.reachable(i));
+        let whole = |peer: &usize| self.nodes[*peer].may_be_built_on();
+        let lacks = !whole(&i);
+        if lacks && !reachable.iter().any(whole) {
+            // Nobody says what is lacking: it goes on waiting, and decides nothing.
+            self.coverage.fault("start-waits-for-a-peer");
+            return self.after(200, Event::Recovered { node: i, life });
+        }
         if !self.pool(i, &reachable, now_ms) {
-            let life = self.nodes[i].life;
             return self.after(20, Event::Recovered { node: i, life });
         }
         // With a peer's state came what its software could not apply.
@@ -233,14 +246,14 @@ impl World {
                 self.coverage.fault("outranked-by-a-predecessor");
                 self.journal.started.insert(me);
             }
-            self.commit(i, step, None);
+            self.commit(i, step, lacks.then_some(Effect::MadeGood));
         }
         self.wake_all(i);
         let slots = self.slots.clone();
         self.list_for_a_while(i, slots);
     }
 
-    fn reachable(&self, i: usize) -> Vec<usize> {
+    pub(crate) fn reachable(&self, i: usize) -> Vec<usize> {
         let place = self.nodes[i].place;
         let open = |j: &usize| {
             let other = self.nodes[*j].place;
@@ -256,24 +269,23 @@ impl World {
         for peer in peers {
             let theirs = self.nodes[*peer].durable.clone();
             let have = |actor: &ActorId| self.nodes[i].cell.fronts().seq(actor);
-            if theirs.iter().any(|(actor, held)| held.behind(have(actor)).is_none()) {
-                if !self.nodes[*peer].is_synced() {
+            let source = &self.nodes[*peer];
+            let as_state = theirs.iter().any(|(actor, held)| held.behind(have(actor)).is_none());
+            if as_state && source.may_be_built_on() {
+                if !source.is_synced() {
                     return false;
                 }
                 self.coverage.fault("state-taken-over");
-                let logged = self.nodes[*peer].view();
-                let node = &mut self.nodes[i];
-                node.replay(&logged, now_ms);
-                node.log.push(logged);
+                let (baseline, entities) = (source.baseline(), source.shelf.entities.values());
+                let merged = entities.map(|entity| Logged::Merged(vec![(**entity).clone()]));
+                let state: Vec<Logged> = merged.chain([Logged::Adopted(baseline)]).collect();
+                self.nodes[i].take_in(state, now_ms);
             }
             let node = &mut self.nodes[i];
             for (actor, held) in theirs {
                 let have = node.cell.fronts().seq(&actor);
-                for entry in held.behind(have).unwrap_or_default() {
-                    let logged = Logged::Entry(entry.clone());
-                    node.replay(&logged, now_ms);
-                    node.log.push(logged);
-                }
+                let news = held.behind(have).unwrap_or_default();
+                node.take_in(news.iter().cloned().map(Logged::Entry), now_ms);
             }
         }
         true
@@ -305,42 +317,89 @@ impl World {
 
     // === disks ===
 
-    /// The node's disk is replaced by its first `kept` records, and it starts again.
-    pub(crate) fn lose_disk(&mut self, i: usize, kept: usize, for_ms: u64) {
-        if kept == 0 {
-            self.coverage.fault("disk-lost");
+    /// The node gets an empty disk, and starts again.
+    pub(crate) fn lose_disk(&mut self, i: usize, for_ms: u64) {
+        self.coverage.fault("disk-lost");
+        self.nodes[i].backup = None;
+        self.replace_disk(i, Disk::default(), for_ms);
+    }
+
+    fn back_up(&mut self, i: usize) {
+        let node = &mut self.nodes[i];
+        if node.is_synced() {
+            node.store_view();
+            node.backup = Some(node.disk.clone());
         }
+    }
+
+    fn restore_backup(&mut self, i: usize, for_ms: u64) {
+        if let Some(backup) = self.nodes[i].backup.clone() {
+            self.coverage.fault("backup-restored");
+            self.replace_disk(i, backup, for_ms);
+        }
+    }
+
+    fn replace_disk(&mut self, i: usize, disk: Disk, for_ms: u64) {
         self.stop(i);
-        self.forget_disk(i, kept);
+        self.forget_disk(i, disk);
         self.after(for_ms, Event::NodeUp { node: i });
     }
 
-    /// Cuts the log and notes what exists nowhere else any more: the report of what may be missing.
-    pub(crate) fn forget_disk(&mut self, i: usize, kept: usize) {
-        let before = self.nodes[i].durable_front();
-        let node = &mut self.nodes[i];
-        node.log.truncate(kept);
-        node.synced = node.log.len();
-        node.backup = node.backup.filter(|at| *at <= kept);
-        node.durable.clear();
-        for logged in &node.log {
-            if let Some(entry) = logged.entry() {
-                let held = node.durable.entry(entry.dot.actor).or_default();
-                if held.seq() + 1 == entry.dot.seq {
-                    held.entries.push(entry.clone());
-                }
-            }
-            if let Logged::Adopted(baseline) | Logged::View(_, baseline) = logged {
-                for (actor, front) in baseline.fronts() {
-                    node.durable.entry(actor).or_default().adopt(front);
-                }
-            }
+    /// Has another disk from now on, and notes what exists nowhere else any more: the report of what may be missing.
+    pub(crate) fn forget_disk(&mut self, i: usize, disk: Disk) {
+        self.journal.disks_lost.insert(self.nodes[i].place);
+        self.put_disk(i, disk, true);
+    }
+
+    /// The view is gone, or an older copy takes its place; the log stays. In one region after the other.
+    pub(crate) fn lose_view(&mut self, i: usize, older: bool, for_ms: u64) {
+        if self.nodes.iter().any(|node| !node.may_be_built_on()) {
+            return;
         }
-        for (actor, last) in before {
-            let held = self.nodes.iter().map(|node| node.durable_seq(&actor)).max().unwrap_or(0);
+        let view = match &self.nodes[i].backup {
+            Some(backup) if older => {
+                self.coverage.fault("view-older");
+                backup.view.clone()
+            }
+            _ => {
+                self.coverage.fault("view-lost");
+                Stored::default()
+            }
+        };
+        self.stop(i);
+        let log = self.nodes[i].disk.log.clone();
+        // What was trimmed is in another region, as long as no disk is lost there.
+        let place = self.nodes[i].place;
+        let report = self.journal.disks_lost.iter().any(|lost| *lost != place);
+        self.put_disk(i, Disk { log, view }, report);
+        self.nodes[i].lacking = self.nodes[i].disk.has_gap();
+        self.after(for_ms, Event::NodeUp { node: i });
+    }
+
+    fn put_disk(&mut self, i: usize, disk: Disk, report: bool) {
+        let unfounded = self.planted(Exhibit::AdoptedUnfounded);
+        let node = &mut self.nodes[i];
+        let before: Vec<_> = node.durable.iter().map(|(actor, held)| (*actor, held.last())).collect();
+        node.durable = disk.held(unfounded);
+        node.disk = disk;
+        for (actor, last) in before.into_iter().filter(|_| report) {
+            let known = self.nodes.iter().filter_map(|node| node.durable.get(&actor));
+            let mut held = known.clone().map(Held::seq).max().unwrap_or(0);
+            while known.clone().any(|of_node| of_node.has(held + 1)) {
+                held += 1;
+            }
             if held < last {
                 let range = self.journal.lost.entry(actor).or_insert((held + 1, last));
                 *range = (range.0.min(held + 1), range.1.max(last));
+            }
+        }
+    }
+
+    /// Where a hole stays that nobody can fill any more, an operator takes the disk away.
+    pub(crate) fn replace_hopeless(&mut self) {
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].up && !self.nodes[i].hopeless(&self.nodes).is_empty() {
+                self.lose_disk(i, 50);
             }
         }
     }
@@ -354,8 +413,8 @@ impl World {
         let place = self.nodes[i].place;
         let mut twin = self.blank(place);
         let original = &self.nodes[i];
-        twin.log = original.log[..original.synced].to_vec();
-        twin.synced = twin.log.len();
+        twin.disk = original.disk.clone();
+        twin.disk.log.lose_unsynced();
         twin.durable = original.durable.clone();
         self.nodes.push(twin);
         self.start(self.nodes.len() - 1);
@@ -435,11 +494,12 @@ impl World {
 }
 
 impl Node {
-    /// Applies what the log holds, without deciding anything.
-    pub(crate) fn replay(&mut self, logged: &Logged, now_ms: u64) {
-        let Ok(step) = logged.replay(&mut self.cell, &self.shelf, now_ms) else { return };
-        for (id, entity) in step.entities {
-            self.shelf.put(id, entity);
+    /// Applies and logs what a peer holds, without deciding anything.
+    fn take_in(&mut self, state: impl IntoIterator<Item = Logged>, now_ms: u64) {
+        for logged in state {
+            let Ok(step) = logged.replay(&mut self.cell, &self.shelf, now_ms) else { return };
+            step.entities.into_iter().for_each(|(id, entity)| self.shelf.put(id, entity));
+            self.disk.log.push(logged);
         }
     }
 }

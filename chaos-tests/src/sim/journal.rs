@@ -34,6 +34,8 @@ pub(crate) struct Journal {
     pub(crate) envelopes: BTreeMap<MessageId, Envelope>,
     /// Per actor, from where on changes went down with a disk.
     pub(crate) lost: BTreeMap<ActorId, (u64, u64)>,
+    /// Places of which a disk was lost, or replaced by an older one.
+    pub(crate) disks_lost: BTreeSet<usize>,
     pub(crate) violations: Vec<Violation>,
 }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use cell_core::cell::Step;
 use cell_core::gate::{EntryMessage, Filter, Input, MessageKind, Requirement};
 
+use super::disk::Logged;
 use super::museum::Exhibit;
-use super::node::{Effect, Logged, Node};
+use super::node::{Effect, Node};
 use super::world::{Event, World};
 
 impl World {
@@ -22,7 +23,7 @@ impl World {
         if placed {
             node.dirty.extend(node.shelf.entities.keys().copied());
         }
-        let from = node.log.len();
+        let from = node.disk.log.end();
         if !step.quarantined.is_empty() {
             self.coverage.fault("change-quarantined");
             for kept in &step.quarantined {
@@ -31,18 +32,19 @@ impl World {
                 });
             }
         }
-        let node = &mut self.nodes[i];
+        let log = &mut self.nodes[i].disk.log;
         // What was adopted holds them itself.
         let quarantined = step.quarantined.into_iter().filter(|_| step.adopted.is_none());
-        node.log.extend(quarantined.map(Logged::Quarantined));
-        node.log.extend(step.entries.into_iter().map(Logged::Entry));
+        quarantined.for_each(|kept| log.push(Logged::Quarantined(kept)));
+        step.entries.into_iter().for_each(|entry| log.push(Logged::Entry(entry)));
         if !step.merged.is_empty() {
-            node.log.push(Logged::Merged(step.merged));
+            log.push(Logged::Merged(step.merged));
         }
-        node.log.extend(step.adopted.map(Logged::Adopted));
-        let at = node.log.len();
+        step.adopted.into_iter().for_each(|baseline| log.push(Logged::Adopted(baseline)));
+        let at = log.end();
         if let Some(effect) = effect {
-            if at <= node.synced && node.waiting.is_empty() {
+            let node = &self.nodes[i];
+            if node.is_synced() && node.waiting.is_empty() {
                 self.carry_out(i, effect);
             } else {
                 self.nodes[i].waiting.push_back((at, effect));
@@ -67,7 +69,7 @@ impl World {
             return;
         }
         node.syncing = true;
-        let (life, upto) = (node.life, node.log.len());
+        let (life, upto) = (node.life, node.disk.log.end());
         let slow = self.now_ms < node.slow_until_ms;
         let delay_ms = if self.calm {
             2
@@ -85,30 +87,32 @@ impl World {
         node.syncing = false;
         let (me, started_as) = (node.cell.me(), node.started_as);
         let mut actors = BTreeSet::new();
-        for logged in &node.log[node.synced..upto] {
+        for logged in node.disk.log.between(node.disk.log.synced(), upto) {
             if let Some(entry) = logged.entry() {
                 let held = node.durable.entry(entry.dot.actor).or_default();
                 actors.insert(entry.dot.actor);
-                // What was quarantined before is logged again.
-                if entry.dot.seq <= held.seq() && self.journal.hashes.get(&entry.dot) == Some(&entry.hash) {
+                // What was quarantined before is logged again, also behind a gap.
+                let next = entry.dot.seq == held.seq() + 1;
+                let known = held.has(entry.dot.seq);
+                if known && !next && self.journal.hashes.get(&entry.dot) == Some(&entry.hash) {
                     continue;
                 }
-                if entry.dot.seq != held.seq() + 1 {
+                if !next {
                     let detail = format!("{} after {} changes in {}", entry.dot, held.seq(), node.region);
                     self.journal.violate("D3 prefix", detail);
                 }
-                held.entries.push(entry.clone());
+                held.push(entry.clone());
                 let own = entry.dot.actor == me || started_as == Some(entry.dot.actor);
                 self.journal.synced(entry, own);
             }
-            if let Logged::Adopted(baseline) | Logged::View(_, baseline) = logged {
+            if let Logged::Adopted(baseline) = logged {
                 for (actor, front) in baseline.fronts().filter(|(actor, _)| *actor != me) {
                     node.durable.entry(actor).or_default().adopt(front);
                     actors.insert(actor);
                 }
             }
         }
-        node.synced = upto;
+        node.disk.log.sync(upto);
         while self.nodes[i].waiting.front().is_some_and(|(at, _)| *at <= upto) {
             if let Some((_, effect)) = self.nodes[i].waiting.pop_front() {
                 self.carry_out(i, effect);
@@ -130,6 +134,10 @@ impl World {
                 }
             }
             Effect::Read { reader, looks } => self.read_when_synced(i, reader, looks),
+            Effect::MadeGood => {
+                let node = &mut self.nodes[i];
+                (node.lacking, node.disk.view.lacking) = (false, false);
+            }
             Effect::Fetched { wanted } => {
                 let present: Vec<Requirement> =
                     wanted.into_iter().filter(|requirement| self.nodes[i].holds(requirement)).collect();

@@ -25,12 +25,16 @@ pub enum Exhibit {
     AdoptedEarly,
     /// The baseline is read after the list of what there is.
     BaselineLate,
+    /// What was adopted counts, although the log's beginning is gone and the view with it.
+    AdoptedUnfounded,
+    /// A log is trimmed beyond what any other region has.
+    TrimmedAlone,
     Kernel(Bug),
 }
 
 impl Exhibit {
     /// All of them.
-    pub const ALL: [Exhibit; 17] = [
+    pub const ALL: [Exhibit; 20] = [
         Exhibit::WakeLost,
         Exhibit::RetiredByAck,
         Exhibit::AttemptNotDurable,
@@ -40,6 +44,8 @@ impl Exhibit {
         Exhibit::HashNotChecked,
         Exhibit::AdoptedEarly,
         Exhibit::BaselineLate,
+        Exhibit::AdoptedUnfounded,
+        Exhibit::TrimmedAlone,
         Exhibit::Kernel(Bug::FactNotSettled),
         Exhibit::Kernel(Bug::RefundKeyedByPosition),
         Exhibit::Kernel(Bug::ActingOnAStray),
@@ -48,6 +54,7 @@ impl Exhibit {
         Exhibit::Kernel(Bug::SessionByActor),
         Exhibit::Kernel(Bug::PoisonSkipped),
         Exhibit::Kernel(Bug::StampIgnored),
+        Exhibit::Kernel(Bug::InheritedNotCarried),
     ];
 
     #[must_use]
@@ -62,6 +69,8 @@ impl Exhibit {
             Exhibit::HashNotChecked => "a hash not checked",
             Exhibit::AdoptedEarly => "a baseline adopted before the state",
             Exhibit::BaselineLate => "a baseline read after the list",
+            Exhibit::AdoptedUnfounded => "a baseline counted without its log",
+            Exhibit::TrimmedAlone => "a log trimmed beyond what others have",
             Exhibit::Kernel(Bug::FactNotSettled) => "a fact not settled",
             Exhibit::Kernel(Bug::RefundKeyedByPosition) => "a refund keyed by position",
             Exhibit::Kernel(Bug::ActingOnAStray) => "acting on a stray",
@@ -70,6 +79,7 @@ impl Exhibit {
             Exhibit::Kernel(Bug::SessionByActor) => "a session answered by an older copy",
             Exhibit::Kernel(Bug::PoisonSkipped) => "a poisonous change passed over without a word",
             Exhibit::Kernel(Bug::StampIgnored) => "a stamp of ended actors not looked at",
+            Exhibit::Kernel(Bug::InheritedNotCarried) => "a takeover without what it builds on",
         }
     }
 

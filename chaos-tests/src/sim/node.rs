@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cell_core::cell::{Ability, Baseline, Cell, Front, Quarantined, Refusal, Reply, Step, Unavailable, View};
+use cell_core::cell::{Ability, Baseline, Cell, Refusal, Reply, Unavailable, View};
 use cell_core::duty::Duty;
 use cell_core::entity::{Entity, Reading};
-use cell_core::event::Entry;
 use cell_core::gate::{Answer, MessageId, Requirement};
-use cell_core::id::{ActorId, EntityId, Hash, OrderId, PaymentId, RegionId, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, OrderId, PaymentId, RegionId, Slot, UserId};
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::version::Dot;
 
 use super::agent::Agent;
+use super::disk::{Disk, Held};
 
 /// The working state: everything appended.
 #[derive(Clone, Debug, Default)]
@@ -73,72 +73,6 @@ impl Shelf {
     }
 }
 
-/// One record of the log.
-#[derive(Clone, Debug)]
-pub(crate) enum Logged {
-    /// A change; once more where it had been quarantined before.
-    Entry(Entry),
-    /// A change that could not be applied; once more where it was tried again.
-    Quarantined(Quarantined),
-    Merged(Vec<Entity>),
-    Adopted(Baseline),
-    /// In place of everything before it: the view, synced.
-    View(Vec<Entity>, Baseline),
-}
-
-impl Logged {
-    /// What it does to a cell that starts, without deciding anything.
-    pub(crate) fn replay(&self, cell: &mut Cell, view: &Shelf, now_ms: u64) -> Result<Step, String> {
-        let failed = |error: Unavailable| error.to_string();
-        match self {
-            Logged::Entry(entry) => cell.replay(view, entry, now_ms).map_err(failed),
-            Logged::Quarantined(kept) => cell.replay_quarantined(view, kept).map_err(failed),
-            Logged::Merged(entities) => cell.replay_merged(view, entities, now_ms).map_err(failed),
-            Logged::Adopted(baseline) => cell.replay_adopted(view, baseline).map_err(failed),
-            Logged::View(entities, baseline) => {
-                cell.replay_adopted(view, baseline).map_err(failed)?;
-                cell.replay_merged(view, entities, now_ms).map_err(failed)
-            }
-        }
-    }
-}
-
-/// What is synced of one actor: everything, and of what is not trimmed the changes themselves.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) trimmed: Front,
-    pub(crate) entries: Vec<Entry>,
-}
-
-impl Default for Held {
-    fn default() -> Held {
-        Held { trimmed: Front { seq: 0, hash: Hash::ZERO }, entries: Vec::new() }
-    }
-}
-
-impl Held {
-    pub(crate) fn seq(&self) -> u64 {
-        self.trimmed.seq + self.entries.len() as u64
-    }
-    /// The changes after `known`; `None` if some of them are trimmed.
-    pub(crate) fn behind(&self, known: u64) -> Option<&[Entry]> {
-        let skip = known.checked_sub(self.trimmed.seq)?;
-        Some(self.entries.get(skip as usize..).unwrap_or_default())
-    }
-    /// State took the place of the changes up to here.
-    pub(crate) fn adopt(&mut self, front: Front) {
-        if front.seq > self.seq() {
-            *self = Held { trimmed: front, entries: Vec::new() };
-        }
-    }
-    pub(crate) fn trim(&mut self) {
-        if let Some(last) = self.entries.last() {
-            self.trimmed = Front { seq: last.dot.seq, hash: last.hash };
-            self.entries.clear();
-        }
-    }
-}
-
 /// A peer's state on its way here.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -148,33 +82,29 @@ pub(crate) struct Exchange {
     pub(crate) moved_ms: u64,
 }
 
-impl Logged {
-    /// The change it is, whole.
-    pub(crate) fn entry(&self) -> Option<&Entry> {
-        match self {
-            Logged::Entry(entry) => Some(entry),
-            Logged::Quarantined(kept) => Some(&kept.entry),
-            Logged::Merged(_) | Logged::Adopted(_) | Logged::View(..) => None,
-        }
-    }
-
-    /// The quarantined changes that it holds.
-    fn quarantined(&self) -> &[Quarantined] {
-        match self {
-            Logged::Quarantined(kept) => std::slice::from_ref(kept),
-            Logged::Adopted(baseline) | Logged::View(_, baseline) => &baseline.quarantined,
-            Logged::Entry(_) | Logged::Merged(_) => &[],
-        }
-    }
-}
-
 /// What may be shown only after the log is synced up to a position.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Reply { call: usize, reply: Box<Result<Reply, Refusal>>, dot: Option<Dot> },
-    Answer { agent: u64, id: MessageId, attempt: u32, answer: Answer },
-    Fetched { wanted: Vec<Requirement> },
-    Read { reader: usize, looks: u32 },
+    Reply {
+        call: usize,
+        reply: Box<Result<Reply, Refusal>>,
+        dot: Option<Dot>,
+    },
+    Answer {
+        agent: u64,
+        id: MessageId,
+        attempt: u32,
+        answer: Answer,
+    },
+    Fetched {
+        wanted: Vec<Requirement>,
+    },
+    Read {
+        reader: usize,
+        looks: u32,
+    },
+    /// What was lacking is here.
+    MadeGood,
 }
 
 /// When a duty was last acted upon, and how often.
@@ -201,18 +131,21 @@ pub(crate) struct Node {
     pub(crate) ability: Ability,
     pub(crate) cell: Cell,
     pub(crate) shelf: Shelf,
-    pub(crate) log: Vec<Logged>,
-    pub(crate) synced: usize,
+    pub(crate) disk: Disk,
+    /// Something of what it had may be gone: it denies nothing, and no other region builds on it.
+    pub(crate) lacking: bool,
     pub(crate) syncing: bool,
     pub(crate) waiting: VecDeque<(usize, Effect)>,
     /// Who waits here for a version.
     pub(crate) readers: BTreeSet<usize>,
-    pub(crate) backup: Option<usize>,
+    pub(crate) backup: Option<Disk>,
     /// What is synced, by actor.
     pub(crate) durable: BTreeMap<ActorId, Held>,
     pub(crate) exchange: Option<Exchange>,
     /// Per peer, how far each actor was sent on the present connection.
     pub(crate) sent: BTreeMap<usize, BTreeMap<ActorId, u64>>,
+    /// Per peer, how often in a row a difference was seen.
+    pub(crate) differs: BTreeMap<usize, u32>,
     pub(crate) dirty: BTreeSet<EntityId>,
     pub(crate) duties: BTreeMap<EntityId, Vec<Duty>>,
     pub(crate) paces: BTreeMap<[u8; 16], Pace>,
@@ -231,7 +164,7 @@ impl Node {
         now_ms.saturating_add_signed(self.offset_ms)
     }
     pub(crate) fn is_synced(&self) -> bool {
-        self.synced == self.log.len()
+        self.disk.log.is_synced()
     }
     pub(crate) fn durable_seq(&self, actor: &ActorId) -> u64 {
         self.durable.get(actor).map_or(0, Held::seq)
@@ -251,12 +184,6 @@ impl Node {
     /// What is known here beside the entities, with what could not be applied.
     pub(crate) fn baseline(&self) -> Baseline {
         Baseline { quarantined: self.quarantined(), ..self.cell.baseline() }
-    }
-    /// The newest copy of every quarantined change.
-    pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
-        let copies = self.log.iter().flat_map(Logged::quarantined).map(|kept| (kept.entry.dot, kept));
-        let newest: BTreeMap<Dot, &Quarantined> = copies.collect();
-        self.cell.quarantined().filter_map(|(dot, _)| newest.get(dot).copied().cloned()).collect()
     }
     pub(crate) fn order<T>(&self, id: OrderId, look: impl FnOnce(&Reading<'_, Order>) -> T) -> Option<T> {
         self.shelf.entities.get(&id.into()).map(|entity| look(&Reading::<Order>::of(entity)))

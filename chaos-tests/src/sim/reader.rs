@@ -143,7 +143,7 @@ impl World {
         if node.is_synced() {
             self.read_answered(i, reader, looks);
         } else {
-            node.waiting.push_back((node.log.len(), Effect::Read { reader, looks }));
+            node.waiting.push_back((node.disk.log.end(), Effect::Read { reader, looks }));
         }
     }
 

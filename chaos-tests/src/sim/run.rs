@@ -3,6 +3,7 @@
 use cell_core::cell::Ability;
 
 use super::coverage::Coverage;
+use super::disk::Disk;
 use super::invariants::Violation;
 use super::museum::Exhibit;
 use super::node::Node;
@@ -98,13 +99,14 @@ impl World {
         let mut closed = false;
         while self.now_ms < end_ms && self.journal.violations.is_empty() {
             self.run(SLICE_MS);
+            self.replace_hopeless();
             if !self.has_converged() || (!twin && self.restart_outranked()) {
                 continue;
             }
             if twin {
                 // Everything it wrote is everywhere: the second machine is switched off.
                 self.stop(3);
-                self.forget_disk(3, 0);
+                self.forget_disk(3, Disk::default());
                 self.nodes.truncate(3);
                 self.nodes.iter_mut().for_each(|node| {
                     node.sent.remove(&3);
@@ -227,7 +229,8 @@ impl World {
 
     fn has_converged(&self) -> bool {
         let front = self.nodes[0].durable_front();
-        self.nodes.iter().all(|node| node.up && node.is_synced() && node.durable_front() == front)
+        let same = |node: &Node| node.up && node.is_synced() && node.durable_front() == front;
+        self.nodes.iter().all(|node| same(node) && node.may_be_built_on())
     }
 
     /// Why this is not rest yet.
@@ -236,8 +239,18 @@ impl World {
             if !node.up || !node.is_synced() || !node.dirty.is_empty() {
                 return Some(format!("{i} is busy"));
             }
+            if !node.may_be_built_on() {
+                return Some(format!("{i} lacks something"));
+            }
             if node.durable_front() != self.nodes[0].durable_front() {
                 return Some(format!("{i} has other changes than 0"));
+            }
+            // What nobody streams any more is compared; not before it is clear that its changes do not come.
+            let holed = |node: &Node| node.cell.quarantined().next().is_some();
+            let same = node.cell.digests().all() == self.nodes[0].cell.digests().all();
+            let agree = same && self.agrees(i, 0);
+            if !agree && !holed(node) && !holed(&self.nodes[0]) {
+                return Some(format!("{i} has other state than 0"));
             }
             let now_ms = node.local(self.now_ms);
             let open = node.duties.values().flatten().find(|duty| !is_over(&duty.act, now_ms));

@@ -80,8 +80,15 @@ pub enum Op {
         by_ms: i64,
     },
     CloseLost,
-    /// The log's segments are deleted, as far as others have what is in them.
-    Trim,
+    /// The log's segments are deleted, as far as others have what is in them, but for the last records.
+    Trim {
+        keep: usize,
+    },
+    /// The view is lost apart from the log, or an older copy takes its place.
+    LoseView {
+        older: bool,
+        for_ms: u64,
+    },
     ForgetKeys,
     RefundByHand {
         part: bool,
@@ -150,6 +157,9 @@ pub(crate) fn generate(rng: &mut Rng, length_ms: u64) -> Script {
         let op =
             Op::OldSoftware { bytes_max: rng.between(120, 900) as usize, for_ms: rng.between(2_000, 60_000) };
         lines.push(Line { at_ms: rng.below(length_ms), region: rng.index(3), op });
+    }
+    if rng.chance(180) {
+        view_lost(rng, &mut lines, length_ms);
     }
     lines.sort_by_key(|line| line.at_ms);
     Script(lines)
@@ -249,7 +259,7 @@ fn fault(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
             let lost =
                 Line { at_ms: at_ms + rng.below(4_000), region: to, op: Op::LoseDisk { for_ms: for_ms / 4 } };
             lines.extend(rng.chance(500).then_some(lost));
-            Op::Trim
+            Op::Trim { keep: if rng.chance(500) { 0 } else { rng.index(12) } }
         }
         _ => Op::SlowDisk { for_ms },
     };
@@ -275,6 +285,36 @@ fn stall(rng: &mut Rng, lines: &mut Vec<Line>, order: usize, length_ms: u64) {
         lines.push(Line { at_ms: redrive_ms, region: payer, op: Op::Redrive });
     }
     reaction(rng, lines, order, payer, at_ms + for_ms);
+}
+
+/// A view goes, or falls back behind what its log has left. Before that the region may have taken over state, since a
+/// peer's log did not reach back either.
+fn view_lost(rng: &mut Rng, lines: &mut Vec<Line>, length_ms: u64) {
+    let region = rng.index(3);
+    let at_ms = rng.between(20_000, length_ms);
+    let mut say = |at_ms: u64, region: usize, op: Op| lines.push(Line { at_ms, region, op });
+    if rng.chance(300) {
+        say(at_ms - rng.between(9_000, 20_000), region, Op::Backup);
+    }
+    if rng.chance(600) {
+        for peer in (0..3).filter(|peer| *peer != region) {
+            say(at_ms - rng.between(8_000, 9_000), peer, Op::Trim { keep: rng.index(4) });
+        }
+        let for_ms = rng.between(200, 1_000);
+        let away = if rng.chance(500) { Op::LoseDisk { for_ms } } else { Op::Crash { for_ms: 3 * for_ms } };
+        say(at_ms - rng.between(6_500, 9_500), region, away);
+    }
+    for _ in 0..rng.between(1, 2) {
+        say(at_ms - rng.between(10, 5_000), region, Op::Trim { keep: rng.index(25) });
+    }
+    say(at_ms, region, Op::LoseView { older: rng.chance(400), for_ms: rng.between(50, 8_000) });
+    if rng.chance(300) {
+        // Nobody tells it for a while what it lacks.
+        let for_ms = rng.between(3_000, 15_000);
+        for to in (0..3).filter(|to| *to != region) {
+            say(at_ms, region, Op::Cut { to, channel: Channel::Data, both: true, for_ms });
+        }
+    }
 }
 
 /// A home is cut off, its slots are taken by one or two others, and users go on at both: strays are made here.

@@ -12,9 +12,10 @@ use cell_core::fronts::Said;
 use cell_core::gate::Requirement;
 use cell_core::id::{ActorId, Hash};
 
+use super::disk::{Held, Logged};
 use super::museum::Exhibit;
 use super::net::Channel;
-use super::node::{Effect, Held, Logged};
+use super::node::Effect;
 use super::world::{Event, World};
 
 /// Entries of one packet at most.
@@ -51,11 +52,13 @@ impl World {
 
     /// The museum's hasty streamer: whatever was appended goes out at once.
     pub(crate) fn stream_unsynced(&mut self, from: usize, position: usize) {
-        let entries: Vec<Entry> = self.nodes[from].log[position..]
+        let log = &self.nodes[from].disk.log;
+        let entries: Vec<Entry> = log
+            .between(position, log.end())
             .iter()
             .filter_map(|logged| match logged {
                 Logged::Entry(entry) => Some(entry.clone()),
-                Logged::Quarantined(_) | Logged::Merged(_) | Logged::Adopted(_) | Logged::View(..) => None,
+                Logged::Quarantined(_) | Logged::Merged(_) | Logged::Adopted(_) => None,
             })
             .collect();
         for to in self.peers(from) {

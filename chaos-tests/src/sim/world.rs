@@ -342,6 +342,7 @@ impl World {
                         self.subscribe_all(i);
                         self.sweep(i);
                         self.operator_looks(i);
+                        self.compare(i);
                     }
                 }
                 self.after(3_000, Event::SubscribeTimer);

@@ -2,6 +2,7 @@
 
 use cell_core::cell::Quarantined;
 use cell_core::event::Audit;
+use cell_core::id::EntityId;
 use cell_core::version::Dot;
 use cell_proto::v1;
 use serde_json::{Value, json};
@@ -30,7 +31,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn document(kept: &Quarantined) -> Value {
+fn document(node: &Node, kept: &Quarantined) -> Value {
+    let withheld = |id: &EntityId| node.working().withheld_by(*id).is_some();
+    let state = if kept.given_up {
+        "given up"
+    } else if kept.obscure || kept.entities.iter().any(withheld) {
+        "withheld"
+    } else {
+        // State that came otherwise holds what it would have changed.
+        "made good"
+    };
     let entities: Vec<String> = kept.entities.iter().map(ToString::to_string).collect();
     json!({
         "dot": kept.entry.dot.to_string(),
@@ -41,6 +51,7 @@ fn document(kept: &Quarantined) -> Value {
         "since_ms": kept.since_ms,
         "software": kept.software,
         "given_up": kept.given_up,
+        "state": state,
         "hash": hex(&kept.entry.hash.0),
     })
 }
@@ -51,7 +62,7 @@ pub(super) async fn list(
 ) -> Result<v1::QuarantinedReply, Status> {
     let found = node.quarantined(dot(&request.dot)?, request.with_bytes).await.map_err(status)?;
     let document = |kept: &Quarantined| {
-        let mut document = document(kept);
+        let mut document = document(node, kept);
         if request.with_bytes {
             document["bytes"] = json!(hex(&kept.entry.bytes));
         }
@@ -112,7 +123,7 @@ async fn act(
             let outcome = outcome.map_err(status)?;
             (outcome.kept, outcome.what)
         };
-        let mut document = document(&kept);
+        let mut document = document(node, &kept);
         document["outcome"] = json!(what);
         json.push(document.to_string());
     }

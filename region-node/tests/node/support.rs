@@ -291,7 +291,7 @@ pub(crate) async fn carry(from: SocketAddr, to: SocketAddr, held: watch::Receive
         }
     });
     let own = source.status(v1::StatusRequest::default()).await.unwrap().into_inner().region;
-    let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0 };
+    let request = v1::TailRequest { tailer: "test".to_owned(), from_position: 0, rest_ms: 0 };
     let mut tail = source.tail(request).await.unwrap().into_inner();
     let mut deliver = target.clone();
     let (acks, acked) = tokio::sync::mpsc::channel(8);

@@ -1,6 +1,6 @@
 //! Carries the gate's outputs to the node, to peers and to operators, and brings the answers back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_core::canon::Message;
@@ -10,10 +10,10 @@ use cell_core::id::RegionId;
 use cell_proto::v1;
 use cell_proto::v1::deliver_request::Why;
 use service_kit::{Shutdown, TraceParent};
-use tokio::sync::Semaphore;
 use tonic::Code;
 use tracing::Instrument;
 
+use super::fetches::{Fetches, Wanted};
 use super::{GateHandle, Shelf};
 use crate::board::now_ms;
 use crate::node::NodeLink;
@@ -26,8 +26,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
 /// A delivery is answered within this, or counts as unreachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// Fetches under way at once; the others wait their turn.
-const FETCHES_MAX: usize = 16;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,7 +36,7 @@ pub(crate) struct Courier {
     pub(crate) peers: Peers,
     pub(crate) post: Post,
     pub(crate) shutdown: Shutdown,
-    fetching: Arc<Semaphore>,
+    fetches: Arc<Mutex<Fetches>>,
 }
 
 struct Errand {
@@ -58,8 +56,7 @@ impl Courier {
         post: Post,
         shutdown: Shutdown,
     ) -> Courier {
-        let fetching = Arc::new(Semaphore::new(FETCHES_MAX));
-        Courier { region, gate, node, peers, post, shutdown, fetching }
+        Courier { region, gate, node, peers, post, shutdown, fetches: Arc::default() }
     }
 
     /// Sets one output in motion; never waits.
@@ -234,17 +231,39 @@ impl Courier {
         regions.extend(self.peers.regions());
         let mut asked = std::collections::BTreeSet::from([self.region]);
         regions.retain(|region| asked.insert(*region));
+        if !self.fetches().want(Wanted { id, missing, regions }, &self.node.fronts()) {
+            return;
+        }
         let courier = self.clone();
         self.shutdown.spawn("fetch", async move {
-            let Ok(_turn) = courier.fetching.acquire().await else { return };
-            for region in regions {
-                match courier.fetch_from(region, &missing).await {
-                    Ok(true) => return,
-                    Ok(false) => tracing::debug!(%region, %id, "it is not there either"),
-                    Err(error) => tracing::debug!(%error, %region, %id, "could not be fetched"),
+            loop {
+                let wanted = courier.fetches().next(&courier.node.fronts());
+                let Some(wanted) = wanted else { return };
+                tokio::select! {
+                    () = courier.shutdown.begun() => return,
+                    () = courier.fetch_one(wanted) => {}
                 }
             }
         });
+    }
+
+    fn fetches(&self) -> MutexGuard<'_, Fetches> {
+        // Only assignments run under the lock.
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch_one(&self, Wanted { id, missing, regions }: Wanted) {
+        // Until its turn came it may have come with the stream.
+        let Some(missing) = self.missing(&missing).await.filter(|missing| !missing.is_empty()) else {
+            return;
+        };
+        for region in regions {
+            match self.fetch_from(region, &missing).await {
+                Ok(true) => return,
+                Ok(false) => tracing::debug!(%region, %id, "it is not there either"),
+                Err(error) => tracing::debug!(%error, %region, %id, "could not be fetched"),
+            }
+        }
     }
 
     async fn fetch_from(&self, region: RegionId, missing: &[Requirement]) -> Result<bool, tonic::Status> {
@@ -252,7 +271,7 @@ impl Courier {
         let entities = wanted.iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes())).collect();
         let reply = self
             .peers
-            .fetch(
+            .fetch_awaited(
                 region,
                 v1::EntitiesRequest { entities, takes_packed: true, ..v1::EntitiesRequest::default() },
             )

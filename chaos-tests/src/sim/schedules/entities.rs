@@ -50,11 +50,11 @@ pub(super) fn history_arrives_late() -> Result<(), String> {
 
 pub(super) fn two_losses() -> Result<(), String> {
     let mut stage = Stage::with_order()?;
-    stage.world.lose_disk(N, 0, LONG);
+    stage.world.lose_disk(N, LONG);
     stage.decree(E, A);
     stage.cut(E, S, Channel::Data);
     stage.ok(E, Op::Amend { order: 0, amount: 700 })?;
-    stage.world.lose_disk(E, 0, LONG);
+    stage.world.lose_disk(E, LONG);
     stage.decree(S, A);
     stage.ok(S, Op::Amend { order: 0, amount: 300 })?;
     stage.rest()?;
@@ -176,6 +176,27 @@ pub(super) fn orphan_capture() -> Result<(), String> {
     expect(kept == Some((Some(Blocked::Orphan), 1)), "S keeps what it does not know yet")?;
     stage.rest()?;
     stage.is("Expired").or_else(|_| stage.is("Paid"))
+}
+
+pub(super) fn state_outlives_its_changes() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    stage.world.act_now(N, Op::Backup);
+    stage.isolate(N);
+    let payment = stage.ask(N, B)?;
+    // S fetched it in time; then N has an older disk, and nobody ever streams the changes.
+    let entities = stage.world.nodes[N].shelf.entities.values().map(|entity| (**entity).clone()).collect();
+    stage.world.fetched(S, entities, Vec::new());
+    stage.world.act_now(N, Op::RestoreBackup { for_ms: 50 });
+    stage.pass(1_000);
+    expect(stage.payment(S, payment).is_ok(), "S knows of the permit")?;
+    expect(stage.payment(N, payment).is_err(), "and N, which opened it, does not")?;
+    // No user does anything meanwhile.
+    stage.mend();
+    stage.pass(70_000);
+    for region in [N, E, S] {
+        expect(stage.payment(region, payment).is_ok(), format!("the comparison brings it to {region}"))?;
+    }
+    stage.rest()
 }
 
 pub(super) fn unknown_kind() -> Result<(), String> {

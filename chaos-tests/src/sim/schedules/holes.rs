@@ -11,6 +11,7 @@ use cell_core::id::{ActorId, Hash, NodeId};
 use cell_core::version::Dot;
 
 use super::{A, B, Channel, D, E, N, Op, S, Stage, expect};
+use crate::sim::disk::Logged;
 use crate::sim::world::region;
 
 /// Another node of S.
@@ -67,7 +68,7 @@ pub(super) fn poisonous_change() -> Result<(), String> {
     expect(stage.world.nodes[E].order(other, |_| ()).is_some(), "everything else flows")?;
     // It survives a restart, and a disk that has to come from the peers.
     stage.world.crash(E, 50);
-    stage.world.lose_disk(S, 0, 50);
+    stage.world.lose_disk(S, 50);
     stage.pass(5_000);
     for i in [E, S] {
         expect(
@@ -118,4 +119,41 @@ pub(super) fn old_software() -> Result<(), String> {
     stage.accept(E, B, "ok")?;
     stage.rest()?;
     stage.is("Paid")
+}
+
+pub(super) fn view_lost_behind_a_trim() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    // N takes over state, of which its log has the last part alone.
+    stage.world.trim(E, 0);
+    stage.world.trim(S, 0);
+    stage.world.lose_disk(N, 50);
+    stage.pass(1_000);
+    stage.ask(N, B)?;
+    stage.pass(4_000);
+    stage.accept(E, B, "ok")?;
+    stage.pass(3_000);
+    stage.is("Paid")?;
+    let left = stage.world.nodes[N].disk.log.between(0, usize::MAX);
+    let adopted = left.iter().rposition(|logged| matches!(logged, Logged::Adopted(_)));
+    let keep = left.len() - adopted.ok_or("no state was taken over")?;
+    stage.world.trim(N, keep);
+    let before = stage.world.nodes[E].cell.me();
+    stage.isolate(N);
+    stage.world.lose_view(N, false, 50);
+    stage.pass(5_000);
+    let node = &stage.world.nodes[N];
+    expect(node.lacking && node.cell.is_held_back(), "nothing is decided before a peer was heard")?;
+    expect(node.cell.fronts().seq(&before) == 0, "the baseline is not counted on")?;
+    let nth = stage.world.act_now(N, Op::Cancel { order: 0 }).ok_or("nothing to act upon")?;
+    stage.pass(1_000);
+    expect(stage.world.requests[nth].answer.is_none(), "what may be lacking is not denied")?;
+    // Also if it starts again meanwhile.
+    stage.world.crash(N, 50);
+    stage.pass(5_000);
+    expect(stage.world.nodes[N].lacking, "it knows that at the next start, too")?;
+    stage.mend();
+    stage.rest()?;
+    expect(!stage.world.nodes[N].lacking, "a peer had all of it")?;
+    // The user came again, and was heard.
+    stage.is("Cancelled")
 }

@@ -114,7 +114,7 @@ pub(super) fn outcome_lost() -> Result<(), String> {
     stage.ok(E, Op::Decline { order: 0, payer: B })?;
     stage.pass(200);
     expect(stage.state(N)?.open_permit().is_none(), "N hears it")?;
-    stage.world.lose_disk(N, 0, LONG);
+    stage.world.lose_disk(N, LONG);
     stage.decree(S, A);
     stage.mend();
     stage.pass(5_000);
@@ -166,7 +166,7 @@ pub(super) fn wait_for_lost_version() -> Result<(), String> {
     let (mut stage, payment) = parked()?;
     let asked = stage.world.journal.acked.last().copied().ok_or("nothing was acknowledged")?;
     expect(stage.reached(E, payment, &asked)? == Reached::NotYet, "a reader waits for it, too")?;
-    stage.world.lose_disk(N, 0, 1_000);
+    stage.world.lose_disk(N, 1_000);
     stage.mend();
     stage.pass(3_000);
     expect(stage.kept(E) == 1, "it waits for what is lost")?;
@@ -229,7 +229,7 @@ pub(super) fn dead_letter_outlives_need() -> Result<(), String> {
     stage.ok(N, Op::Refund { order: 0, amount: Some(300) })?;
     stage.pass(200);
     expect(stage.kept(E) == 1, "the refund order waits")?;
-    stage.world.lose_disk(N, 0, 1_000);
+    stage.world.lose_disk(N, 1_000);
     stage.rest()?;
     expect(stage.kept(E) == 0 && stage.world.gateway.refunds.is_empty(), "dropped, not executed")?;
     stage.is("Paid")

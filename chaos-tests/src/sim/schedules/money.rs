@@ -1,6 +1,7 @@
 //! Money.
 
 use cell_core::cell::{Ask, Problem};
+use cell_core::entity::Blocked;
 use cell_core::order::How;
 
 use super::{A, B, C, Channel, D, E, LONG, N, Op, S, Stage, expect};
@@ -67,7 +68,7 @@ pub(super) fn attempt_after_listing() -> Result<(), String> {
     stage.pass(1_000);
     stage.accept(E, B, "ok")?;
     stage.pass(20);
-    stage.world.lose_disk(E, 0, LONG);
+    stage.world.lose_disk(E, LONG);
     stage.pass(10_000);
     expect(stage.payment(S, payment)?.ended() == Some(How::Captured), "found by the later listing")?;
     stage.rest()?;
@@ -80,11 +81,34 @@ pub(super) fn order_and_disk_lost() -> Result<(), String> {
     stage.place(0, A, N)?;
     stage.ok(N, Op::Pay { order: 0, card: "ok" })?;
     stage.pass(200);
-    stage.world.lose_disk(N, 0, 1_000);
+    stage.world.lose_disk(N, 1_000);
     stage.pass(3_000);
     expect(stage.balance()? == 900, "nobody knows the order; its actor is not closed")?;
     stage.rest()?;
     expect(stage.balance()? == 0, "refunded once the actor is closed")
+}
+
+pub(super) fn failure_of_a_lost_permit() -> Result<(), String> {
+    let mut stage = Stage::new();
+    stage.isolate(N);
+    stage.place(0, A, N)?;
+    let payment = stage.ask(N, B)?;
+    // The request goes nowhere, and N takes the payment itself.
+    stage.pass(500);
+    stage.decree(N, B);
+    stage.accept(N, B, "refused")?;
+    stage.pass(500);
+    stage.world.lose_disk(N, 1_000);
+    stage.pass(3_000);
+    // Nobody has order, permit or request any more. That an attempt failed, the gateway tells.
+    stage.mend();
+    stage.decree(E, A);
+    stage.pass(20_000);
+    for region in [N, E, S] {
+        let blocked = stage.world.nodes[region].payment(payment, |reading| reading.blocked);
+        expect(blocked == Some(Some(Blocked::Orphan)), "the failure is kept, and nothing is decided on it")?;
+    }
+    stage.rest()
 }
 
 pub(super) fn closing_follow_up() -> Result<(), String> {
@@ -152,12 +176,37 @@ pub(super) fn attempt_in_lost_tail() -> Result<(), String> {
     stage.accept(E, B, "ok")?;
     stage.pass(80);
     expect(stage.captures() == 1, "captured")?;
-    stage.world.lose_disk(E, 0, LONG);
+    stage.world.lose_disk(E, LONG);
     stage.decree(S, B);
     stage.pass(10_000);
     stage.rest()?;
     expect(stage.balance()? == 900, "found by listing")?;
     stage.is("Paid")
+}
+
+pub(super) fn attempt_adopted_behind_the_bar() -> Result<(), String> {
+    let (mut stage, payment) = asked()?;
+    stage.mute_data(E);
+    // The intent never reaches the gateway; then the payment is closed there.
+    stage.world.gateway_loss = 1_000;
+    stage.accept(E, B, "ok")?;
+    stage.pass(20);
+    stage.world.gateway_loss = 0;
+    stage.ok(N, Op::Cancel { order: 0 })?;
+    stage.pass(300);
+    expect(stage.world.gateway.intents.is_empty(), "there is no intent")?;
+    expect(stage.payment(E, payment)?.ended().is_some(), "E has ended it, and tells nobody")?;
+    // S replaces E. It hears the tail as one that starts does: all of it before it decides anything.
+    stage.decree(S, B);
+    stage.pass(300);
+    stage.world.crash(S, 1_000);
+    stage.mend();
+    stage.pass(5_000);
+    let state = stage.payment(S, payment)?;
+    expect(state.attempts.len() == 1, "the attempt of the tail is adopted")?;
+    expect(state.open_attempt().is_none(), "and the gateway has said that it takes nothing")?;
+    stage.rest()?;
+    stage.is("Cancelled")
 }
 
 pub(super) fn attempt_never_sent() -> Result<(), String> {
@@ -230,7 +279,7 @@ pub(super) fn refund_forgotten() -> Result<(), String> {
     stage.ok(N, Op::Cancel { order: 0 })?;
     stage.pass(200);
     expect(stage.balance()? == 0, "refunded")?;
-    stage.world.lose_disk(N, 0, LONG);
+    stage.world.lose_disk(N, LONG);
     stage.decree(E, A);
     stage.pass(8_000);
     expect(stage.label(E)? == "Cancelled", "never shown as paid with the money gone")?;
@@ -276,4 +325,23 @@ pub(super) fn capture_after_expiry() -> Result<(), String> {
     expect(stage.world.coverage.rows.contains_key("capture-after-expiry"), "by its row")?;
     stage.rest()?;
     expect(stage.balance()? == 0, "refunded")
+}
+
+pub(super) fn cancel_while_another_is_captured() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    // The old home's payer pays, while the new home closes another request for the sake of a cancel.
+    stage.isolate(S);
+    stage.ask(N, B)?;
+    stage.pass(500);
+    stage.accept(E, B, "ok")?;
+    stage.decree(S, A);
+    stage.ask(S, B)?;
+    let cancelled = stage.ok(S, Op::Cancel { order: 0 })?;
+    expect(cancelled.pending, "it waits for the end of that request")?;
+    stage.pass(5_000);
+    expect(stage.balance()? == 900, "the old home's payer has paid")?;
+    stage.mend();
+    stage.rest()?;
+    stage.is("Cancelled")?;
+    expect(stage.balance()? == 0, "what was paid meanwhile goes back")
 }
