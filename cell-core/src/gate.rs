@@ -7,7 +7,8 @@
 //! # The algorithm
 //!
 //! [`Gate::step`] takes one [`Input`] and returns [`Output`]s to be carried out in order. An [`Output::Persist`] is
-//! durable before anything behind it happens; that is all the runtime has to promise.
+//! durable before anything behind it happens; that is all the runtime has to promise. Where it put the record it says by
+//! [`Gate::placed`], and asks by [`Gate::place`] when it needs the message again.
 //!
 //! ```text
 //!              Arrived: persist, ack, register, check
@@ -25,7 +26,8 @@
 //! - **Waiting** is by version. Every missing dot stands in an index (actor, seq, message); a frontier that moves to
 //!   seq n takes out everything up to n, so a wake costs what it wakes, and a parked message costs nothing. It is
 //!   registered *before* the node is asked what is present: a version applied in between is in one of the two answers.
-//!   [`Input::Reconnected`] and [`Gate::restore`] register and ask again, for everything; so no wake is lost.
+//!   [`Input::Reconnected`] and [`Gate::restore`] register and ask again, for everything; so no wake is lost. Those
+//!   woken by one dot go in the order in which they lie in memory, which the inputs alone decide.
 //! - **Time** only nags: fetch, then fetch again with growing pauses; warn once; at the deadline a dead letter and a
 //!   stalled notice; at `until` the node is asked to let it expire, dead letter or not. One timer per message.
 //! - **Dead letters** are states, not outcomes. One that misses a version stays registered and redrives itself when
@@ -36,9 +38,10 @@
 //! - **The same id again**: a higher epoch takes the place of what is kept; anything else is just acked. What has
 //!   ended is remembered for some seconds to spare the node copies of the same packet, and then not at all: a need
 //!   that the sender still sees is delivered again. A message of a sender whose slot has a higher term is dropped.
-//! - **Bounds**: `waiting_max` parked and dead-lettered messages of less than 300 bytes each (bodies stay on disk;
-//!   the runtime loads them by id); beyond it, a message is accepted only if the node says that nothing is missing,
-//!   so a backlog never stops what could pass. Refusing loses nothing: the sender still owes the message.
+//! - **Bounds**: `waiting_max` parked and dead-lettered messages of less than 300 bytes each, the error of
+//!   poison and the word of a discard excepted (bodies stay on disk; the runtime loads them from the [`Place`] that it
+//!   named); beyond it, a message is accepted only if the node says that nothing is missing, so a backlog never stops
+//!   what could pass. Refusing loses nothing: the sender still owes the message.
 //!
 //! What is persisted: messages, dead letters, discards, and that something is gone ([`Record`]). Attempts, warnings
 //! and fetches are not; a restart does them again.
@@ -48,11 +51,15 @@ mod config;
 mod ended;
 mod envelope;
 mod hand;
+mod held;
 mod index;
 mod item;
+mod names;
 mod operator;
+mod place;
 mod port;
 mod record;
+mod sorted;
 mod wait;
 
 #[cfg(test)]
@@ -65,10 +72,12 @@ pub use self::envelope::{Envelope, MessageId, MessageKind, REQUIRES_MAX, Require
 pub use self::index::Counts;
 pub use self::item::Stage;
 pub use self::operator::{Entry, EntryMessage, Filter};
+pub use self::place::Place;
 pub use self::port::{Action, Answer, Ending, Input, Output, Refusal, Stall};
 pub use self::record::{Accepted, DeadLettered, DeadReason, Discarded, Gone, Record, Undecoded};
 
 use self::ended::Ended;
+use self::held::{Held, ItemIx};
 use self::index::Index;
 use self::item::{Item, NEVER, State};
 use crate::id::{ActorId, RegionId, Slot};
@@ -80,6 +89,7 @@ struct Kept {
     from: RegionId,
     arrived_ms: u64,
     reason: String,
+    place: Place,
 }
 
 /// The state machine of one region's gate. See the module for what it does.
@@ -88,20 +98,17 @@ pub struct Gate {
     region: RegionId,
     config: Config,
     seed: u64,
-    items: BTreeMap<MessageId, Box<Item>>,
+    items: Held,
     index: Index,
     undecoded: BTreeMap<MessageId, Kept>,
-    /// Errors of poison.
-    details: BTreeMap<MessageId, String>,
-    discards: BTreeMap<MessageId, Discarded>,
     /// Not accepted yet: there is room only if they need not wait.
     probing: BTreeMap<MessageId, Envelope>,
     /// What the node said is applied, since the link to it is up.
     frontier: BTreeMap<ActorId, u64>,
     homes: BTreeMap<Slot, Epoch>,
     ended: Ended,
-    /// From which id on parked messages are still to be asked for.
-    recheck: Option<MessageId>,
+    /// From which one on parked messages are still to be asked for.
+    recheck: Option<ItemIx>,
     announced_ms: Option<u64>,
 }
 
@@ -113,11 +120,9 @@ impl Gate {
             region,
             config,
             seed,
-            items: BTreeMap::new(),
+            items: Held::default(),
             index: Index::default(),
             undecoded: BTreeMap::new(),
-            details: BTreeMap::new(),
-            discards: BTreeMap::new(),
             probing: BTreeMap::new(),
             frontier: BTreeMap::new(),
             homes: BTreeMap::new(),
@@ -128,17 +133,17 @@ impl Gate {
     }
 
     /// A gate with what an earlier one had persisted: `records` in the order written, or as a keyed store keeps them
-    /// (see [`Record`]). Everything parked is checked again, and what was handed to the node is handed again.
+    /// (see [`Record`]), each with its place. Everything parked is checked again, and what was handed to the node is handed again.
     #[must_use]
     pub fn restore(
         region: RegionId,
         config: Config,
         seed: u64,
         now_ms: u64,
-        records: impl IntoIterator<Item = Record>,
+        records: impl IntoIterator<Item = (Place, Record)>,
     ) -> (Gate, Vec<Output>) {
         let mut gate = Gate::new(region, config, seed);
-        records.into_iter().for_each(|record| gate.replay(record));
+        records.into_iter().for_each(|(place, record)| gate.replay(place, record));
         let mut out: Vec<Output> = gate.undecoded.keys().map(|&id| Output::Decode { id }).collect();
         gate.enlist_all(now_ms);
         gate.conclude(now_ms, &mut out);
@@ -182,7 +187,7 @@ impl Gate {
     /// Whether something is kept under this id, so that its records must be, too.
     #[must_use]
     pub fn holds(&self, id: &MessageId) -> bool {
-        self.items.contains_key(id) || self.undecoded.contains_key(id)
+        self.items.find(id).is_some() || self.undecoded.contains_key(id)
     }
 
     #[must_use]
@@ -212,50 +217,59 @@ impl Gate {
     }
 
     fn enlist_all(&mut self, now_ms: u64) {
-        let ids: Vec<MessageId> = self.items.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.enlist(now_ms, id));
-        self.recheck = Some(MessageId::MIN);
+        self.items.numbers().for_each(|ix| self.enlist(now_ms, ix));
+        self.recheck = Some(ItemIx::MIN);
     }
 
-    fn replay(&mut self, record: Record) {
+    fn replay(&mut self, place: Place, record: Record) {
+        let id = record.id();
+        let ix = self.items.find(&id);
         match record {
             Record::Accepted(Accepted { envelope, arrived_ms }) => {
-                let id = envelope.id;
+                if let Some(item) = ix.and_then(|ix| self.items.get_mut(ix))
+                    && (item.arrived_ms, item.epoch(&self.index.names)) == (arrived_ms, envelope.epoch)
+                {
+                    // Written once more as it was, so what is noted about it stands.
+                    item.place = place;
+                    return;
+                }
                 self.forget(id);
-                let item = Item::new(&envelope, arrived_ms, &self.config, &mut self.index.actors);
+                let mut item = Item::new(&envelope, arrived_ms, &self.config, &mut self.index.names);
+                item.place = place;
                 self.index.add(&item);
-                self.items.insert(id, Box::new(item));
+                self.items.insert(item);
             }
-            Record::Undecoded(Undecoded { id, from, reason, arrived_ms, .. }) => {
-                self.undecoded.insert(id, Kept { from, arrived_ms, reason });
+            Record::Undecoded(Undecoded { from, reason, arrived_ms, .. }) => {
+                self.undecoded.insert(id, Kept { from, arrived_ms, reason, place });
             }
-            Record::DeadLettered(DeadLettered { id, reason, detail, .. }) => {
-                if let Some(item) = self.items.get_mut(&id) {
+            Record::DeadLettered(DeadLettered { reason, detail, .. }) => {
+                if let Some((ix, item)) = ix.and_then(|ix| Some((ix, self.items.get_mut(ix)?))) {
                     item.told = true;
-                    self.index.enter(id, item, State::Dead(reason), NEVER);
-                    self.details.insert(id, detail);
+                    item.note_mut().dead = place;
+                    item.note_mut().detail = detail.into();
+                    self.index.enter(ix, item, State::Dead(reason), NEVER);
                 }
             }
             Record::Discarded(discarded) => {
-                let id = discarded.id;
-                if let Some(item) = self.items.get_mut(&id) {
-                    item.discarded = true;
-                    self.index.enter(id, item, State::Waiting, NEVER);
-                    self.details.remove(&id);
-                    self.discards.insert(id, discarded);
+                if let Some((ix, item)) = ix.and_then(|ix| Some((ix, self.items.get_mut(ix)?))) {
+                    let note = item.note_mut();
+                    note.discarded = place;
+                    note.detail = Box::default();
+                    note.discard = Some(Box::new(discarded));
+                    self.index.enter(ix, item, State::Waiting, NEVER);
                 }
             }
-            Record::Gone(Gone { id }) => self.forget(id),
+            Record::Gone(_) => self.forget(id),
         }
     }
 
     fn forget(&mut self, id: MessageId) {
-        if let Some(mut item) = self.items.remove(&id) {
-            self.index.remove(id, &mut item);
+        if let Some(ix) = self.items.find(&id)
+            && let Some(mut item) = self.items.remove(ix)
+        {
+            self.index.remove(ix, &mut item);
         }
         self.undecoded.remove(&id);
-        self.details.remove(&id);
-        self.discards.remove(&id);
     }
 }
 

@@ -74,7 +74,7 @@ impl AgentAdmin for Operators {
     ) -> Result<Response<v1::ListHeldReply>, Status> {
         let wanted = Wanted::read(request.into_inner())?;
         let list = move |gate: &Gate, shelf: &Shelf| {
-            wanted.list(gate).iter().map(|entry| held(entry, shelf, false)).collect()
+            wanted.list(gate).iter().map(|entry| held(entry, gate, shelf, false)).collect()
         };
         let messages = self.gate.look(list).await.ok_or_else(ending)?;
         Ok(Response::new(v1::ListHeldReply { messages }))
@@ -85,7 +85,8 @@ impl AgentAdmin for Operators {
         request: Request<v1::InspectHeldRequest>,
     ) -> Result<Response<v1::HeldMessage>, Status> {
         let id = message_id(&request.into_inner().id)?;
-        let look = move |gate: &Gate, shelf: &Shelf| gate.inspect(&id).map(|entry| held(&entry, shelf, true));
+        let look =
+            move |gate: &Gate, shelf: &Shelf| gate.inspect(&id).map(|entry| held(&entry, gate, shelf, true));
         let message = self.gate.look(look).await.ok_or_else(ending)?;
         Ok(Response::new(message.ok_or_else(|| not_held(&id))?))
     }
@@ -247,9 +248,9 @@ fn texts(ids: &[MessageId]) -> Vec<String> {
 }
 
 /// `whole`: with the message itself, for one that is inspected.
-fn held(entry: &Entry, shelf: &Shelf, whole: bool) -> v1::HeldMessage {
-    let envelope = shelf.message(&entry.id).ok().flatten();
-    let raw = if whole { shelf.undecoded(&entry.id).ok().flatten() } else { None };
+fn held(entry: &Entry, gate: &Gate, shelf: &Shelf, whole: bool) -> v1::HeldMessage {
+    let envelope = shelf.message(gate, &entry.id).ok().flatten();
+    let raw = if whole { shelf.undecoded(gate, &entry.id).ok().flatten() } else { None };
     let message = entry.message.as_ref();
     v1::HeldMessage {
         id: entry.id.to_string(),

@@ -1,8 +1,8 @@
 //! Runs the gate: its inputs one after the other, its records durable, its outputs carried out in order.
 //!
 //! One task owns the gate and its shelf. It takes what waits, steps the gate through it, writes all records of that
-//! group with one sync, and only then does what the gate said; so a record is durable before anything behind it, and a
-//! burst of messages costs one sync.
+//! group with one sync, tells the gate where they are, and only then does what the gate said; so a record is durable
+//! before anything behind it, and a burst of messages costs one sync.
 
 mod courier;
 mod fetches;
@@ -208,8 +208,8 @@ impl GateRunner {
                 span(trace, "keep").in_scope(|| tracing::info!(%id, %kind, %from, "a message came"));
             }
         }
-        self.shelf.keep(records).await?;
-        self.shelf.tidy().await?;
+        self.shelf.keep(&mut self.gate, &records).await?;
+        self.shelf.tidy(&mut self.gate).await?;
         let mut checks = Vec::new();
         for output in outputs {
             match output {

@@ -104,11 +104,12 @@ pub async fn build(
         Some((queue, channel))
     });
     let queues = queues.collect();
-    let (shelf, records) =
-        Shelf::open(&config.data_dir.join("gate")).map_err(|error| at("data_dir", &error))?;
+    let shelf = Shelf::open(&config.data_dir.join("gate")).map_err(|error| at("data_dir", &error))?;
     // Without entropy the pauses of two gates are merely the same.
     let seed = getrandom::u64().unwrap_or(0);
-    let (gate, first) = Gate::restore(own, config.gate.gate(), seed, now_ms(), records);
+    let mut records = shelf.records();
+    let (gate, first) = Gate::restore(own, config.gate.gate(), seed, now_ms(), records.by_ref());
+    records.end().map_err(|error| at("data_dir", &error))?;
     let courier =
         Courier::new(own, handle.clone(), node.clone(), peers.clone(), post.clone(), shutdown.clone());
     let runner = GateRunner::new(gate, shelf, courier, board.clone());

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
+use super::held::{HELD_MAX, ItemIx};
 use super::item::{Item, State};
 use super::record::{Accepted, Gone, Record, Undecoded};
 use super::{
-    DeadReason, Ending, Envelope, Gate, Kept, MessageId, Output, REQUIRES_MAX, Refusal, Requirement, persist,
+    DeadReason, Ending, Envelope, Gate, Kept, MessageId, Output, Place, REQUIRES_MAX, Refusal, Requirement,
+    persist,
 };
 use crate::canon::Message;
 use crate::id::RegionId;
@@ -27,12 +29,12 @@ impl Gate {
             out.push(Output::Refuse { id, why });
             return false;
         }
-        if let Some(item) = self.items.get(&id) {
-            if envelope.epoch > item.epoch(&self.index.actors) {
-                self.replace(now_ms, envelope, out);
+        if let Some(ix) = self.items.find(&id) {
+            if self.items.get(ix).is_some_and(|item| envelope.epoch > item.epoch(&self.index.names)) {
+                self.replace(now_ms, ix, envelope, out);
             } else {
                 out.push(Output::Ack { id });
-                self.repeat_notice(id, out);
+                self.repeat_notice(ix, out);
             }
             return true;
         }
@@ -45,7 +47,7 @@ impl Gate {
             Some(probing) if probing.epoch > envelope.epoch => probing,
             _ => envelope,
         };
-        if self.items.len() + self.undecoded.len() >= self.config.items_max {
+        if self.is_full() {
             out.push(Output::Refuse { id, why: Refusal::Busy });
             return false;
         }
@@ -71,38 +73,42 @@ impl Gate {
 
     fn accept(&mut self, now_ms: u64, envelope: Envelope, present: &[Requirement], out: &mut Vec<Output>) {
         let id = envelope.id;
-        let mut item = Item::new(&envelope, now_ms, &self.config, &mut self.index.actors);
+        let mut item = Item::new(&envelope, now_ms, &self.config, &mut self.index.names);
         self.index.add(&item);
-        item.contain(present, &self.index.actors);
-        self.items.insert(id, Box::new(item));
+        item.contain(present, &self.index.names);
+        let ix = self.items.insert(item);
         persist(Record::Accepted(Accepted { envelope, arrived_ms: now_ms }), out);
         out.push(Output::Ack { id });
-        self.begin(now_ms, id, out);
+        self.begin(now_ms, ix, out);
     }
 
     /// The same need from a newer epoch: what it requires and says now is what counts. A discard stands.
-    fn replace(&mut self, now_ms: u64, envelope: Envelope, out: &mut Vec<Output>) {
+    fn replace(&mut self, now_ms: u64, ix: ItemIx, envelope: Envelope, out: &mut Vec<Output>) {
         let id = envelope.id;
-        let mut fresh = Item::new(&envelope, now_ms, &self.config, &mut self.index.actors);
-        let Some(item) = self.items.get_mut(&id) else {
+        let Some(item) = self.items.get_mut(ix) else {
             return;
         };
-        self.index.remove(id, item);
+        let mut fresh = Item::new(&envelope, now_ms, &self.config, &mut self.index.names);
+        self.index.remove(ix, item);
         // Answers to the old copy must not be taken for answers to this one.
         fresh.attempt = item.attempt;
-        fresh.discarded = item.discarded;
-        self.index.add(&fresh);
-        **item = fresh;
-        self.details.remove(&id);
+        let discard = item.note.take().and_then(|note| note.discard);
         persist(Record::Accepted(Accepted { envelope, arrived_ms: now_ms }), out);
-        if let Some(discarded) = self.discards.get(&id) {
-            persist(Record::Discarded(discarded.clone()), out);
+        if let Some(discard) = discard {
+            persist(Record::Discarded((*discard).clone()), out);
+            fresh.note_mut().discard = Some(discard);
         }
+        self.index.add(&fresh);
+        *item = fresh;
         out.push(Output::Ack { id });
-        self.begin(now_ms, id, out);
+        self.begin(now_ms, ix, out);
     }
 
     // === when no more may wait ===
+
+    fn is_full(&self) -> bool {
+        self.kept() >= self.config.items_max.min(HELD_MAX)
+    }
 
     pub(super) fn is_full_of_waiting(&self) -> bool {
         let counts = &self.index.counts;
@@ -131,8 +137,7 @@ impl Gate {
         let Some(envelope) = self.probing.remove(&id) else {
             return;
         };
-        let full = self.items.len() + self.undecoded.len() >= self.config.items_max;
-        if full || self.is_full_of_waiting() && !self.is_covered(&envelope.requires, present) {
+        if self.is_full() || self.is_full_of_waiting() && !self.is_covered(&envelope.requires, present) {
             out.push(Output::Refuse { id, why: Refusal::Busy });
         } else {
             self.accept(now_ms, envelope, present, out);
@@ -160,11 +165,12 @@ impl Gate {
             out.push(Output::Ack { id });
             return true;
         }
-        if self.is_full_of_waiting() || self.items.len() + self.undecoded.len() >= self.config.items_max {
+        if self.is_full_of_waiting() || self.is_full() {
             out.push(Output::Refuse { id, why: Refusal::Busy });
             return false;
         }
-        self.undecoded.insert(id, Kept { from, arrived_ms: now_ms, reason: reason.clone() });
+        self.undecoded
+            .insert(id, Kept { from, arrived_ms: now_ms, reason: reason.clone(), place: Place::UNKNOWN });
         let detail = reason.clone();
         persist(Record::Undecoded(Undecoded { id, from, bytes, reason, arrived_ms: now_ms }), out);
         out.push(Output::Ack { id });
@@ -194,11 +200,11 @@ impl Gate {
     }
 
     /// A sender that asks again about something that stalls is told again: the first notice may have been lost.
-    fn repeat_notice(&self, id: MessageId, out: &mut Vec<Output>) {
-        if let Some(item) = self.items.get(&id)
+    fn repeat_notice(&self, ix: ItemIx, out: &mut Vec<Output>) {
+        if let Some(item) = self.items.get(ix)
             && let State::Dead(reason) = item.state
         {
-            out.push(self.notice(id, item, reason.into()));
+            out.push(self.notice(item, reason.into()));
         }
     }
 }

@@ -18,9 +18,6 @@ pub const REQUIRES_MAX: usize = 16;
 pub struct MessageId(pub [u8; 16]);
 
 impl MessageId {
-    pub(super) const MIN: MessageId = MessageId([0; 16]);
-    pub(super) const MAX: MessageId = MessageId([0xff; 16]);
-
     /// The id under which bytes that could not be decoded are kept: the first half of their hash.
     #[must_use]
     pub fn of_undecoded(bytes: &[u8]) -> MessageId {

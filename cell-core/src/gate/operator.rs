@@ -1,6 +1,9 @@
 //! What operators see and do.
 
+use std::ops::Bound;
+
 use super::item::{Errand, Item, Stage, State};
+use super::names::Names;
 use super::record::{Discarded, Gone, Record};
 use super::{Action, DeadReason, Ending, Gate, Kept, MessageId, MessageKind, Output, Requirement, persist};
 use crate::id::{EntityId, RegionId, Slot};
@@ -78,27 +81,30 @@ impl Gate {
                 message: None,
             });
         }
-        let item = self.items.get(id)?;
-        let discard = || self.discards.get(id).map(|discarded| &discarded.reason);
-        let detail = self.details.get(id).or_else(discard).cloned().unwrap_or_default();
+        let item = self.items.get(self.items.find(id)?)?;
+        let names = &self.index.names;
+        let detail = item.note.as_deref().map_or("", |note| match &note.discard {
+            Some(discard) if note.detail.is_empty() => &discard.reason,
+            _ => &note.detail,
+        });
         Some(Entry {
             id: *id,
-            from: item.from,
+            from: item.from(names),
             arrived_ms: item.arrived_ms,
             stage: item.state.stage(),
             reason: dead_reason(item),
-            detail,
+            detail: detail.to_owned(),
             message: Some(EntryMessage {
                 kind: item.kind,
                 subject: item.subject,
                 from_slot: item.from_slot,
                 to_slot: item.to_slot,
-                epoch: item.epoch(&self.index.actors),
-                requires: item.requires(&self.index.actors),
-                missing: item.missing(&self.index.actors),
+                epoch: item.epoch(names),
+                requires: item.requires(names),
+                missing: item.missing(names),
                 attempts: item.attempt,
                 failures: u32::from(item.failures),
-                discarded: item.discarded,
+                discarded: item.is_discarded(),
                 deadline_ms: never_is_zero(item.deadline_ms),
                 until_ms: never_is_zero(item.until_ms),
             }),
@@ -112,11 +118,12 @@ impl Gate {
         after: Option<MessageId>,
         limit: usize,
     ) -> Vec<MessageId> {
-        let behind = |id: &&MessageId| after.is_none_or(|after| **id > after);
-        let items = self.items.iter().filter(|(_, item)| filter.fits(now_ms, item)).map(|(id, _)| id);
-        let kept = self.undecoded.iter().filter(|(_, kept)| filter.fits_kept(now_ms, kept)).map(|(id, _)| id);
-        let mut ids: Vec<MessageId> =
-            items.filter(behind).take(limit).chain(kept.filter(behind).take(limit)).copied().collect();
+        let names = &self.index.names;
+        let items = self.items.by_id(after).filter(|item| filter.fits(now_ms, item, names));
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let kept = self.undecoded.range(behind).filter(|(_, kept)| filter.fits_kept(now_ms, kept));
+        let kept = kept.map(|(id, _)| *id);
+        let mut ids: Vec<MessageId> = items.map(|item| item.id).take(limit).chain(kept.take(limit)).collect();
         ids.sort_unstable();
         ids.truncate(limit);
         ids
@@ -124,8 +131,8 @@ impl Gate {
 }
 
 impl Filter {
-    fn fits(&self, now_ms: u64, item: &Item) -> bool {
-        self.fits_common(now_ms, item.state.stage(), dead_reason(item), item.from, item.arrived_ms)
+    fn fits(&self, now_ms: u64, item: &Item, names: &Names) -> bool {
+        self.fits_common(now_ms, item.state.stage(), dead_reason(item), item.from(names), item.arrived_ms)
             && self.entity.is_none_or(|entity| item.concerns(&entity))
     }
 
@@ -194,22 +201,25 @@ impl Gate {
             out.push(Output::Decode { id });
             return true;
         }
-        let Some(item) = self.items.get_mut(&id) else {
+        let Some(ix) = self.items.find(&id) else {
+            return false;
+        };
+        let Some(item) = self.items.get_mut(ix) else {
             return false;
         };
         match item.state {
             State::Ready | State::InFlight(_) => return false,
             State::Waiting | State::Dead(_) => {
                 if item.is_complete() || item.errand(now_ms) != Errand::Deliver {
-                    self.make_ready(now_ms, id);
+                    self.make_ready(now_ms, ix);
                 } else {
-                    self.index.register(id, item);
-                    let missing = item.missing(&self.index.actors);
+                    self.index.register(ix, item);
+                    let missing = item.missing(&self.index.names);
                     out.push(Output::Check { id, requires: missing.clone() });
                     out.push(Output::Fetch { id, missing });
                 }
             }
-            State::Retrying => self.make_ready(now_ms, id),
+            State::Retrying => self.make_ready(now_ms, ix),
         }
         true
     }
@@ -221,17 +231,19 @@ impl Gate {
             out.push(Output::Ended { id, ending: Ending::Discarded });
             return true;
         }
-        let Some(item) = self.items.get_mut(&id) else {
+        let Some(ix) = self.items.find(&id) else {
             return false;
         };
-        if item.discarded {
+        let Some(item) = self.items.get_mut(ix) else {
+            return false;
+        };
+        if item.is_discarded() {
             return false;
         }
-        item.discarded = true;
         item.failures = 0;
-        persist(Record::Discarded(discarded.clone()), out);
-        self.discards.insert(id, discarded);
-        self.make_ready(now_ms, id);
+        item.note_mut().discard = Some(Box::new(discarded.clone()));
+        persist(Record::Discarded(discarded), out);
+        self.make_ready(now_ms, ix);
         true
     }
 }

@@ -19,7 +19,8 @@ codes! {
 }
 
 message! {
-    /// A message was accepted, or a newer epoch's copy took its place; what was noted about the id before is void.
+    /// A message was accepted, or a newer epoch's copy took its place, and what was noted about the id before is void;
+    /// or it was written once more as it was, which says nothing new.
     pub struct Accepted { 1 => envelope: Envelope, 2 => arrived_ms: u64 }
 }
 

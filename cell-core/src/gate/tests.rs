@@ -106,7 +106,10 @@ impl East {
     fn carry_out(&mut self, out: &[Output]) {
         for output in out {
             match output {
-                Output::Persist { record } => self.log.push((**record).clone()),
+                Output::Persist { record } => {
+                    self.gate.placed(record, Place(self.log.len() as u64));
+                    self.log.push((**record).clone());
+                }
                 Output::WakeAt { ms } => self.wake_at_ms = Some(*ms),
                 _ => {}
             }
@@ -158,7 +161,7 @@ impl East {
     /// The process ends and starts again with what it had persisted.
     fn restart(&mut self) -> Vec<String> {
         let config = self.gate.config.clone();
-        let (gate, out) = Gate::restore(region("east"), config, SEED, self.now_ms, self.log.clone());
+        let (gate, out) = Gate::restore(region("east"), config, SEED, self.now_ms, placed(&self.log));
         self.gate = gate;
         self.wake_at_ms = None;
         self.carry_out(&out);
@@ -168,10 +171,13 @@ impl East {
     fn is_empty(&self) -> bool {
         self.gate.counts() == Counts::default()
             && self.gate.index.sizes() == (0, 0, 0)
-            && self.gate.index.actors.len() == 0
-            && self.gate.details.is_empty()
-            && self.gate.discards.is_empty()
+            && (self.gate.index.names.actors.len(), self.gate.index.names.senders.len()) == (0, 0)
     }
+}
+
+/// A log, each record with its place in it.
+fn placed(log: &[Record]) -> impl Iterator<Item = (Place, Record)> {
+    (0..).map(Place).zip(log.iter().cloned())
 }
 
 /// One line per output. Messages are named by the first byte of their id, times relative to `T0`.

@@ -1,40 +1,39 @@
 //! Waiting: parked by version, woken by it, and what time does to those who wait.
 
-use std::ops::Bound;
-
 use super::config::{mix, pause_ms};
+use super::held::ItemIx;
 use super::item::{Errand, Item, State};
 use super::record::{DeadLettered, Record};
-use super::{DeadReason, Gate, MessageId, Output, Requirement, Stall, persist};
+use super::{DeadReason, Gate, Output, Requirement, Stall, persist};
 use crate::id::ActorId;
 
 impl Gate {
     /// Parks the item, or makes it ready if nothing is missing. It is registered *before* it asks what is present,
     /// so whatever is applied meanwhile either is in the answer or wakes it.
-    pub(super) fn begin(&mut self, now_ms: u64, id: MessageId, out: &mut Vec<Output>) {
-        let Some(item) = self.items.get_mut(&id) else {
+    pub(super) fn begin(&mut self, now_ms: u64, ix: ItemIx, out: &mut Vec<Output>) {
+        let Some(item) = self.items.get_mut(ix) else {
             return;
         };
-        for requirement in item.requires(&self.index.actors) {
+        for requirement in item.requires(&self.index.names) {
             let seq = self.frontier.get(&requirement.dot.actor).copied().unwrap_or(0);
-            if let Some(actor) = self.index.actors.find(&requirement.dot.actor) {
+            if let Some(actor) = self.index.names.actors.find(&requirement.dot.actor) {
                 item.cover(actor, seq);
             }
         }
         if item.is_complete() || item.errand(now_ms) != Errand::Deliver {
-            self.make_ready(now_ms, id);
+            self.make_ready(now_ms, ix);
         } else {
-            self.index.register(id, item);
+            self.index.register(ix, item);
             let due_ms = item.due_ms(false, &self.config);
-            self.index.enter(id, item, State::Waiting, due_ms);
-            out.push(Output::Check { id, requires: item.missing(&self.index.actors) });
+            self.index.enter(ix, item, State::Waiting, due_ms);
+            out.push(Output::Check { id: item.id, requires: item.missing(&self.index.names) });
         }
     }
 
     /// As after a restart: nothing is known to be present, everything parked is asked for again, and what was handed
     /// to the node is handed again. The answers get `fetch_after_ms` before time does anything.
-    pub(super) fn enlist(&mut self, now_ms: u64, id: MessageId) {
-        let Some(item) = self.items.get_mut(&id) else {
+    pub(super) fn enlist(&mut self, now_ms: u64, ix: ItemIx) {
+        let Some(item) = self.items.get_mut(ix) else {
             return;
         };
         item.doubt();
@@ -43,18 +42,18 @@ impl Gate {
         item.fetch_at_ms = item.fetch_at_ms.max(grace_ms);
         if let State::Dead(reason) = item.state {
             if item.registered || reason == DeadReason::MissingDependency {
-                self.index.unregister(id, item);
-                self.index.register(id, item);
+                self.index.unregister(ix, item);
+                self.index.register(ix, item);
             }
             let due_ms = item.due_ms(true, &self.config).max(grace_ms);
-            self.index.enter(id, item, item.state, due_ms);
+            self.index.enter(ix, item, item.state, due_ms);
         } else if item.is_complete() || item.errand(now_ms) != Errand::Deliver {
-            self.make_ready(now_ms, id);
+            self.make_ready(now_ms, ix);
         } else {
-            self.index.unregister(id, item);
-            self.index.register(id, item);
+            self.index.unregister(ix, item);
+            self.index.register(ix, item);
             let due_ms = item.due_ms(false, &self.config).max(grace_ms);
-            self.index.enter(id, item, State::Waiting, due_ms);
+            self.index.enter(ix, item, State::Waiting, due_ms);
         }
     }
 
@@ -62,14 +61,14 @@ impl Gate {
     pub(super) fn recheck_some(&mut self, out: &mut Vec<Output>) {
         let Some(from) = self.recheck.take() else { return };
         let mut room = self.config.batch_max.max(1);
-        for (&id, item) in self.items.range((Bound::Included(from), Bound::Unbounded)) {
+        for (ix, item) in self.items.from(from) {
             if item.registered {
                 if room == 0 {
-                    self.recheck = Some(id);
+                    self.recheck = Some(ix);
                     return;
                 }
                 room -= 1;
-                out.push(Output::Check { id, requires: item.missing(&self.index.actors) });
+                out.push(Output::Check { id: item.id, requires: item.missing(&self.index.names) });
             }
         }
     }
@@ -80,13 +79,13 @@ impl Gate {
         for &(actor, seq) in upto {
             let known = self.frontier.entry(actor).or_default();
             *known = seq.max(*known);
-            let Some(actor) = self.index.actors.find(&actor) else {
+            let Some(actor) = self.index.names.actors.find(&actor) else {
                 continue;
             };
-            for id in self.index.take_covered(actor, seq) {
-                if let Some(item) = self.items.get_mut(&id) {
+            for ix in self.index.take_covered(actor, seq) {
+                if let Some(item) = self.items.get_mut(ix) {
                     item.cover(actor, seq);
-                    self.wake(now_ms, id);
+                    self.wake(now_ms, ix);
                 }
             }
         }
@@ -94,22 +93,22 @@ impl Gate {
 
     pub(super) fn present(&mut self, now_ms: u64, present: &[Requirement]) {
         for requirement in present {
-            for id in self.index.waiting_for(requirement) {
-                if let Some(item) = self.items.get_mut(&id) {
-                    item.contain(std::slice::from_ref(requirement), &self.index.actors);
-                    self.wake(now_ms, id);
+            for ix in self.index.waiting_for(requirement) {
+                if let Some(item) = self.items.get_mut(ix) {
+                    item.contain(std::slice::from_ref(requirement), &self.index.names);
+                    self.wake(now_ms, ix);
                 }
             }
         }
     }
 
     /// Makes ready what waits for nothing any more, dead letters too: they are redriven by themselves.
-    fn wake(&mut self, now_ms: u64, id: MessageId) {
-        let Some(item) = self.items.get_mut(&id) else {
+    fn wake(&mut self, now_ms: u64, ix: ItemIx) {
+        let Some(item) = self.items.get_mut(ix) else {
             return;
         };
         if item.is_complete() && matches!(item.state, State::Waiting | State::Dead(_)) {
-            self.make_ready(now_ms, id);
+            self.make_ready(now_ms, ix);
         }
     }
 
@@ -117,33 +116,33 @@ impl Gate {
 
     /// Rings the timers that are due.
     pub(super) fn ring(&mut self, now_ms: u64, out: &mut Vec<Output>) {
-        for id in self.index.ringing(now_ms, self.config.batch_max.max(1)) {
-            let Some(item) = self.items.get_mut(&id) else {
+        for ix in self.index.ringing(now_ms, self.config.batch_max.max(1)) {
+            let Some(item) = self.items.get_mut(ix) else {
                 continue;
             };
             match item.state {
-                State::Waiting if item.errand(now_ms) != Errand::Deliver => self.make_ready(now_ms, id),
+                State::Waiting if item.errand(now_ms) != Errand::Deliver => self.make_ready(now_ms, ix),
                 State::Waiting if now_ms >= item.deadline_ms => {
-                    self.die(now_ms, id, DeadReason::MissingDependency, String::new(), out);
+                    self.die(now_ms, ix, DeadReason::MissingDependency, String::new(), out);
                 }
-                State::Waiting => self.wait_on(now_ms, id, out),
-                State::InFlight(_) => self.stall(now_ms, id),
-                State::Retrying => self.retry(now_ms, id, out),
+                State::Waiting => self.wait_on(now_ms, ix, out),
+                State::InFlight(_) => self.stall(now_ms, ix),
+                State::Retrying => self.retry(now_ms, ix, out),
                 // Only its `until` rings.
-                State::Dead(_) => self.make_ready(now_ms, id),
+                State::Dead(_) => self.make_ready(now_ms, ix),
                 State::Ready => {}
             }
         }
     }
 
-    fn wait_on(&mut self, now_ms: u64, id: MessageId, out: &mut Vec<Output>) {
-        let Some(item) = self.items.get_mut(&id) else {
+    fn wait_on(&mut self, now_ms: u64, ix: ItemIx, out: &mut Vec<Output>) {
+        let Some(item) = self.items.get_mut(ix) else {
             return;
         };
-        let config = &self.config;
+        let (id, config) = (item.id, &self.config);
         let waited_ms = now_ms.saturating_sub(item.arrived_ms);
         if now_ms >= item.fetch_at_ms {
-            out.push(Output::Fetch { id, missing: item.missing(&self.index.actors) });
+            out.push(Output::Fetch { id, missing: item.missing(&self.index.names) });
             let seed = mix(self.seed, &id.0, u64::from(item.fetches));
             let pause = pause_ms(config.fetch_after_ms, config.fetch_pause_max_ms, item.fetches, seed);
             item.fetches = item.fetches.saturating_add(1);
@@ -151,10 +150,10 @@ impl Gate {
         }
         if !item.warned && waited_ms >= config.warn_after_ms {
             item.warned = true;
-            out.push(Output::Warn { id, waited_ms, missing: item.missing(&self.index.actors) });
+            out.push(Output::Warn { id, waited_ms, missing: item.missing(&self.index.names) });
         }
         let due_ms = item.due_ms(false, config);
-        self.index.enter(id, item, State::Waiting, due_ms);
+        self.index.enter(ix, item, State::Waiting, due_ms);
     }
 
     // === dead letters ===
@@ -163,33 +162,36 @@ impl Gate {
     pub(super) fn die(
         &mut self,
         now_ms: u64,
-        id: MessageId,
+        ix: ItemIx,
         reason: DeadReason,
         detail: String,
         out: &mut Vec<Output>,
     ) {
-        let Some(item) = self.items.get_mut(&id) else {
+        let Some(item) = self.items.get_mut(ix) else {
             return;
         };
+        let id = item.id;
         item.told = true;
-        let missing = item.missing(&self.index.actors);
+        if !detail.is_empty() {
+            item.note_mut().detail = detail.as_str().into();
+        }
+        let missing = item.missing(&self.index.names);
         let due_ms = item.due_ms(true, &self.config);
-        self.index.enter(id, item, State::Dead(reason), due_ms);
+        self.index.enter(ix, item, State::Dead(reason), due_ms);
         let dead =
             DeadLettered { id, reason, missing: missing.clone(), detail: detail.clone(), at_ms: now_ms };
         persist(Record::DeadLettered(dead), out);
-        out.push(Output::DeadLetter { id, reason, missing, detail: detail.clone() });
-        if let Some(item) = self.items.get(&id) {
-            out.push(self.notice(id, item, reason.into()));
+        out.push(Output::DeadLetter { id, reason, missing, detail });
+        if let Some(item) = self.items.get(ix) {
+            out.push(self.notice(item, reason.into()));
         }
-        self.details.insert(id, detail);
     }
 
-    pub(super) fn notice(&self, id: MessageId, item: &Item, why: Stall) -> Output {
-        let missing = item.missing(&self.index.actors);
+    pub(super) fn notice(&self, item: &Item, why: Stall) -> Output {
+        let missing = item.missing(&self.index.names);
         Output::StalledNotice {
-            id,
-            to: item.from,
+            id: item.id,
+            to: item.from(&self.index.names),
             to_slot: item.from_slot,
             about: item.subject,
             why,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use cell_core::gate::{Config, Envelope, Gate, MessageId, Output, Record};
+use cell_core::gate::{Config, Envelope, Gate, MessageId, Output, Place, Record};
 use cell_core::id::{ActorId, RegionId, Slot};
 use cell_core::placement::Epoch;
 
@@ -16,7 +16,6 @@ pub(crate) struct Agent {
     pub(crate) synced: usize,
     /// Outputs that wait for the log, in order, each with the position it waits for.
     pub(crate) pending: VecDeque<(usize, Vec<Output>)>,
-    pub(crate) bodies: BTreeMap<MessageId, Envelope>,
     pub(crate) told_front: BTreeMap<ActorId, u64>,
     pub(crate) told_homes: BTreeMap<Slot, Epoch>,
     /// When the alarm rings, in true time, and the time by the agent's clock that was asked for.
@@ -33,7 +32,6 @@ impl Agent {
             log: Vec::new(),
             synced: 0,
             pending: VecDeque::new(),
-            bodies: BTreeMap::new(),
             told_front: BTreeMap::new(),
             told_homes: BTreeMap::new(),
             tick_at_ms: None,
@@ -51,18 +49,35 @@ impl Agent {
         self.told_front.clear();
         self.told_homes.clear();
         self.tick_at_ms = None;
-        self.bodies.clear();
-        for record in &self.log {
-            if let Record::Accepted(accepted) = record {
-                self.bodies.insert(accepted.envelope.id, accepted.envelope.clone());
+    }
+
+    /// Appends what the gate persists.
+    pub(crate) fn keep(&mut self, outputs: &[Output]) {
+        for output in outputs {
+            if let Output::Persist { record } = output {
+                self.gate.placed(record, Place(self.log.len() as u64));
+                self.log.push((**record).clone());
             }
+        }
+    }
+
+    /// The message kept under this id; `None` if it has ended, or a newer copy of it is not durable yet, which will
+    /// ask for itself.
+    pub(crate) fn message(&self, id: &MessageId) -> Option<&Envelope> {
+        let Place(at) = self.gate.place(id)?;
+        match self.log[..self.synced].get(usize::try_from(at).ok()?)? {
+            Record::Accepted(accepted) => {
+                assert_eq!(accepted.envelope.id, *id, "the gate says that the record of {id} is elsewhere");
+                Some(&accepted.envelope)
+            }
+            _ => None,
         }
     }
 
     pub(crate) fn start(&mut self, region: RegionId, local_ms: u64) -> Vec<Output> {
         self.up = true;
-        let (gate, outputs) =
-            Gate::restore(region, config(), 7 + self.life, local_ms, self.log.iter().cloned());
+        let records = (0..).map(Place).zip(self.log.iter().cloned());
+        let (gate, outputs) = Gate::restore(region, config(), 7 + self.life, local_ms, records);
         self.gate = gate;
         outputs
     }

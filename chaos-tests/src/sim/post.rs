@@ -2,9 +2,7 @@
 
 use cell_core::cell::{Answer as NodeAnswer, Delivery};
 use cell_core::duty::stalled_notice;
-use cell_core::gate::{
-    Action, Answer, Envelope, Filter, Input, MessageId, Output, Record, Requirement, Stage,
-};
+use cell_core::gate::{Action, Answer, Envelope, Filter, Input, MessageId, Output, Requirement, Stage};
 
 use super::museum::Exhibit;
 use super::net::Channel;
@@ -18,7 +16,7 @@ pub(crate) enum Errand {
         id: MessageId,
         requires: Vec<Requirement>,
     },
-    /// With the message as it was when the gate decided to hand it over: a newer copy may be waiting by now.
+    /// With the message as it was when it was handed over: a newer copy may be waiting by the time of the answer.
     Hand {
         envelope: Box<Envelope>,
         attempt: u32,
@@ -71,10 +69,7 @@ impl World {
             return;
         }
         let agent = &mut self.nodes[i].agent;
-        agent.log.extend(outputs.iter().filter_map(|output| match output {
-            Output::Persist { record } => Some((**record).clone()),
-            _ => None,
-        }));
+        agent.keep(&outputs);
         let at = agent.log.len();
         if at == agent.synced && agent.pending.is_empty() {
             self.gate_does(i, outputs);
@@ -99,14 +94,10 @@ impl World {
                 let delay_ms = if world.calm { 1 } else { world.rng.between(1, 3) };
                 world.after(delay_ms, Event::AskNode { node: i, agent: life, errand });
             };
-            let body = |world: &World, id| world.nodes[i].agent.bodies.get(&id).cloned();
+            let body = |world: &World, id| world.nodes[i].agent.message(&id).cloned();
             match output {
-                Output::Persist { record } => {
-                    if let Record::Accepted(accepted) = *record {
-                        self.nodes[i].agent.bodies.insert(accepted.envelope.id, accepted.envelope);
-                    }
+                Output::Persist { .. } | Output::Ack { .. } | Output::Refuse { .. } | Output::Warn { .. } => {
                 }
-                Output::Ack { .. } | Output::Refuse { .. } | Output::Warn { .. } => {}
                 Output::Ended { .. } | Output::Audit { .. } | Output::Decode { .. } => {}
                 Output::Check { id, requires } => ask(self, Errand::Check { id, requires }),
                 Output::Deliver { id, attempt } => {
@@ -170,7 +161,7 @@ impl World {
     ) {
         let node = &self.nodes[i];
         let what = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let Some(request) = node.agent.bodies.get(&id) else { return };
+        let Some(request) = node.agent.message(&id) else { return };
         let notice = stalled_notice(request, &what, node.region, node.local(self.now_ms));
         if let (Some(notice), Some(place)) = (notice, self.place_of(to)) {
             self.post(i, notice, place);

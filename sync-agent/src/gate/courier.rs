@@ -64,24 +64,24 @@ impl Courier {
         let errand = |id, attempt, why, reason| Errand { id, attempt, why, reason, woken_at };
         match output {
             Output::Deliver { id, attempt } => {
-                self.deliver(shelf, errand(id, attempt, Why::Ready, String::new()));
+                self.deliver(gate, shelf, errand(id, attempt, Why::Ready, String::new()));
             }
             Output::HandExpired { id, attempt } => {
-                self.deliver(shelf, errand(id, attempt, Why::Expired, String::new()));
+                self.deliver(gate, shelf, errand(id, attempt, Why::Expired, String::new()));
             }
             Output::HandDiscarded { id, attempt, reason } => {
-                self.deliver(shelf, errand(id, attempt, Why::Discarded, reason));
+                self.deliver(gate, shelf, errand(id, attempt, Why::Discarded, reason));
             }
             Output::Fetch { id, missing } => self.fetch(gate, id, missing),
-            Output::Warn { id, waited_ms, missing } => self.warn(shelf, id, waited_ms, &missing),
+            Output::Warn { id, waited_ms, missing } => self.warn(gate, shelf, id, waited_ms, &missing),
             Output::DeadLetter { id, reason, missing, detail } => {
                 metrics::counter!("cell_gate_dead_lettered_total", "reason" => reason.as_str()).increment(1);
-                let trace = trace_of(shelf, &id);
+                let trace = trace_of(gate, shelf, &id);
                 let missing = listed(&missing);
                 tracing::error!(%id, trace, %reason, missing, detail, "dead letter");
             }
-            Output::StalledNotice { id, why, missing, .. } => self.stalled(shelf, id, why, &missing),
-            Output::Decode { id } => self.decode(shelf, id),
+            Output::StalledNotice { id, why, missing, .. } => self.stalled(gate, shelf, id, why, &missing),
+            Output::Decode { id } => self.decode(gate, shelf, id),
             Output::Ended { id, ending } => {
                 metrics::counter!("cell_gate_ended_total", "ending" => word(&ending)).increment(1);
                 tracing::debug!(%id, ?ending, "a message has ended here");
@@ -155,10 +155,10 @@ impl Courier {
         }
     }
 
-    fn deliver(&self, shelf: &Shelf, errand: Errand) {
+    fn deliver(&self, gate: &Gate, shelf: &Shelf, errand: Errand) {
         let Errand { id, attempt, .. } = errand;
         let courier = self.clone();
-        let envelope = match shelf.message(&id) {
+        let envelope = match shelf.message(gate, &id) {
             Ok(Some(envelope)) => Ok(envelope),
             // It ended in the same group.
             Ok(None) => return,
@@ -290,8 +290,8 @@ impl Courier {
         Ok(still.is_empty())
     }
 
-    fn stalled(&self, shelf: &Shelf, id: MessageId, why: Stall, missing: &[Requirement]) {
-        let Ok(Some(request)) = shelf.message(&id) else { return };
+    fn stalled(&self, gate: &Gate, shelf: &Shelf, id: MessageId, why: Stall, missing: &[Requirement]) {
+        let Ok(Some(request)) = shelf.message(gate, &id) else { return };
         let missing = if missing.is_empty() { why.to_string() } else { listed(missing) };
         if let Some(notice) = duty::stalled_notice(&request, &missing, self.region, now_ms()) {
             self.post.notice(notice);
@@ -300,14 +300,14 @@ impl Courier {
 
     // === operators ===
 
-    fn warn(&self, shelf: &Shelf, id: MessageId, waited_ms: u64, missing: &[Requirement]) {
+    fn warn(&self, gate: &Gate, shelf: &Shelf, id: MessageId, waited_ms: u64, missing: &[Requirement]) {
         metrics::counter!("cell_gate_warnings_total").increment(1);
-        let trace = trace_of(shelf, &id);
+        let trace = trace_of(gate, shelf, &id);
         tracing::warn!(%id, trace, waited_ms, missing = listed(missing), "a message waits for data");
     }
 
-    fn decode(&self, shelf: &Shelf, id: MessageId) {
-        let kept = match shelf.undecoded(&id) {
+    fn decode(&self, gate: &Gate, shelf: &Shelf, id: MessageId) {
+        let kept = match shelf.undecoded(gate, &id) {
             Ok(Some(kept)) => kept,
             Ok(None) => return,
             Err(error) => return tracing::error!(%error, %id, "what is kept cannot be read"),
@@ -334,8 +334,8 @@ pub(crate) fn span(trace: &str, step: &'static str) -> tracing::Span {
     trace.parse::<TraceParent>().map_or_else(|_| tracing::Span::none(), |trace| trace.span(step))
 }
 
-fn trace_of(shelf: &Shelf, id: &MessageId) -> String {
-    shelf.message(id).ok().flatten().map(|envelope| envelope.trace).unwrap_or_default()
+fn trace_of(gate: &Gate, shelf: &Shelf, id: &MessageId) -> String {
+    shelf.message(gate, id).ok().flatten().map(|envelope| envelope.trace).unwrap_or_default()
 }
 
 fn listed(missing: &[Requirement]) -> String {

@@ -1,12 +1,11 @@
-//! Where the gate's records lie: a log of its own, and in memory where in it each message is.
+//! Where the gate's records lie: a log of its own. Where in it each one is, the gate carries with the message.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
-use cell_core::gate::{Envelope, MessageId, Record};
+use cell_core::gate::{Envelope, Gate, MessageId, Place, Record};
 use cell_store::{DiskMedium, Log, LogConfig, LogError, LogReader, MediumError, Position};
 
 /// The log is written anew when it holds this many records, and as many as are kept, that nobody needs.
@@ -29,32 +28,22 @@ pub(crate) enum ShelfError {
     Ended,
 }
 
-/// Where the notes about one message are; most have none.
-#[derive(Clone, Copy, Debug, Default)]
-struct Notes {
-    dead: Option<u64>,
-    discarded: Option<u64>,
-}
-
-/// The log and its index.
+/// The log.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     /// Taken out while a thread writes it.
     log: Option<Log>,
     reader: LogReader,
-    /// Where each message is. A tree, since a table doubles at once, and there may be millions.
-    places: BTreeMap<MessageId, u64>,
-    notes: BTreeMap<MessageId, Notes>,
     /// Where the log was written anew last, or begins.
     tidied_at: u64,
 }
 
 impl Shelf {
-    /// Opens the log in `folder` and reads the records of every message kept, in the order written.
+    /// Opens the log in `folder`.
     ///
     /// # Errors
     /// [`ShelfError`]: held by another process, or of a newer version.
-    pub(crate) fn open(folder: &Path) -> Result<(Shelf, Vec<Record>), ShelfError> {
+    pub(crate) fn open(folder: &Path) -> Result<Shelf, ShelfError> {
         let medium = DiskMedium::open(folder)?;
         let config = LogConfig { segment_bytes_max: SEGMENT_BYTES, ..LogConfig::default() };
         let (log, recovery) = Log::open(Arc::new(medium), config)?;
@@ -66,71 +55,25 @@ impl Shelf {
         }
         let reader = log.reader();
         let tidied_at = reader.first().0;
-        let mut shelf =
-            Shelf { log: Some(log), reader, places: BTreeMap::new(), notes: BTreeMap::new(), tidied_at };
-        let (mut at, mut records) = (shelf.reader.first(), Vec::new());
-        loop {
-            let batch = match shelf.reader.read(at, READ_BYTES) {
-                Ok(batch) => batch,
-                Err(LogError::Damaged { lost }) => {
-                    at = Position(lost.end);
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let Some((last, _)) = batch.last() else { return Ok((shelf, records)) };
-            at = last.plus(1);
-            for (position, bytes) in &batch {
-                match Record::decode(bytes) {
-                    Ok(record) => {
-                        shelf.note(&record, position.0);
-                        records.push(record);
-                    }
-                    Err(error) => tracing::error!(
-                        %error, %position,
-                        "a record of the gate's log cannot be read; what it held comes again from its sender"
-                    ),
-                }
-            }
-        }
+        Ok(Shelf { log: Some(log), reader, tidied_at })
     }
 
-    fn note(&mut self, record: &Record, at: u64) {
-        let id = record.id();
-        match record {
-            Record::Accepted(_) | Record::Undecoded(_) => {
-                self.places.insert(id, at);
-                self.notes.remove(&id);
-            }
-            Record::DeadLettered(_) => {
-                if self.places.contains_key(&id) {
-                    self.notes.entry(id).or_default().dead = Some(at);
-                }
-            }
-            Record::Discarded(_) => {
-                if self.places.contains_key(&id) {
-                    self.notes.entry(id).or_default().discarded = Some(at);
-                }
-            }
-            Record::Gone(_) => {
-                self.places.remove(&id);
-                self.notes.remove(&id);
-            }
-        }
+    /// Everything in the log, from which the gate is restored.
+    pub(crate) fn records(&self) -> Records {
+        let at = self.reader.first();
+        Records { reader: self.reader.clone(), at, read: Vec::new().into_iter(), failed: None }
     }
 
-    /// Makes records durable.
+    /// Makes records durable, and tells the gate where they are.
     ///
     /// # Errors
     /// [`ShelfError`]: nothing may be promised any more.
-    pub(crate) async fn keep(&mut self, records: Vec<Record>) -> Result<(), ShelfError> {
+    pub(crate) async fn keep(&mut self, gate: &mut Gate, records: &[Record]) -> Result<(), ShelfError> {
         if records.is_empty() {
             return Ok(());
         }
         let first = self.write(records.iter().map(Message::to_canon).collect()).await?;
-        for (at, record) in (first..).zip(&records) {
-            self.note(record, at);
-        }
+        (first..).zip(records).for_each(|(at, record)| gate.placed(record, Place(at)));
         metrics::counter!("cell_gate_records_total").increment(records.len() as u64);
         Ok(())
     }
@@ -151,8 +94,8 @@ impl Shelf {
     ///
     /// # Errors
     /// [`ShelfError`]: damage.
-    pub(crate) fn message(&self, id: &MessageId) -> Result<Option<Envelope>, ShelfError> {
-        match self.record(id)? {
+    pub(crate) fn message(&self, gate: &Gate, id: &MessageId) -> Result<Option<Envelope>, ShelfError> {
+        match self.record(gate.place(id))? {
             Some(Record::Accepted(accepted)) => Ok(Some(accepted.envelope)),
             _ => Ok(None),
         }
@@ -162,16 +105,16 @@ impl Shelf {
     ///
     /// # Errors
     /// [`ShelfError`]: damage.
-    pub(crate) fn undecoded(&self, id: &MessageId) -> Result<Option<Bytes>, ShelfError> {
-        match self.record(id)? {
+    pub(crate) fn undecoded(&self, gate: &Gate, id: &MessageId) -> Result<Option<Bytes>, ShelfError> {
+        match self.record(gate.place(id))? {
             Some(Record::Undecoded(kept)) => Ok(Some(kept.bytes)),
             _ => Ok(None),
         }
     }
 
-    fn record(&self, id: &MessageId) -> Result<Option<Record>, ShelfError> {
-        let Some(place) = self.places.get(id) else { return Ok(None) };
-        let Some(bytes) = self.reader.get(Position(*place))? else { return Ok(None) };
+    fn record(&self, place: Option<Place>) -> Result<Option<Record>, ShelfError> {
+        let Some(Place(at)) = place else { return Ok(None) };
+        let Some(bytes) = self.reader.get(Position(at))? else { return Ok(None) };
         Ok(Some(Record::decode(&bytes)?))
     }
 
@@ -179,28 +122,30 @@ impl Shelf {
     ///
     /// # Errors
     /// [`ShelfError`]: nothing was deleted that is not written again.
-    pub(crate) async fn tidy(&mut self) -> Result<(), ShelfError> {
-        self.tidy_beyond(WASTE_MAX).await
+    pub(crate) async fn tidy(&mut self, gate: &mut Gate) -> Result<(), ShelfError> {
+        self.tidy_beyond(gate, WASTE_MAX).await
     }
 
-    async fn tidy_beyond(&mut self, waste_max: u64) -> Result<(), ShelfError> {
+    async fn tidy_beyond(&mut self, gate: &mut Gate, waste_max: u64) -> Result<(), ShelfError> {
         let end = self.reader.durable().0;
-        let kept = self.places.len() as u64;
+        let kept = gate.kept() as u64;
         if end - self.tidied_at <= waste_max + 4 * kept {
             return Ok(());
         }
-        // A message, then what is noted about it: as they were written.
-        let mut old: Vec<u64> = self.places.values().copied().collect();
-        old.extend(self.notes.values().flat_map(|notes| [notes.dead, notes.discarded].into_iter().flatten()));
+        let mut old: Vec<Place> = Vec::with_capacity(gate.kept());
+        old.extend(gate.places());
         old.sort_unstable();
         for chunk in old.chunks(CHUNK) {
             let mut records = Vec::with_capacity(chunk.len());
-            for at in chunk {
-                let Some(bytes) = self.reader.get(Position(*at))? else { continue };
-                records.push(Record::decode(&bytes)?);
+            for place in chunk {
+                let Some(record) = self.record(Some(*place))? else { continue };
+                let id = record.id();
+                records.push(record);
+                for note in gate.notes(&id) {
+                    records.extend(self.record(Some(note))?);
+                }
             }
-            // Written again, an acceptance voids the notes before it; those follow in this or a later chunk.
-            self.keep(records).await?;
+            self.keep(gate, &records).await?;
         }
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
         let deleted = tokio::task::spawn_blocking(move || {
@@ -212,6 +157,67 @@ impl Shelf {
         self.tidied_at = self.reader.durable().0;
         tracing::info!(kept, first = deleted?.0, "the gate's log was written anew");
         Ok(())
+    }
+}
+
+// === impl Records ===
+
+/// Reads a log from its beginning, a part at a time, so that no more than that is in memory.
+#[derive(Debug)]
+pub(crate) struct Records {
+    reader: LogReader,
+    at: Position,
+    read: std::vec::IntoIter<(Position, Bytes)>,
+    failed: Option<LogError>,
+}
+
+impl Records {
+    /// Whether that was all.
+    ///
+    /// # Errors
+    /// [`ShelfError`]: the log could not be read on.
+    pub(crate) fn end(self) -> Result<(), ShelfError> {
+        self.failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The next part; `false` at the end, and when reading fails.
+    fn go_on(&mut self) -> bool {
+        loop {
+            match self.reader.read(self.at, READ_BYTES) {
+                Ok(read) => {
+                    self.at = read.last().map_or(self.at, |(last, _)| last.plus(1));
+                    self.read = read.into_iter();
+                    return self.read.len() > 0;
+                }
+                Err(LogError::Damaged { lost }) => self.at = Position(lost.end),
+                Err(error) => {
+                    self.failed = Some(error);
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = (Place, Record);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some((position, bytes)) = self.read.next() else {
+                if self.go_on() {
+                    continue;
+                }
+                return None;
+            };
+            match Record::decode(&bytes) {
+                Ok(record) => return Some((Place(position.0), record)),
+                Err(error) => tracing::error!(
+                    %error, %position,
+                    "a record of the gate's log cannot be read; what it held comes again from its sender"
+                ),
+            }
+        }
     }
 }
 

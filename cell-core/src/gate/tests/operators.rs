@@ -105,6 +105,27 @@ fn a_discard_is_told_to_the_node_whatever_happens_in_between() {
 }
 
 #[test]
+fn a_message_written_once_more_as_it_was_keeps_what_was_noted_about_it() {
+    let mut east = East::new(Config { attempts_max: 1, ..Config::default() });
+    east.arrive(request(1));
+    east.arrive(request(2));
+    east.apply(2);
+    east.answer(1, 1, Answer::Failed { error: "broken".into() });
+    east.operator(Action::Discard { id: id(2), reason: "no".into() });
+    // As by a runtime that died while it wrote its log anew.
+    let again: Vec<Record> =
+        east.log.iter().filter(|record| matches!(record, Record::Accepted(_))).cloned().collect();
+    let notes = [1, 2].map(|n| east.gate.notes(&id(n)).collect::<Vec<_>>());
+    let places = [1, 2].map(|n| east.gate.place(&id(n)).unwrap().0 + east.log.len() as u64);
+    east.log.extend(again);
+    east.restart();
+    assert_eq!(east.gate.inspect(&id(1)).unwrap().detail, "broken");
+    assert!(east.gate.inspect(&id(2)).unwrap().message.unwrap().discarded);
+    assert_eq!([1, 2].map(|n| east.gate.notes(&id(n)).collect::<Vec<_>>()), notes);
+    assert_eq!([1, 2].map(|n| east.gate.place(&id(n)).unwrap().0), places);
+}
+
+#[test]
 fn a_discard_that_the_node_fails_on_stays_a_discard() {
     let mut east = East::new(Config { attempts_max: 1, ..Config::default() });
     east.arrive(request(1));

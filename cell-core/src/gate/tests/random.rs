@@ -1,4 +1,5 @@
-//! Random interleavings with crashes, reconnects, jumps of time and a full gate, and then everything heals.
+//! Random interleavings with crashes, reconnects, jumps of time, a log written anew and a full gate, and then everything
+//! heals.
 //!
 //! The world holds what a runtime would: the durable records, the node's applied versions, what is under way. Checked
 //! after every step: nothing is delivered before all it requires is there; what the log says is kept is what the gate
@@ -43,6 +44,10 @@ enum Op {
     Crash {
         after: usize,
     },
+    /// The log is written anew and the old one deleted; or the process dies when this many records are written.
+    Tidy {
+        upto: usize,
+    },
     Reconnect,
     NeedGone {
         message: usize,
@@ -72,6 +77,7 @@ fn op(messages: usize) -> impl Strategy<Value = Op> {
         3 => prop_oneof![1..100u64, 1_000..5_000u64, 10_000..90_000u64].prop_map(|ms| Op::Pass { ms }),
         5 => Just(Op::Tick),
         2 => (0..6usize).prop_map(|after| Op::Crash { after }),
+        2 => (0..20usize).prop_map(|upto| Op::Tidy { upto }),
         1 => Just(Op::Reconnect),
         1 => message.clone().prop_map(|message| Op::NeedGone { message }),
         1 => (1..3u16, 1..4u64, any::<bool>()).prop_map(|(slot, term, east)| Op::Home { slot, term, east }),
@@ -100,7 +106,8 @@ struct World {
     config: Config,
     now_ms: u64,
     wake_at_ms: Option<u64>,
-    records: Vec<Record>,
+    records: BTreeMap<Place, Record>,
+    next: u64,
     kept: BTreeMap<MessageId, Envelope>,
     ended: BTreeSet<MessageId>,
     delivered: BTreeSet<MessageId>,
@@ -128,7 +135,8 @@ impl World {
             config,
             now_ms: T0,
             wake_at_ms: None,
-            records: Vec::new(),
+            records: BTreeMap::new(),
+            next: 0,
             kept: BTreeMap::new(),
             ended: BTreeSet::new(),
             delivered: BTreeSet::new(),
@@ -167,6 +175,33 @@ impl World {
         self.carry_out(out);
     }
 
+    fn write(&mut self, record: Record) {
+        let place = Place(self.next);
+        self.next += 1;
+        self.gate.placed(&record, place);
+        self.records.insert(place, record);
+    }
+
+    fn tidy(&mut self, upto: usize) {
+        let (old, mut written) = (self.next, 0);
+        let mut places: Vec<Place> = self.gate.places().collect();
+        places.sort_unstable();
+        for place in places {
+            let record = self.records[&place].clone();
+            let notes = self.gate.notes(&record.id()).map(|place| self.records[&place].clone());
+            let again: Vec<Record> = [record].into_iter().chain(notes).collect();
+            for record in again {
+                if written == upto {
+                    return self.restart();
+                }
+                self.write(record);
+                written += 1;
+            }
+        }
+        self.records.retain(|place, _| place.0 >= old);
+        self.compare();
+    }
+
     fn carry_out(&mut self, out: impl IntoIterator<Item = Output>) {
         for output in out {
             match output {
@@ -181,7 +216,7 @@ impl World {
                         }
                         _ => assert!(self.kept.contains_key(&record.id())),
                     }
-                    self.records.push(*record);
+                    self.write(*record);
                 }
                 Output::Ack { id } => {
                     assert!(
@@ -213,10 +248,17 @@ impl World {
 
     /// What is kept is what is held, and every index says what the items say.
     fn compare(&self) {
-        assert!(self.gate.items.keys().eq(self.kept.keys()), "held and kept differ");
+        assert!(
+            self.gate.items.by_id(None).map(|item| &item.id).eq(self.kept.keys()),
+            "held and kept differ"
+        );
+        assert_eq!(self.gate.items.iter().count(), self.kept.len());
         let mut counts = Counts::default();
         let (mut waits, mut timers, mut ready) = (BTreeSet::new(), 0, 0);
-        for (id, item) in &self.gate.items {
+        for (ix, item) in self.gate.items.iter() {
+            let id = &item.id;
+            assert_eq!(self.gate.items.find(id), Some(ix), "{id} is held elsewhere");
+            self.compare_places(id, item.is_discarded());
             let count = match item.state.stage() {
                 Stage::Waiting => &mut counts.waiting,
                 Stage::Ready => &mut counts.ready,
@@ -233,7 +275,7 @@ impl World {
             if item.registered {
                 // A need that came by itself may stand in the index until the others are there.
                 assert!(!item.is_complete(), "{id} waits for nothing");
-                waits.extend(item.missing(&self.gate.index.actors).iter().map(|r| (r.dot, *id)));
+                waits.extend(item.missing(&self.gate.index.names).iter().map(|r| (r.dot, *id)));
             }
             assert!(item.state != State::Waiting || item.registered, "{id} waits and nobody knows");
         }
@@ -243,6 +285,30 @@ impl World {
         assert!(counts.in_flight <= self.config.in_flight_max);
         assert!(counts.waiting + counts.dead <= self.config.items_max);
         assert!(self.gate.items.len() <= self.config.items_max);
+    }
+
+    /// Where the message and its notes are, by the log.
+    fn compare_places(&self, id: &MessageId, discarded: bool) {
+        let (mut accepted, mut dead, mut given_up): (Option<(&Accepted, Place)>, _, _) = (None, None, None);
+        for (&at, record) in self.records.iter().filter(|(_, record)| record.id() == *id) {
+            match record {
+                Record::Accepted(record) => {
+                    if accepted.is_none_or(|(before, _)| before != record) {
+                        (dead, given_up) = (None, None);
+                    }
+                    accepted = Some((record, at));
+                }
+                Record::DeadLettered(_) => dead = Some(at),
+                Record::Discarded(_) => given_up = Some(at),
+                Record::Gone(_) => (accepted, dead, given_up) = (None, None, None),
+                Record::Undecoded(_) => {}
+            }
+        }
+        assert_eq!(self.gate.place(id), accepted.map(|(_, at)| at));
+        assert_eq!(discarded, given_up.is_some());
+        let mut notes: Vec<Place> = dead.into_iter().chain(given_up).collect();
+        notes.sort_unstable();
+        assert!(self.gate.notes(id).eq(notes), "{id}: its notes are elsewhere");
     }
 
     fn answer_check(&mut self, which: usize) {
@@ -295,6 +361,7 @@ impl World {
             Op::Pass { ms } => self.now_ms += ms,
             Op::Tick => self.step(Input::Tick),
             Op::Crash { after } => self.crash_after = Some(after),
+            Op::Tidy { upto } => self.tidy(upto),
             Op::Reconnect => {
                 self.checks.clear();
                 self.handed.clear();
@@ -342,17 +409,17 @@ impl World {
         self.handed.clear();
         self.step(Input::Reconnected);
         self.settle();
-        for (id, item) in &self.gate.items {
+        for (_, item) in self.gate.items.iter() {
+            let id = item.id;
             assert_eq!(item.state, State::Dead(DeadReason::Poison), "{id} was not delivered");
         }
         self.operator(Action::RedriveMatching { filter: Filter::default(), after: None, limit: 100 });
         self.settle();
         assert!(self.kept.is_empty(), "redriven and still there: {:?}", self.kept.keys());
-        let left = (self.gate.index.sizes(), self.gate.index.actors.len());
-        assert_eq!(left, ((0, 0, 0), 0), "the indexes remember what is gone");
-        let gate = &self.gate;
-        let notes = (gate.details.len(), gate.discards.len(), gate.probing.len());
-        assert_eq!(notes, (0, 0, 0), "something is noted of what is gone");
+        let names = &self.gate.index.names;
+        let left = (self.gate.index.sizes(), names.actors.len(), names.senders.len());
+        assert_eq!(left, ((0, 0, 0), 0, 0), "the indexes remember what is gone");
+        assert_eq!(self.gate.probing.len(), 0, "something is asked of what is gone");
     }
 }
 

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use cell_core::gate::{Accepted, DeadLettered, DeadReason, Gone, MessageKind, Undecoded};
+use cell_core::gate::{Action, Answer, Config, DeadReason, Input, MessageKind, Output, Stage};
 use cell_core::id::{ActorId, EntityId, NodeId, RegionId, Slot};
 use cell_core::placement::Epoch;
 
@@ -9,11 +9,15 @@ fn region(name: &str) -> RegionId {
     RegionId::new(name).unwrap()
 }
 
-fn accepted(n: u8) -> Record {
+fn id(n: u8) -> MessageId {
+    MessageId([n; 16])
+}
+
+fn message(n: u8) -> Envelope {
     let node = NodeId { region: region("north"), index: 0 };
     let actor = ActorId { node, start: 1, nonce: 1 };
-    let envelope = Envelope {
-        id: MessageId([n; 16]),
+    Envelope {
+        id: id(n),
         kind: MessageKind::Withdrawal,
         from: region("north"),
         to_slot: Slot::new(1).unwrap(),
@@ -26,49 +30,94 @@ fn accepted(n: u8) -> Record {
         from_slot: Slot::new(2).unwrap(),
         body: Bytes::from(vec![n; 100]),
         created_ms: 1,
-    };
-    Record::Accepted(Accepted { envelope, arrived_ms: 5 })
+    }
 }
 
-fn dead(n: u8) -> Record {
-    Record::DeadLettered(DeadLettered {
-        id: MessageId([n; 16]),
-        reason: DeadReason::Poison,
-        missing: Vec::new(),
-        detail: "broke".to_owned(),
-        at_ms: 9,
-    })
+/// A gate in east, and its shelf.
+struct East {
+    gate: Gate,
+    shelf: Shelf,
 }
 
-fn gone(n: u8) -> Record {
-    Record::Gone(Gone { id: MessageId([n; 16]) })
+impl East {
+    fn open(folder: &Path) -> East {
+        let config = Config { attempts_max: 1, ..Config::default() };
+        let shelf = Shelf::open(folder).unwrap();
+        let mut records = shelf.records();
+        let (gate, _) = Gate::restore(region("east"), config, 7, 5, records.by_ref());
+        records.end().unwrap();
+        East { gate, shelf }
+    }
+
+    /// Takes the inputs as one group; how many records that made.
+    async fn take(&mut self, inputs: impl IntoIterator<Item = Input>) -> usize {
+        let mut records = Vec::new();
+        for input in inputs {
+            records.extend(self.gate.step(5, input).into_iter().filter_map(|output| match output {
+                Output::Persist { record } => Some(*record),
+                _ => None,
+            }));
+        }
+        self.shelf.keep(&mut self.gate, &records).await.unwrap();
+        records.len()
+    }
+
+    fn body(&self, n: u8) -> Option<Bytes> {
+        self.shelf.message(&self.gate, &id(n)).unwrap().map(|envelope| envelope.body)
+    }
+
+    fn stage(&self, n: u8) -> Option<(Stage, Option<DeadReason>)> {
+        self.gate.inspect(&id(n)).map(|entry| (entry.stage, entry.reason))
+    }
 }
 
-fn body(shelf: &Shelf, n: u8) -> Option<Bytes> {
-    shelf.message(&MessageId([n; 16])).unwrap().map(|envelope| envelope.body)
+fn arrived(n: u8) -> Input {
+    Input::Arrived { envelope: message(n) }
 }
+
+/// The node's handler broke on it, which makes it a dead letter here.
+fn failed(n: u8) -> Input {
+    Input::Answered { id: id(n), attempt: 1, answer: Answer::Failed { error: "broke".to_owned() } }
+}
+
+fn gone(n: u8) -> Input {
+    Input::NeedGone { id: id(n), why: String::new() }
+}
+
+fn given_up(n: u8) -> Input {
+    let action = Action::Discard { id: id(n), reason: "enough".to_owned() };
+    Input::Operator { identity: "ops".to_owned(), action }
+}
+
+const POISON: Option<(Stage, Option<DeadReason>)> = Some((Stage::Dead, Some(DeadReason::Poison)));
 
 #[tokio::test]
 async fn messages_are_found_again_after_a_restart_and_those_gone_are_not() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut shelf, records) = Shelf::open(folder.path()).unwrap();
-    assert_eq!(records, []);
-    shelf.keep(vec![accepted(1), accepted(2), dead(1)]).await.unwrap();
-    shelf.keep(vec![gone(2)]).await.unwrap();
-    let raw = Undecoded {
-        id: MessageId([3; 16]),
-        from: region("east"),
-        bytes: Bytes::from_static(b"what is this"),
-        reason: "unreadable".to_owned(),
-        arrived_ms: 7,
-    };
-    shelf.keep(vec![Record::Undecoded(raw.clone())]).await.unwrap();
-    drop(shelf);
-    let (shelf, records) = Shelf::open(folder.path()).unwrap();
-    assert_eq!(records, [accepted(1), accepted(2), dead(1), gone(2), Record::Undecoded(raw)]);
-    assert_eq!((body(&shelf, 1), body(&shelf, 2)), (Some(Bytes::from(vec![1; 100])), None));
-    let kept = shelf.undecoded(&MessageId([3; 16])).unwrap();
-    assert_eq!(kept.as_deref(), Some(&b"what is this"[..]));
+    let mut east = East::open(folder.path());
+    assert_eq!(east.take([arrived(1), arrived(2), failed(1)]).await, 3);
+    assert_eq!(east.take([gone(2)]).await, 1);
+    let bytes = Bytes::from_static(b"what is this");
+    let raw = MessageId::of_undecoded(&bytes);
+    let reason = "unreadable".to_owned();
+    assert_eq!(east.take([Input::Malformed { bytes, from: region("north"), reason }]).await, 1);
+    for start in 0..2 {
+        let found = (east.body(1), east.body(2), east.stage(1));
+        assert_eq!(found, (Some(Bytes::from(vec![1; 100])), None, POISON), "start {start}");
+        let kept = east.shelf.undecoded(&east.gate, &raw).unwrap();
+        assert_eq!(kept.as_deref(), Some(&b"what is this"[..]), "start {start}");
+        drop(east);
+        east = East::open(folder.path());
+    }
+}
+
+#[tokio::test]
+async fn what_came_and_ended_and_came_again_in_one_group_is_found_where_it_was_written_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut east = East::open(folder.path());
+    east.take([arrived(1), failed(1), gone(1), arrived(2), arrived(1)]).await;
+    assert_eq!((east.body(1), east.body(2)), (Some(vec![1; 100].into()), Some(vec![2; 100].into())));
+    assert_eq!(east.gate.notes(&id(1)).count(), 0);
 }
 
 #[tokio::test]
@@ -82,20 +131,24 @@ async fn a_second_agent_on_the_folder_is_refused() {
 #[tokio::test]
 async fn writing_the_log_anew_keeps_what_is_kept_with_its_notes_and_happens_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut shelf, _) = Shelf::open(folder.path()).unwrap();
-    shelf.keep(vec![accepted(1), dead(1), accepted(2)]).await.unwrap();
+    let mut east = East::open(folder.path());
+    east.take([arrived(1), arrived(3), failed(1), arrived(2), given_up(3)]).await;
     for _ in 0..40 {
-        shelf.keep(vec![accepted(9), gone(9)]).await.unwrap();
+        east.take([arrived(9), gone(9)]).await;
     }
-    let before = shelf.reader.durable().0;
-    shelf.tidy_beyond(50).await.unwrap();
-    let after = shelf.reader.durable().0;
-    assert_eq!(after - before, 3, "what is kept was written again");
-    shelf.tidy_beyond(50).await.unwrap();
-    assert_eq!(shelf.reader.durable().0, after, "nothing to do the second time");
-    assert_eq!(body(&shelf, 1), Some(Bytes::from(vec![1; 100])));
-    drop(shelf);
-    let (shelf, records) = Shelf::open(folder.path()).unwrap();
-    assert!(records.ends_with(&[accepted(1), dead(1), accepted(2)]), "{records:?}");
-    assert_eq!((body(&shelf, 2), body(&shelf, 9)), (Some(Bytes::from(vec![2; 100])), None));
+    let before = east.shelf.reader.durable().0;
+    east.shelf.tidy_beyond(&mut east.gate, 50).await.unwrap();
+    let after = east.shelf.reader.durable().0;
+    assert_eq!(after - before, 5, "what is kept was written again");
+    east.shelf.tidy_beyond(&mut east.gate, 50).await.unwrap();
+    assert_eq!(east.shelf.reader.durable().0, after, "nothing to do the second time");
+    assert_eq!(east.body(1), Some(Bytes::from(vec![1; 100])));
+    assert!(east.gate.places().chain(east.gate.notes(&id(1))).all(|Place(at)| at >= before));
+    drop(east);
+    let east = East::open(folder.path());
+    let last: Vec<MessageId> =
+        east.shelf.records().skip_while(|(Place(at), _)| *at < before).map(|(_, r)| r.id()).collect();
+    assert_eq!(last, [1, 1, 3, 3, 2].map(id), "each with its notes right behind it");
+    assert_eq!((east.stage(1), east.body(2), east.body(9)), (POISON, Some(Bytes::from(vec![2; 100])), None));
+    assert!(east.gate.inspect(&id(3)).unwrap().message.unwrap().discarded);
 }
