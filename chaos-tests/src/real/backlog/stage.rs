@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use cell_proto::v1;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::case::{Case, HOME, PEER};
+use super::case::{Case, HOME, PEER, THIRD};
 use super::load::{Load, people};
 use super::report::{Beside, Row};
 use super::watch::{Resident, Watch, folder_bytes, log_folder};
@@ -145,11 +146,14 @@ impl Stage {
         let (had, faulty) = (self.known_at(PEER).await?, Instant::now());
         let resident = watch.most();
 
+        let ends = if case == Case::Retention { self.log_ends().await? } else { Vec::new() };
         case.begin(&mut self.it, self.orders, beside_per_s).await?;
         case.lasting(&self.it, async {
             load.pile_up(self.orders).await?;
             let piled = Instant::now();
             tokio::time::sleep_until((piled + beside_for).max(faulty + fault)).await;
+            // What the peer lacks is nowhere any more as changes.
+            until(GUARD, async || self.begins_behind(&ends).await).await?;
             row.before_ms = load.timed(begun, faulty);
             row.during_ms = load.timed(piled, Instant::now());
             if case.is_silence() {
@@ -192,7 +196,8 @@ impl Stage {
         ensure!(dead.is_empty(), "ended by themselves: {dead:?}");
         sums.add(row);
         let (seen_s, reached_s) = (first.asked_s + first.seen_s, drain.reached_s().max(first.asked_s));
-        let at_once = seen_s <= reached_s + FIRST_WITHIN_S && case != Case::SlowLink;
+        // Seconds are the clock's to judge; what the narrow link lets through first is a matter of order.
+        let at_once = case != Case::SlowLink && (self.untimed || seen_s <= reached_s + FIRST_WITHIN_S);
         ensure!(
             at_once || drain.share_at(seen_s) < 0.5,
             "a request made after the return was seen {:.1} s after the first of the backlog, and {:.0} % of that were first",
@@ -211,6 +216,30 @@ impl Stage {
     }
 
     // === while it lasts ===
+
+    async fn status(&self, region: &str) -> Result<v1::StatusReply> {
+        Ok(self.it.node(region).await?.status(v1::StatusRequest::default()).await?.into_inner())
+    }
+
+    /// Where the logs end of those who stay.
+    async fn log_ends(&self) -> Result<Vec<(&'static str, u64)>> {
+        let mut ends = Vec::new();
+        for region in [HOME, THIRD] {
+            ends.push((region, self.status(region).await?.durable_position));
+        }
+        Ok(ends)
+    }
+
+    async fn begins_behind(&self, ends: &[(&'static str, u64)]) -> Result<()> {
+        for (region, end) in ends {
+            let first = self.status(region).await?.first_position;
+            ensure!(
+                first > *end,
+                "the log of {region} begins at {first} and has what the peer lacks from {end} on"
+            );
+        }
+        Ok(())
+    }
 
     /// How much of what the home's node writes in this life a region has.
     async fn known_at(&self, region: &str) -> Result<u64> {
