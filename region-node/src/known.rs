@@ -1,11 +1,14 @@
-//! Which ids are in the view: so that one whose key the engine forgets while the node runs is missed when it is read.
+//! Which ids and which commands are in the view: so that one whose key the engine forgets while the node runs is missed
+//! when it is read, and so that the engine is not asked for what is new. It answers that as slowly as anything, and while
+//! it writes down which files it has, it answers nothing.
 //!
-//! Five bytes an id, in order, for each slot; two ids are taken for one once in about 10^8 at ten million of them, and then
-//! one that never was is not denied. Filled by the first reading of the view, and with every batch.
+//! Five bytes each, in order, for each slot; two are taken for one once in about 10^8 at ten million of them, and then one
+//! that never was is not denied. Filled by the first reading of the view, and with every batch.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{PoisonError, RwLock};
 
-use cell_core::id::{EntityId, SLOT_COUNT};
+use cell_core::id::{EntityId, SLOT_COUNT, Slot, UserId};
 
 const PRINT_BYTES: usize = 5;
 /// Ids of a slot that wait to be sorted in.
@@ -37,16 +40,33 @@ impl OfSlot {
     }
 }
 
-/// Shared by the applier and readers.
 #[derive(Debug)]
-pub(crate) struct Known {
-    slots: Vec<RwLock<OfSlot>>,
+struct Prints(Vec<RwLock<OfSlot>>);
+
+impl Default for Prints {
+    fn default() -> Prints {
+        Prints((0..SLOT_COUNT).map(|_| RwLock::default()).collect())
+    }
 }
 
-impl Default for Known {
-    fn default() -> Known {
-        Known { slots: (0..SLOT_COUNT).map(|_| RwLock::default()).collect() }
+impl Prints {
+    fn contains(&self, slot: Slot, print: &Print) -> bool {
+        let of_slot = self.0[usize::from(slot.number())].read();
+        of_slot.unwrap_or_else(PoisonError::into_inner).contains(print)
     }
+
+    fn add(&self, slot: Slot, print: Print) {
+        let of_slot = self.0[usize::from(slot.number())].write();
+        of_slot.unwrap_or_else(PoisonError::into_inner).add(print);
+    }
+}
+
+/// Shared by the applier and readers.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    ids: Prints,
+    commands: Prints,
+    of_command: RandomState,
 }
 
 /// Every bit of the id has a part in it, so that one with a flipped bit is another.
@@ -61,13 +81,25 @@ fn print_of(id: &EntityId) -> Print {
 
 impl Known {
     pub(crate) fn contains(&self, id: &EntityId) -> bool {
-        let of_slot = self.slots[usize::from(id.slot().number())].read();
-        of_slot.unwrap_or_else(PoisonError::into_inner).contains(&print_of(id))
+        self.ids.contains(id.slot(), &print_of(id))
     }
 
     pub(crate) fn add(&self, id: &EntityId) {
-        let of_slot = self.slots[usize::from(id.slot().number())].write();
-        of_slot.unwrap_or_else(PoisonError::into_inner).add(print_of(id));
+        self.ids.add(id.slot(), print_of(id));
+    }
+
+    /// Whether an order was placed by `user` under `key`.
+    pub(crate) fn contains_command(&self, user: &UserId, key: &str) -> bool {
+        self.commands.contains(user.slot(), &self.print_of_command(user, key))
+    }
+
+    pub(crate) fn add_command(&self, user: &UserId, key: &str) {
+        self.commands.add(user.slot(), self.print_of_command(user, key));
+    }
+
+    fn print_of_command(&self, user: &UserId, key: &str) -> Print {
+        let bytes = self.of_command.hash_one((user.as_str(), key)).to_be_bytes();
+        std::array::from_fn(|i| bytes[i])
     }
 }
 
@@ -95,11 +127,20 @@ mod tests {
         assert!((0..2_000).all(|n| known.contains(&id(n))));
         assert!((2_000..4_000).all(|n| !known.contains(&id(n))));
         let kept: usize = known
-            .slots
+            .ids
+            .0
             .iter()
             .map(|of_slot| of_slot.read().unwrap())
             .map(|it| it.sorted.len() + it.tail.len())
             .sum();
         assert_eq!(kept, 2_000);
+    }
+    #[test]
+    fn a_command_is_known_by_its_user_and_its_key() {
+        let known = Known::default();
+        let [a, b] = ["a", "b"].map(|name| UserId::new(name).unwrap());
+        known.add_command(&a, "one");
+        assert!(known.contains_command(&a, "one"));
+        assert!(!known.contains_command(&a, "two") && !known.contains_command(&b, "one"));
     }
 }

@@ -109,12 +109,12 @@ impl Scrub {
             let read = entity.map(|id| (id, working::entity_of_parts(id, parts)));
             match read {
                 Some((id, Ok(entity))) => {
-                    working.is_there(&id);
+                    working.is_there(&entity);
                     pass.add(id.slot(), entity.digest());
                 }
                 Some((id, Err(error))) => {
                     // It was there, however little of it can be read: until it is back, nobody is told that it never was.
-                    working.is_there(&id);
+                    working.id_is_there(&id);
                     tracing::error!(%id, %error, "damaged in the view; put aside, and asked of the peers");
                     put_aside(working.store(), parts)?;
                     working.forget(&id);

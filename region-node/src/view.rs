@@ -63,13 +63,13 @@ pub(crate) fn apply(
     // The last sheet of an entity is what it needs now.
     let sheets: BTreeMap<EntityId, &Sheet> = group.sheets.iter().map(|sheet| (sheet.entity, sheet)).collect();
     for sheet in sheets.into_values() {
-        put_due(working.store(), sheet, &mut batch)?;
+        put_due(working, sheet, &mut batch)?;
     }
     let mut own = working.own();
     put_own(&**working.store(), &mut own, group, &mut batch)?;
     working.store().write(batch)?;
     drop(own);
-    group.entities.keys().for_each(|id| working.is_there(id));
+    group.entities.values().for_each(|entity| working.is_there(entity));
     tally.count();
     Ok(users)
 }
@@ -192,13 +192,10 @@ fn put_indexes(
 ) -> Result<(), StoreError> {
     let Places { listed, placed } = Places::of(entity);
     listed.into_iter().for_each(|key| batch.put(key, Bytes::new()));
-    if let Some((key, order)) = placed {
+    if let (Some((key, order)), Some((record, _))) = (placed, entity.record::<Order>()) {
         let orders = match orders_of.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => {
-                let stored = working.stored_orders(unknown.key())?;
-                unknown.insert(stored)
-            }
+            Entry::Vacant(unknown) => unknown.insert(working.orders_in_view(&record.user, &record.key)?),
         };
         if !orders.contains(&order) {
             orders.push(order);
@@ -246,9 +243,9 @@ pub(crate) fn due_of(store: &Arc<dyn Store>, id: &EntityId) -> Result<Option<u64
     Ok(due.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))))
 }
 
-fn put_due(store: &Arc<dyn Store>, sheet: &Sheet, batch: &mut Batch) -> Result<(), StoreError> {
+fn put_due(working: &Working, sheet: &Sheet, batch: &mut Batch) -> Result<(), StoreError> {
     let (at, next) = (keys::due_of(&sheet.entity), next_due(&sheet.duties));
-    let before = due_of(store, &sheet.entity)?;
+    let before = if working.is_new(&sheet.entity) { None } else { due_of(working.store(), &sheet.entity)? };
     if before == next {
         return Ok(());
     }

@@ -116,7 +116,15 @@ impl Working {
     }
 
     /// This entity is in the view.
-    pub(crate) fn is_there(&self, id: &EntityId) {
+    pub(crate) fn is_there(&self, entity: &Entity) {
+        if let Some((record, _)) = entity.record::<Order>() {
+            self.known.add_command(&record.user, &record.key);
+        }
+        self.id_is_there(&entity.id);
+    }
+
+    /// As [`Working::is_there`], of an entity of which no more can be read than its id.
+    pub(crate) fn id_is_there(&self, id: &EntityId) {
         self.known.add(id);
         let mut missed = self.missed.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if !missed.is_empty() {
@@ -131,6 +139,16 @@ impl Working {
             self.miss(id);
         }
         was_there
+    }
+
+    /// Whether it cannot be in the view, as it was read through and nothing of this slot is missing. Then the store need
+    /// not be asked.
+    pub(crate) fn is_new(&self, id: &EntityId) -> bool {
+        !self.known.contains(id) && self.why_the_view_may_lack(id.slot()).is_none()
+    }
+
+    fn is_new_command(&self, user: &UserId, key: &str) -> bool {
+        !self.known.contains_command(user, key) && self.why_the_view_may_lack(user.slot()).is_none()
     }
 
     fn miss(&self, id: EntityId) {
@@ -417,6 +435,14 @@ impl Working {
     }
 
     /// Orders of (user, key) in the view alone.
+    pub(crate) fn orders_in_view(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, StoreError> {
+        if self.is_new_command(user, key) {
+            return Ok(Vec::new());
+        }
+        self.stored_orders(&keys::command(user, key))
+    }
+
+    /// Orders under a `k` key, whatever is known of it.
     pub(crate) fn stored_orders(&self, key: &[u8]) -> Result<Vec<OrderId>, StoreError> {
         let stored = self.store.get(key)?.unwrap_or_default();
         Ok(stored.chunks_exact(16).map(|id| OrderId(PublicId(std::array::from_fn(|i| id[i])))).collect())
@@ -476,6 +502,9 @@ impl View for Working {
         if let Some(held) = self.over().entities.get(&id) {
             return Ok(Some(held.entity.clone()));
         }
+        if self.is_new(&id) {
+            return Ok(None);
+        }
         let stored = self.stored_entity(id);
         if matches!(stored, Err(StoreError::Damaged(_))) {
             self.miss(id);
@@ -484,9 +513,8 @@ impl View for Working {
     }
 
     fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
-        let key = keys::command(user, key);
-        let mut orders = self.over().orders_of.get(&key).cloned().unwrap_or_default();
-        let stored = self.stored_orders(&key).map_err(unavailable)?;
+        let mut orders = self.over().orders_of.get(&keys::command(user, key)).cloned().unwrap_or_default();
+        let stored = self.orders_in_view(user, key).map_err(unavailable)?;
         orders.extend(stored.into_iter().filter(|order| !orders.contains(order)).collect::<Vec<_>>());
         Ok(orders)
     }

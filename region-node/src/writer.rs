@@ -583,8 +583,9 @@ impl<T: Told> Loop<T> {
         let sheet = |entity: EntityId| {
             let home = self.cell.placement().home(entity.slot()).node == self.cell.me().node;
             if recovering && home {
-                // Nothing is owned before it decides; then this is looked at.
-                return Ok(Sheet::soon(entity));
+                // Nothing is owned before it decides; then this is looked at, if there is such a thing.
+                let there = entities.contains_key(&entity) || self.working.entity(entity)?.is_some();
+                return Ok(if there { Sheet::soon(entity) } else { Sheet { entity, duties: Vec::new() } });
             }
             let duties = contained("duties", &entity, || self.cell.duties(&self.working, entity));
             let mut duties = duties.unwrap_or_else(|_| Ok(Vec::new()))?;

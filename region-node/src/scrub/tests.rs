@@ -1,4 +1,4 @@
-use cell_core::cell::{Ask, Cell, Command};
+use cell_core::cell::{Ask, Cell, Command, View};
 use cell_core::entity::Entity;
 use cell_core::id::{ActorId, NodeId, RegionId, UserId};
 use cell_core::order::OrderRecord;
@@ -219,6 +219,61 @@ fn what_the_engine_forgets_while_the_node_runs_is_not_denied() {
     assert!(home.working.entity_or_lost(ids[3]).is_err(), "it was there");
     let never = Home::new().place(77);
     assert!(home.working.entity_or_lost(never).unwrap().is_none(), "this one never was");
+}
+
+/// A store that can be made to answer nothing.
+#[derive(Debug)]
+struct Mute(Arc<dyn Store>, std::sync::atomic::AtomicBool);
+
+impl Mute {
+    fn answers(&self) -> Result<(), StoreError> {
+        let mute = self.1.load(std::sync::atomic::Ordering::Relaxed);
+        if mute { Err(StoreError::Io("asked".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl Store for Mute {
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        self.0.write(batch)
+    }
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.answers().and_then(|()| self.0.get(key))
+    }
+    fn scan(&self, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.answers().and_then(|()| self.0.scan(scan))
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        self.0.sync()
+    }
+}
+
+#[test]
+fn the_store_is_not_asked_for_what_is_new_and_always_for_what_may_be_there() {
+    let mut home = Home::new();
+    let mute = Arc::new(Mute(home.working.store().clone(), false.into()));
+    home.working = Working::new(mute.clone());
+    let before = home.place(1);
+    home.passed();
+    let asked = |home: &Home, id: EntityId, n: u64| {
+        mute.1.store(true, std::sync::atomic::Ordering::Relaxed);
+        let user = UserId::new(&format!("user{n}")).unwrap();
+        let (entity, orders) = (home.working.entity(id), home.working.orders_of_key(&user, "o"));
+        mute.1.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(entity.is_err(), orders.is_err(), "{n}");
+        entity.is_err()
+    };
+    let new = Home::new().place(77);
+    assert!(asked(&home, new, 77), "before the view was read through nobody knows");
+    home.working.set_verified();
+    assert!(!asked(&home, new, 77));
+    assert!(asked(&home, before, 1), "found by the pass");
+    let behind = home.place(2);
+    assert!(asked(&home, behind, 2), "written since");
+    home.working.doubt_slots([new.slot()]);
+    assert!(asked(&home, new, 77), "something of its slot is missing");
+    // As slow and as right for whoever goes on with it.
+    let (healed, undue) = home.indexed();
+    assert_eq!((healed, undue), (Healed::default(), Vec::new()));
 }
 
 #[test]
