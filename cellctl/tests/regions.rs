@@ -465,7 +465,17 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
     let any = ["listen.data", "listen.messages", "listen.grpc", "listen.admin"];
     let free: Vec<String> = any.iter().map(|key| format!("{key}=127.0.0.1:0")).collect();
     let free: Vec<&str> = free.iter().map(String::as_str).collect();
-    let cases: [(&str, &str, Vec<&str>, &str); 8] = [
+    let of_agent = format!("data_dir={}", folder.join("east/agent").display());
+    let of_node = format!("data_dir={}", folder.join("east/node").display());
+    let of_node_free = vec!["listen.http=127.0.0.1:0", "listen.grpc=127.0.0.1:0", "listen.admin=127.0.0.1:0"];
+    let cases: [(&str, &str, Vec<&str>, &str); 10] = [
+        (
+            "region-node",
+            "east/node.toml",
+            [&of_node_free[..], &[of_agent.as_str()]].concat(),
+            "is a sync-agent's",
+        ),
+        ("sync-agent", "east/agent.toml", [&free[..], &[of_node.as_str()]].concat(), "is a region-node's"),
         ("sync-agent", "east/agent.toml", vec![], "listen.data"),
         ("sync-agent", "east/agent.toml", free.clone(), "data_dir"),
         ("sync-agent", "east/agent.toml", vec!["gate.patience=5"], "gate.patience"),
@@ -478,12 +488,7 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
         ),
         ("region-node", "cluster.toml", vec![], "cluster.toml)"),
         ("region-node", "east/node.toml", vec![], "listen.http"),
-        (
-            "region-node",
-            "east/node.toml",
-            vec!["listen.http=127.0.0.1:0", "listen.grpc=127.0.0.1:0", "listen.admin=127.0.0.1:0"],
-            "data_dir",
-        ),
+        ("region-node", "east/node.toml", of_node_free, "data_dir"),
     ];
     for (role, config, sets, key) in cases {
         let (code, said) = run(role, config, &sets);

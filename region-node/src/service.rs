@@ -77,6 +77,10 @@ pub async fn build(
     let gateway = Arc::new(HttpGateway::new(config.gateway.url, config.gateway.callback_urls, timeout));
     let callbacks = Callbacks::new(secret);
     let ask_every_ms = config.gateway.ask_every_ms;
+    if config.data_dir.join("gate").exists() {
+        let of_agent = format!("{} is a sync-agent's: it has a gate", config.data_dir.display());
+        return Err(at("data_dir", &of_agent));
+    }
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
     let change_bytes_max = config.change_bytes_max;

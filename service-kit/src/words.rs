@@ -39,7 +39,11 @@ impl Words {
             if let Some((found, wanted)) =
                 message.strip_prefix(wrong).and_then(|rest| rest.rsplit_once(", expected "))
             {
-                return format!("must be {}, not {}", self.wanted(wanted), self.found(found));
+                let found = self.found(found);
+                if wanted == "u64" && found.parse().is_ok_and(|number: f64| number >= u64::MAX as f64) {
+                    return format!("must be a whole number up to {}, not {found}", u64::MAX);
+                }
+                return format!("must be {}, not {found}", self.wanted(wanted));
             }
         }
         match message {
@@ -116,6 +120,10 @@ mod tests {
             (
                 "invalid type: floating point `1.5`, expected usize",
                 "must be a whole number from 0 on, not 1.5",
+            ),
+            (
+                "invalid type: floating point `1.8446744073709552e19`, expected u64",
+                "must be a whole number up to 18446744073709551615, not 1.8446744073709552e19",
             ),
             ("unknown variant `x`, expected `sled` or `memory`", "must be `sled` or `memory`, not `x`"),
             (

@@ -7,6 +7,7 @@
 mod courier;
 mod fetches;
 mod shelf;
+mod sparing;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -104,6 +104,10 @@ pub async fn build(
         Some((queue, channel))
     });
     let queues = queues.collect();
+    if config.data_dir.join("log").exists() {
+        let of_node = format!("{} is a region-node's: it has a log", config.data_dir.display());
+        return Err(at("data_dir", &of_node));
+    }
     let shelf = Shelf::open(&config.data_dir.join("gate")).map_err(|error| at("data_dir", &error))?;
     // Without entropy the pauses of two gates are merely the same.
     let seed = getrandom::u64().unwrap_or(0);

@@ -14,6 +14,7 @@ use tonic::Code;
 use tracing::Instrument;
 
 use super::fetches::{Fetches, Wanted};
+use super::sparing::Sparing;
 use super::{GateHandle, Shelf};
 use crate::board::now_ms;
 use crate::node::NodeLink;
@@ -37,6 +38,9 @@ pub(crate) struct Courier {
     pub(crate) post: Post,
     pub(crate) shutdown: Shutdown,
     fetches: Arc<Mutex<Fetches>>,
+    /// Of warnings and of dead letters: thousands come at once where a region is away.
+    warnings: Arc<Sparing>,
+    dead_letters: Arc<Sparing>,
 }
 
 struct Errand {
@@ -56,7 +60,17 @@ impl Courier {
         post: Post,
         shutdown: Shutdown,
     ) -> Courier {
-        Courier { region, gate, node, peers, post, shutdown, fetches: Arc::default() }
+        Courier {
+            region,
+            gate,
+            node,
+            peers,
+            post,
+            shutdown,
+            fetches: Arc::default(),
+            warnings: Arc::default(),
+            dead_letters: Arc::default(),
+        }
     }
 
     /// Sets one output in motion; never waits.
@@ -76,9 +90,18 @@ impl Courier {
             Output::Warn { id, waited_ms, missing } => self.warn(gate, shelf, id, waited_ms, &missing),
             Output::DeadLetter { id, reason, missing, detail } => {
                 metrics::counter!("cell_gate_dead_lettered_total", "reason" => reason.as_str()).increment(1);
-                let trace = trace_of(gate, shelf, &id);
-                let missing = listed(&missing);
-                tracing::error!(%id, trace, %reason, missing, detail, "dead letter");
+                let (say, unsaid) = self.dead_letters.turn(Instant::now());
+                if let Some(unsaid) = unsaid {
+                    tracing::error!(
+                        unsaid,
+                        "more dead letters before than were named; `cellctl dlq list` has all"
+                    );
+                }
+                if say {
+                    let trace = trace_of(gate, shelf, &id);
+                    let missing = listed(&missing);
+                    tracing::error!(%id, trace, %reason, missing, detail, "dead letter");
+                }
             }
             Output::StalledNotice { id, why, missing, .. } => self.stalled(gate, shelf, id, why, &missing),
             Output::Decode { id } => self.decode(gate, shelf, id),
@@ -302,8 +325,14 @@ impl Courier {
 
     fn warn(&self, gate: &Gate, shelf: &Shelf, id: MessageId, waited_ms: u64, missing: &[Requirement]) {
         metrics::counter!("cell_gate_warnings_total").increment(1);
-        let trace = trace_of(gate, shelf, &id);
-        tracing::warn!(%id, trace, waited_ms, missing = listed(missing), "a message waits for data");
+        let (say, unsaid) = self.warnings.turn(Instant::now());
+        if let Some(unsaid) = unsaid {
+            tracing::warn!(unsaid, "more messages waited before than were named");
+        }
+        if say {
+            let trace = trace_of(gate, shelf, &id);
+            tracing::warn!(%id, trace, waited_ms, missing = listed(missing), "a message waits for data");
+        }
     }
 
     fn decode(&self, gate: &Gate, shelf: &Shelf, id: MessageId) {
