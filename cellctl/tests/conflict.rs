@@ -88,6 +88,22 @@ async fn a_case_is_listed_shown_and_resolved_through_any_region() {
     for said in ["refund", "case-opened", "nobody owed", "--with refund", "--with keep", "--with cancel"] {
         assert!(table.contains(said), "{said} is missing:\n{table}");
     }
+    // The same at the admin port, for whoever has no cellctl.
+    let admin = cluster.node_admin("east").unwrap();
+    let page = api.get(admin, "/conflicts?open=true&class=unasked&of=north", "").await.unwrap();
+    assert_eq!((page.status, &page.body), (200, &json!({ "items": [case] })));
+    assert_eq!(api.get(admin, &format!("/conflicts/{id}"), "").await.unwrap().body, case);
+    for (path, status) in [
+        ("/conflicts?kind=x", 400),
+        ("/conflicts?cursor=x", 400),
+        ("/conflicts?opne=true", 400),
+        ("/conflicts/x", 400),
+        (&*format!("/conflicts/{order}:0000000000000000"), 404),
+    ] {
+        let answer = api.get(admin, path, "").await.unwrap();
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        assert!(answer.body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{path}");
+    }
     let resolve = |extra: &[&str]| {
         ask(&cluster, &[&["conflict", "resolve", id, "--region", "east", "--as", "mo"], extra].concat())
     };

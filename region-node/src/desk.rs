@@ -304,6 +304,23 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_handed_over_is_asked_about_more_seldom_but_never_late() {
+        let tray = Tray::default();
+        tray.put(&[owing(1, 7)]);
+        let (mut now_ms, mut pauses) = (0, Vec::new());
+        let mut said_ms = 0;
+        while pauses.len() < 5 {
+            for envelope in tray.take_sends(now_ms, 256) {
+                pauses.push(now_ms - said_ms);
+                said_ms = now_ms;
+                tray.sent(&envelope.id, false, now_ms);
+            }
+            now_ms += 100;
+        }
+        assert_eq!(pauses, [0, 500, 1_000, 2_000, 2_000]);
+    }
+
+    #[test]
     fn nobody_is_woken_for_an_entity_of_which_nothing_is_to_be_done_outside() {
         let (order, payment) = (OrderId(PublicId([1; 16])), PaymentId(PublicId([2; 16])));
         let duty = |act| Duty { id: [0; 16], entity: payment.into(), due_ms: 7, act };

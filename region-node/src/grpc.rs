@@ -1,6 +1,6 @@
 //! What the node serves to its own sync-agent and to operators.
 
-mod conflicts;
+pub(crate) mod conflicts;
 mod digests;
 mod quarantine;
 

@@ -156,7 +156,8 @@ impl RegionNode {
                 version: env!("CARGO_PKG_VERSION"),
                 formats: [("log", 1), ("wire", 1)].into(),
             };
-            let admin = Admin { readiness: self.readiness, metrics: self.metrics, version };
+            let operations = http::operations(self.node.clone(), &shutdown);
+            let admin = Admin { readiness: self.readiness, metrics: self.metrics, version, operations };
             let (node, readiness) = (self.node.clone(), admin.readiness.clone());
             let stop = shutdown.clone();
             shutdown.spawn("readiness", async move {

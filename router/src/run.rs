@@ -130,6 +130,7 @@ impl Router {
                 version: env!("CARGO_PKG_VERSION"),
                 formats: [("placement", placement_file::VERSION)].into(),
             },
+            operations: Default::default(),
         };
         // Outlives the drain, so that probes see "not ready" instead of nothing.
         let admin_end = Shutdown::new();

@@ -47,6 +47,8 @@ pub struct Admin {
     pub metrics: Option<MetricsHandle>,
     /// Answered at `/version`.
     pub version: Version,
+    /// What this service answers besides.
+    pub operations: Router,
 }
 
 impl Readiness {
@@ -78,14 +80,16 @@ impl Readiness {
 }
 
 impl Admin {
-    /// `/livez`, `/readyz`, `/metrics` and `/version`; merge further operations into it.
+    /// `/livez`, `/readyz`, `/metrics` and `/version`, and the service's own operations.
     pub fn router(self) -> Router {
+        let operations = self.operations.clone();
         Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(render_metrics))
             .route("/version", get(async |State(admin): State<Admin>| Json(admin.version)))
             .with_state(self)
+            .merge(operations)
     }
 
     /// Serves the router until `until` is cancelled, and folds the metrics on a timer meanwhile. Cancel it last: probes

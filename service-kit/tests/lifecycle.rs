@@ -33,7 +33,8 @@ async fn the_admin_port_tells_alive_ready_metrics_and_version() {
     let readiness = Readiness::new(&["log-replayed", "accepting"]);
     let metrics = MetricsHandle::install().unwrap();
     let version = Version { service: "kit", version: "1.2.3", formats: BTreeMap::from([("log", 1)]) };
-    let admin = Admin { readiness: readiness.clone(), metrics: Some(metrics), version };
+    let operations = axum::Router::new().route("/kit", axum::routing::get(async || "of its own"));
+    let admin = Admin { readiness: readiness.clone(), metrics: Some(metrics), version, operations };
     let shutdown = Shutdown::new();
     let last = CancellationToken::new();
     let served = tokio::spawn(admin.serve(listener, shutdown.token(), last.clone()));
@@ -43,6 +44,7 @@ async fn the_admin_port_tells_alive_ready_metrics_and_version() {
         get(address, "/readyz").await,
         (503, r#"{"missing":["accepting","log-replayed"],"ready":false}"#.to_owned())
     );
+    assert_eq!(get(address, "/kit").await, (200, "of its own".to_owned()));
     readiness.set("accepting", true);
     readiness.set("log-replayed", true);
     assert_eq!(get(address, "/readyz").await, (200, r#"{"missing":[],"ready":true}"#.to_owned()));

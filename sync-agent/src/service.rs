@@ -168,7 +168,12 @@ impl SyncAgent {
                 formats: [("gate-log", 1), ("wire", 1)].into(),
             };
             let readiness = self.readiness.clone();
-            let admin = Admin { readiness: self.readiness, metrics: self.metrics, version };
+            let admin = Admin {
+                readiness: self.readiness,
+                metrics: self.metrics,
+                version,
+                operations: Default::default(),
+            };
             let until = CancellationToken::new();
             let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), until.clone()));
 

@@ -12,6 +12,9 @@ use cell_core::id::EntityId;
 /// Pause before a message is said again, doubled up to five times; and once it was acknowledged.
 const RESEND_FIRST_MS: u64 = 500;
 const RESEND_ACKED_MS: u64 = 30_000;
+/// What could not be handed over is asked about more and more seldom; not so seldom that it comes late to a region that is
+/// back.
+const RESEND_REFUSED_MAX_MS: u64 = 2_000;
 
 #[derive(Debug)]
 struct Letter {
@@ -95,7 +98,9 @@ impl Owed {
     pub(super) fn sent(&mut self, id: &MessageId, accepted: bool, now_ms: u64) {
         let Some(letter) = self.letters.get_mut(id) else { return };
         self.due.remove(&(letter.next_ms, *id));
-        letter.next_ms = now_ms + if accepted { RESEND_ACKED_MS } else { RESEND_FIRST_MS };
+        let refused_ms =
+            (RESEND_FIRST_MS << letter.tries.saturating_sub(1).min(5)).min(RESEND_REFUSED_MAX_MS);
+        letter.next_ms = now_ms + if accepted { RESEND_ACKED_MS } else { refused_ms };
         self.due.insert((letter.next_ms, *id));
     }
 }

@@ -147,7 +147,7 @@ fn of_entity(node: &Node, id: EntityId, filter: &Filter) -> Result<Vec<Value>, N
     Ok(found.iter().map(|conflict| document(conflict, &order)).collect())
 }
 
-pub(super) async fn list(node: &Node, request: v1::ConflictsRequest) -> Result<v1::ConflictsReply, Status> {
+pub(crate) async fn list(node: &Node, request: v1::ConflictsRequest) -> Result<v1::ConflictsReply, Status> {
     let filter = Filter::read(&request)?;
     let limit = match request.limit as usize {
         0 => LIMIT_USUAL,
@@ -216,7 +216,7 @@ fn find(node: &Node, id: &str) -> Result<Option<(Conflict, String)>, Status> {
     Ok(found.map(|conflict| (conflict, order)))
 }
 
-pub(super) fn get(node: &Node, id: &str) -> Result<v1::ConflictReply, Status> {
+pub(crate) fn get(node: &Node, id: &str) -> Result<v1::ConflictReply, Status> {
     let found = find(node, id)?;
     let json = found.map(|(conflict, order)| document(&conflict, &order).to_string());
     Ok(v1::ConflictReply { json: json.unwrap_or_default() })
