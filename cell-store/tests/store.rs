@@ -57,28 +57,6 @@ fn keys_come_in_order_both_ways_within_bounds_and_limits() {
 }
 
 #[test]
-fn who_merges_for_fjall_yields_to_others_and_who_opened_it_does_not() {
-    // Behind the name in parentheses, nice is the 17th.
-    let nice = |stat: &str| stat.rsplit(')').next()?.split_whitespace().nth(16)?.parse::<i32>().ok();
-    let own = || nice(&std::fs::read_to_string("/proc/thread-self/stat").unwrap()).unwrap();
-    let (folder, before) = (tempfile::tempdir().unwrap(), own());
-    let store = open(Engine::Fjall, &folder.path().join("view")).unwrap();
-    assert_eq!(own(), before);
-    let mut workers = 0;
-    for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let read = |file| std::fs::read_to_string(task.as_ref().unwrap().path().join(file));
-        // Other tests' threads come and go.
-        let (Ok(name), Ok(stat)) = (read("comm"), read("stat")) else { continue };
-        if name.starts_with("fjall:") {
-            workers += 1;
-            assert!(nice(&stat) >= Some(10), "{stat}");
-        }
-    }
-    assert!(workers >= 2, "{workers}");
-    drop(store);
-}
-
-#[test]
 fn a_refused_batch_changes_nothing_and_the_limits_themselves_are_allowed() {
     each(|store, reopen| {
         put(&*store, &["kept"]);

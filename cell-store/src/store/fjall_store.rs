@@ -27,7 +27,6 @@ mod verify;
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,9 +44,6 @@ const KEYSPACE: &str = "view";
 const UNFINISHED: &str = "fjall.new";
 /// One writes buffers out, so that it never waits for the other, which merges.
 const WORKERS: usize = 2;
-/// Of those threads: who waits for a commit goes first. Writes wait for them where they fall behind, see
-/// [`wait_for_merging`].
-const NICE: i32 = 10;
 /// Journals beyond this are cleared away by writing buffers out early. They are what is read again at open.
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 const OPEN_FILES_MAX: usize = 256;
@@ -226,30 +222,18 @@ fn make(dir: &Path, home: &Path, config: &FjallConfig) -> Result<(), StoreError>
 fn database(home: &Path, config: &FjallConfig) -> Result<Database, StoreError> {
     let started = Instant::now();
     loop {
-        match opened_in_background(home, config) {
+        let opened = Database::builder(home)
+            .cache_size(config.cache_bytes)
+            .worker_threads(WORKERS)
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            .max_cached_files(Some(OPEN_FILES_MAX))
+            .open();
+        match opened {
             Err(fjall::Error::Locked) if started.elapsed() < RELEASE_WAIT => std::thread::sleep(WAIT),
             Err(fjall::Error::Locked) => return Err(StoreError::Held { folder: home.to_path_buf() }),
             opened => return opened.map_err(error),
         }
     }
-}
-
-/// fjall starts its threads while it opens, and they take over how nice the thread is that opens.
-fn opened_in_background(home: &Path, config: &FjallConfig) -> fjall::Result<Database> {
-    let open = || {
-        // Only this thread's, on Linux. Without it merging is as important as commits.
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::warn!(%error, "fjall's own threads keep the priority of others");
-        }
-        Database::builder(home)
-            .cache_size(config.cache_bytes)
-            .worker_threads(WORKERS)
-            .max_journaling_size(JOURNALS_BYTES_MAX)
-            .max_cached_files(Some(OPEN_FILES_MAX))
-            .open()
-    };
-    // A panic goes on to where all of the engine's end.
-    std::thread::scope(|scope| scope.spawn(open).join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
 fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
