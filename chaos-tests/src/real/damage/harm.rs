@@ -245,6 +245,11 @@ fn to_file(kind: Kind, target: Target, spot: &Spot, these: &Files<'_>) -> Result
             let mut bytes = std::fs::read(path)?;
             let (from, to) = of_block(middle, length);
             let size = (to - from) as usize;
+            if size == bytes.len() {
+                // A file of one block, such as a segment that was just begun.
+                bytes.rotate_left(size / 2);
+                return Ok(std::fs::write(path, bytes)?);
+            }
             // With the one before it, or behind it.
             let other =
                 if from >= PAGE { from - PAGE } else { to.min(length.saturating_sub(size as u64)) } as usize;
