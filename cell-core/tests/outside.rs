@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell_core::cell::{Baseline, Cell, KnownFront, Step, Unavailable, View};
+use cell_core::conflict::{Class, conflicts};
 use cell_core::duty::{Act, stalled_notice};
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Capture, Fact, Refund};
 use cell_core::gate::{Envelope, MessageKind};
 use cell_core::id::{ActorId, EntityId, Hash, NodeId, OrderId, RegionId, UserId};
-use cell_core::order::{Line, OrderContent, OrderRecord};
+use cell_core::order::{Line, Order, OrderContent, OrderRecord};
 use cell_core::payment::{Payment, Permit, attempt_key};
 use cell_core::placement::{Epoch, Placement};
 use cell_core::rules::Rules;
@@ -156,6 +157,32 @@ fn a_slot_lost_by_a_message_is_told_to_everybody() {
         east.replicate(&at_east, entry, 20).unwrap().unwrap();
     }
     assert!(east.owned(from_slot).is_some(), "else the slot would have no home at all");
+}
+
+#[test]
+fn another_content_behind_what_was_settled_is_a_case_once() {
+    let (mut north, mut shelf) = (cell("north"), Shelf::default());
+    let capture = capture(Epoch { term: 1, step: 0, actor: actor("north", 1) });
+    let order = capture.permit.order;
+    let ask = cell_core::cell::Ask::Place { record: Box::new(record()) };
+    let (user, key) = (record().user, "k".to_owned());
+    let place = cell_core::cell::Command { user, key, body: Vec::new(), trace: String::new(), ask };
+    let (step, placed) = north.command(&shelf, &place, 1).unwrap();
+    assert!(placed.is_ok());
+    take(&mut shelf, step);
+    let mut told = |amount_minor, now_ms| {
+        let fact = Fact::Capture(Capture { amount_minor, ..capture.clone() });
+        let step = north.facts(&shelf, vec![fact], "", now_ms).unwrap();
+        take(&mut shelf, step);
+        let entity = &shelf.0[&order.into()];
+        let state = Reading::<Order>::of(entity).state.unwrap().label();
+        let open = conflicts(entity).into_iter().filter(|conflict| conflict.open);
+        (state, open.map(|conflict| conflict.class).collect::<Vec<_>>())
+    };
+    assert_eq!(told(100, 10), ("Paid", Vec::new()));
+    assert_eq!(told(1, 20), ("Paid", vec![Class::TwoContents]));
+    assert_eq!(told(1, 30), ("Paid", vec![Class::TwoContents]));
+    assert_eq!(told(2, 40), ("Paid", vec![Class::TwoContents]), "the case that is open shows all of them");
 }
 
 #[test]

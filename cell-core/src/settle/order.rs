@@ -38,11 +38,17 @@ pub fn expires_at_ms(reading: &Reading<'_, Order>) -> u64 {
 
 fn next_fact(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<OrderDecision>> {
     for (key, contents) in &reading.facts {
-        if state.settled.contains(key) {
-            continue;
-        }
         let (fact, _) = contents.first()?;
         let forged = contents.len() > 1;
+        if state.settled.contains(key) {
+            // Another content came behind what was settled: money may have moved otherwise than is known here.
+            let said =
+                state.cases.iter().any(|case| case.subject == key.outside && case.reason == TWO_CONTENTS);
+            if forged && !said {
+                return Some(Next { decisions: vec![case(key, TWO_CONTENTS)], row: None, command: None });
+            }
+            continue;
+        }
         let next = match fact {
             Fact::Capture(_) if planted(Bug::FactNotSettled) && state.phase != OrderPhase::Payable => None,
             Fact::Capture(capture) => settle_capture(reading, state, capture),
@@ -52,13 +58,16 @@ fn next_fact(reading: &Reading<'_, Order>, state: &OrderState) -> Option<Next<Or
         };
         if let Some(mut next) = next {
             if forged {
-                next.decisions.push(case(key, "two contents under one outside id"));
+                next.decisions.push(case(key, TWO_CONTENTS));
             }
             return Some(next);
         }
     }
     None
 }
+
+/// Why a case is opened where the gateway said two things of one capture or refund.
+const TWO_CONTENTS: &str = "two contents under one outside id";
 
 fn case(key: &FactKey, reason: &str) -> OrderDecision {
     OrderDecision::CaseOpened(CaseOpened { subject: key.outside.clone(), reason: reason.to_owned() })
