@@ -113,7 +113,7 @@ fn routes() -> Vec<Route<Arc<Api>>> {
     quoting.problems = &["invalid-request", "too-large"];
     let called = Operation {
         method: "post",
-        summary: "The payment gateway reports, signed, at any region",
+        summary: "The payment gateway reports, signed, at any region; what it says again changes nothing, and is answered alike",
         body: Body::None,
         answers: &[(204, "")],
         query: &[],

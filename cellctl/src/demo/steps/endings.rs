@@ -70,7 +70,7 @@ async fn withdrawn(stage: &mut Stage) -> Result<()> {
     let b = stage.b.clone();
     let late = stage.post(&b, &format!("/v1/pay-requests/{payment}/accept"), card()).await?;
     ensure!(late.status == 409, "B accepted what was withdrawn: {} {}", late.status, late.body);
-    stage.say("A withdrew while B looked at it: B's late yes is refused with 409");
+    stage.say("A withdrew while B looked at it: both were told, B's late yes is refused with 409");
     Ok(())
 }
 
@@ -89,7 +89,7 @@ async fn cancelled_while_paying(stage: &mut Stage) -> Result<()> {
     let b = stage.b.clone();
     stage.told(&a, "order.cancelled", &order).await?;
     stage.told(&b, "refund.done", &order).await?;
-    stage.say("the capture won the race and was refunded by itself: Cancelled everywhere, books at zero");
+    stage.say("the capture won the race and was refunded by itself: Cancelled everywhere, both were told, books at zero");
     Ok(())
 }
 
