@@ -48,7 +48,7 @@ fn a_region_that_was_away_or_not_reached_comes_back_by_itself() {
 
 #[test]
 fn a_message_overtakes_a_backlog_on_a_narrow_link() {
-    run(&["backlog", "--engine", "fjall", "--case", "slow-link", "--orders", "3000", "--untimed"]);
+    run(&["backlog", "--engine", "fjall", "--case", "slow-link", "--orders", "2000", "--untimed"]);
 }
 
 #[test]

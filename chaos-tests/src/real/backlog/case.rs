@@ -20,7 +20,7 @@ const FLAP: Duration = Duration::from_millis(1_000);
 /// A node on a slow disk: it stands still for so long, and goes on for so long.
 const SLOW: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(50));
 /// Of a link with little bandwidth: bytes of an order on the wire, about, alone and in a large batch, which is packed; and how
-/// long what piles up takes it, beside what is placed meanwhile, whose bytes have room twice.
+/// long what piles up takes it, beside what is placed meanwhile, whose bytes have room too.
 const ORDER_WIRE_BYTES: u64 = 470;
 const PACKED_ORDER_BYTES: u64 = 150;
 const NARROW_TAKES_S: u64 = 60;
@@ -112,7 +112,7 @@ impl Case {
             Case::PausedHomeAgent => it.cluster.pause(Role::Agent, HOME)?,
             Case::SlowLink => {
                 let bytes_per_s =
-                    orders * PACKED_ORDER_BYTES / NARROW_TAKES_S + 2 * beside_per_s * ORDER_WIRE_BYTES;
+                    orders * PACKED_ORDER_BYTES / NARROW_TAKES_S + beside_per_s * ORDER_WIRE_BYTES;
                 links(it, HOME, PEER)?.iter().for_each(|link| link.set_bandwidth(bytes_per_s));
             }
             // They are on and off: see `lasting`.
