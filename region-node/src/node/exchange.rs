@@ -1,0 +1,254 @@
+//! What the sync-agent and operators ask: how far the node is, what other regions bring, and what stands beside an entity.
+
+use cell_core::cell::{Answer, Cell, Delivery, Front, Hole, NotComparable, Overseer, Refused, Step, View};
+use cell_core::digest::Digest;
+use cell_core::duty::every_permit;
+use cell_core::entity::{Entity, Reading};
+use cell_core::event::{Audit, Entry};
+use cell_core::fronts::{Fronts, Said};
+use cell_core::gate::{Envelope, MessageKind, Requirement};
+use cell_core::id::{ActorId, EntityId, RegionId};
+use cell_core::lives::ActorLife;
+use cell_core::order::Order;
+use cell_core::payment::{Payment, PaymentPhase};
+use cell_core::version::{Dot, VersionVector};
+use cell_proto::v1;
+use service_kit::TraceParent;
+
+use super::Node;
+use crate::contain::contained;
+use crate::explain;
+use crate::scrub::Off;
+use crate::working::Stacked;
+use crate::writer::NodeError;
+
+/// A larger state of an entity, with its origins, may not fit into one frame of the log.
+const STATE_BYTES_MAX: usize = 10 << 20;
+
+/// What a node has of a version.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) at: Said,
+    /// The digest of each slot.
+    pub(crate) slots: Vec<Digest>,
+    /// Which doubt there was at that moment; 0: none.
+    pub(crate) doubt: u64,
+    /// So much of it could not be applied, and nobody gave it up.
+    pub(crate) quarantined: u64,
+}
+
+/// How far a node is.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) fronts: Fronts,
+    /// Changes that it went over.
+    pub(crate) holes: Vec<(Dot, Hole)>,
+    pub(crate) lives: Vec<ActorLife>,
+    /// Up to when everything of each region is here, wall milliseconds at its origin.
+    pub(crate) heard: Vec<(RegionId, u64)>,
+}
+
+impl Node {
+    /// How far the node is: what a status says.
+    pub(crate) async fn known(&self) -> Result<Known, NodeError> {
+        let members = self.members.clone();
+        self.run(move |cell, _, _| {
+            let is = |actor: &ActorId| cell.fronts().seq(actor);
+            let heard = |region: &RegionId| Some((*region, cell.lives().heard_of(*region, is)?));
+            let known = Known {
+                fronts: cell.fronts().clone(),
+                holes: cell.quarantined().map(|(dot, hole)| (*dot, hole.clone())).collect(),
+                lives: cell.lives().iter().copied().collect(),
+                heard: members.iter().filter_map(heard).collect(),
+            };
+            Ok((Step::default(), known))
+        })
+        .await
+    }
+
+    /// What duties depend on as of now, apart from the view.
+    pub(crate) async fn overseer(&self) -> Result<Overseer, NodeError> {
+        self.run(|cell, _, _| Ok((Step::default(), cell.overseer()))).await
+    }
+
+    /// These slots were counted and are off: from now on their digests are what is there, and they are in doubt.
+    pub(crate) async fn correct(&self, off: Vec<Off>) -> Result<(), NodeError> {
+        let working = self.working.clone();
+        let work = move |cell: &mut Cell, _: &dyn View, _| {
+            let correct = |off: &Off| cell.correct_digest(off.slot, off.found, off.expected);
+            let steps = off.iter().map(correct).collect();
+            working.doubt_slots(off.iter().map(|off| off.slot));
+            Ok((steps, ()))
+        };
+        self.submit.run(work).await
+    }
+
+    /// The version and each slot's digest of what it covers: of what a peer said, or of the node's own.
+    pub(crate) async fn digests(
+        &self,
+        at: Option<Said>,
+    ) -> Result<Result<Compared, NotComparable>, NodeError> {
+        let working = self.working.clone();
+        let compare = move |cell: &Cell, holes: &[Dot], now_ms| {
+            let fronts = cell.fronts();
+            let open = |covers: &dyn Fn(&Dot) -> bool| holes.iter().filter(|dot| covers(dot)).count() as u64;
+            let doubt = working.doubt_generation();
+            let Some(said) = at else {
+                let (at, quarantined) = (fronts.say(None), open(&|_| true));
+                return cell.digests_at(None, now_ms).map(|slots| Compared { at, slots, doubt, quarantined });
+            };
+            // Who cannot tell what a stamp stands for has heard too little, or too much.
+            let version = fronts.hear(said.clone()).ok_or(NotComparable::Behind)?;
+            let version: VersionVector =
+                version.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+            let slots = cell.digests_at(Some(&version), now_ms)?;
+            let quarantined = open(&|dot| version.covers(dot));
+            Ok(Compared { at: said, slots, doubt, quarantined })
+        };
+        self.run(move |cell, view, now_ms| {
+            let holes = cell.open_holes(view)?;
+            Ok((Step::default(), compare(cell, &holes, now_ms)))
+        })
+        .await
+    }
+
+    /// Applies changes of other actors in order; returns those refused, and what is known of their actors.
+    /// Several can be under way: they are applied in the order in which they were given.
+    pub(crate) fn replicate(
+        &self,
+        entries: Vec<Entry>,
+    ) -> impl Future<Output = Result<Vec<(Dot, Refused, Option<Front>)>, NodeError>> + Send + use<> {
+        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+            let (mut steps, mut refused) = (Vec::new(), Vec::new());
+            let over = Stacked::new(view);
+            let mut came_back = 0;
+            for entry in &entries {
+                match cell.replicate(&over, entry, now_ms)? {
+                    Ok(step) => {
+                        let own = entry.dot.actor.node == cell.me().node;
+                        came_back += usize::from(own && !step.entries.is_empty());
+                        over.put(&step);
+                        steps.push(step);
+                    }
+                    Err(why) => {
+                        refused.push((entry.dot, why, cell.fronts().get(&entry.dot.actor).copied()));
+                    }
+                }
+            }
+            if came_back > 0 {
+                tracing::error!(
+                    came_back,
+                    "changes of this node's own came back from a peer: its disk had lost them"
+                );
+            }
+            Ok((steps, refused))
+        };
+        self.submit.run(work)
+    }
+
+    /// Merges states of another region; returns how many of them brought something new, and which cannot be taken.
+    pub(crate) async fn merge(&self, entities: Vec<Entity>) -> Result<(usize, Vec<EntityId>), NodeError> {
+        let most = self.ability.entity_bytes_max.min(STATE_BYTES_MAX);
+        let (entities, large): (Vec<_>, Vec<_>) = entities.into_iter().partition(|it| it.bytes() <= most);
+        let large: Vec<EntityId> = large.iter().map(|entity| entity.id).collect();
+        self.run_all(move |cell, view, now_ms| {
+            let (mut steps, mut refused) = (Vec::new(), large);
+            match contained("merge", &"states", || cell.merge(view, entities.clone(), now_ms)) {
+                Ok(step) => steps.push(step?),
+                // One of them: the others are as good.
+                Err(_) => {
+                    let over = Stacked::new(view);
+                    for entity in entities {
+                        let id = entity.id;
+                        match contained("merge", &id, || cell.merge(&over, vec![entity], now_ms)) {
+                            Ok(step) => {
+                                let step = step?;
+                                over.put(&step);
+                                steps.push(step);
+                            }
+                            Err(_) => refused.push(id),
+                        }
+                    }
+                }
+            }
+            let changed = steps.iter().map(|step| step.merged.len()).sum();
+            Ok((steps, (changed, refused)))
+        })
+        .await
+    }
+
+    pub(crate) async fn deliver(&self, envelope: Envelope, why: Delivery) -> Result<Answer, NodeError> {
+        let span = envelope.trace.parse::<TraceParent>().map(|trace| trace.span("take"));
+        let (id, kind, subject) = (envelope.id, envelope.kind, envelope.subject);
+        let answer = self
+            .decide(move |cell, view, now_ms| {
+                let delivered = contained("deliver", &id, || cell.deliver(view, &envelope, why, now_ms));
+                delivered
+                    .unwrap_or_else(|said| Ok((Step::default(), Answer::Failed(format!("panicked: {said}")))))
+            })
+            .await;
+        let _entered = span.as_ref().map(tracing::Span::enter);
+        tracing::info!(%id, %kind, %subject, ?answer, "a message was taken");
+        answer
+    }
+
+    pub(crate) async fn audit(&self, audit: Audit) -> Result<(), NodeError> {
+        self.run(move |cell, view, now_ms| Ok((cell.audit(view, audit, now_ms)?, ()))).await
+    }
+
+    /// Of these requirements, those that are not met: neither covered by the frontier nor in the entity named.
+    pub(crate) async fn missing(&self, requires: Vec<Requirement>) -> Result<Vec<Requirement>, NodeError> {
+        self.run(move |cell, view, _| {
+            let mut missing = Vec::new();
+            for need in requires {
+                if !cell.meets(view, &need)? {
+                    missing.push(need);
+                }
+            }
+            Ok((Step::default(), missing))
+        })
+        .await
+    }
+
+    /// What the changes of an entity touched beside it.
+    pub(crate) fn beside(&self, id: EntityId) -> Result<Vec<EntityId>, NodeError> {
+        let Some(entity) = self.entity(id)? else { return Ok(Vec::new()) };
+        if id.order().is_some() {
+            let reading = Reading::<Order>::of(&entity);
+            return Ok(every_permit(&reading).map(|(payment, _)| payment.into()).collect());
+        }
+        let order = entity.record::<Payment>().map(|(permit, _)| permit.order.into());
+        Ok(order.into_iter().collect())
+    }
+
+    /// Messages about this entity that nobody needs any more.
+    pub(crate) fn hints(&self, id: EntityId) -> Vec<v1::GateHint> {
+        let Ok(Some(entity)) = self.entity(id) else { return Vec::new() };
+        let state = Reading::<Payment>::of(&entity).state;
+        let gone = |kind: MessageKind, why: &str| v1::GateHint {
+            subject: bytes::Bytes::copy_from_slice(&id.to_bytes()),
+            kind: kind.code(),
+            why: why.to_owned(),
+            slot: 0,
+            epoch: None,
+        };
+        match state.map(|state| state.phase) {
+            Some(PaymentPhase::Ended(how)) => {
+                [MessageKind::PayRequest, MessageKind::Withdrawal].map(|kind| gone(kind, how.as_str())).into()
+            }
+            Some(PaymentPhase::Received | PaymentPhase::Accepted) => {
+                vec![gone(MessageKind::PayRequest, "received by the data alone")]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) async fn explain(&self, id: EntityId) -> Result<Option<serde_json::Value>, NodeError> {
+        let duties = self.run(move |cell, view, _| Ok((Step::default(), cell.duties(view, id)?))).await?;
+        let mut document = explain::explain(&self.working, id, &duties)?;
+        if let (Some(document), Some(dot)) = (&mut document, self.working.withheld_by(id)) {
+            document["withheld_by"] = serde_json::json!(dot.to_string());
+        }
+        Ok(document)
+    }
+}

@@ -1,0 +1,258 @@
+//! The start: log and view are opened, the one is brought up to the other, and a new actor begins.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use cell_core::cell::Cell;
+use cell_core::id::{ActorId, NodeId, Slot};
+use cell_store::{DiskMedium, Log, LogConfig, Medium, Position, StoreError};
+use service_kit::Shutdown;
+use tokio::sync::{broadcast, watch};
+
+use super::announce::Announce;
+use super::recovery::random64;
+use super::{Identity, Node, Running};
+use crate::config::{EngineName, LogSettings};
+use crate::desk::Tray;
+use crate::scrub::Scrub;
+use crate::session::Sessions;
+use crate::traces::Traces;
+use crate::upkeep::Retention;
+use crate::view::{self, StartError};
+use crate::working::Working;
+use crate::writer::{Group, Writer, now_ms};
+use crate::{conflict, stopped};
+
+/// Change signals a slow listener may miss before it has to look for itself.
+const SIGNALS_MAX: usize = 1_024;
+
+/// Why a node cannot start; nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the folder, or it cannot be used.
+    #[error("{0}")]
+    Folder(String),
+    /// The view in the folder was made by another engine.
+    #[error("{0}")]
+    Engine(String),
+    /// What is on the disk cannot be used.
+    #[error("{0}")]
+    Damaged(String),
+    /// The view is damaged; it can be made anew from the log.
+    #[error("{0}")]
+    View(String),
+}
+
+/// Log and view, the one brought up to the other.
+struct Opened {
+    log: Log,
+    records: u64,
+    working: Working,
+    traces: Traces,
+    cell: Cell,
+    replayed: u64,
+    /// Records are gone that the view does not have either.
+    gap: bool,
+    /// Something of what the log or the view held may be gone, or the node is new.
+    lacking: bool,
+}
+
+impl Opened {
+    fn open(
+        dir: &Path,
+        engine: EngineName,
+        medium: Arc<dyn Medium>,
+        settings: LogSettings,
+        mut cell: Cell,
+    ) -> Result<Opened, OpenError> {
+        let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
+        let view_dir = dir.join(stopped::VIEW);
+        let of_view = |error: StoreError| match error {
+            StoreError::Damaged(_) => OpenError::View(format!("{}: {error}", view_dir.display())),
+            error => OpenError::Folder(format!("{}: {error}", view_dir.display())),
+        };
+        let store = cell_store::open(engine.into(), &view_dir).map_err(|error| match error {
+            StoreError::OtherEngine { found, asked, .. } => OpenError::Engine(format!(
+                "{error}; set it to \"{found}\", or run `cellctl store migrate --data {} --to {asked}` first",
+                dir.display()
+            )),
+            error @ StoreError::Damaged(_) => OpenError::View(error.to_string()),
+            error => folder(&error),
+        })?;
+        let (working, traces) = (Working::open(store).map_err(of_view)?, Traces::default());
+        view::check_owner(&working, cell.me().node).map_err(of_view)?;
+        // What is in the view was in the log: its positions are not given out again.
+        let position = view::position(working.store()).map_err(of_view)?;
+        let least = position.unwrap_or(Position(0));
+        let segment_bytes_max = settings.segment_kib.saturating_mul(1 << 10);
+        let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
+        let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
+        for damage in &recovery.damage {
+            tracing::error!(?damage, "the log is damaged here");
+        }
+        let (gap, trimmed) = view::gap(working.store(), recovery.first).map_err(of_view)?;
+        if gap {
+            tracing::error!(
+                first = recovery.first.0,
+                "the view lacks what the log has no more: it is asked of the peers"
+            );
+        } else if !trimmed {
+            tracing::error!(
+                first = recovery.first.0,
+                "the log's beginning is gone; the view has what was in it"
+            );
+        }
+        let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
+        let replayed = replayed.map_err(|error| match error {
+            StartError::Store(error) => of_view(error),
+            // All that it shows is in the log. Else the peers are needed, and an operator says when.
+            error @ StartError::OtherFormat if log.reader().first() == Position(0) => {
+                OpenError::View(error.to_string())
+            }
+            error => OpenError::Damaged(error.to_string()),
+        })?;
+        let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
+        if gap {
+            working.doubt_slots(Slot::all());
+            view::put_doubts(&working).map_err(of_view)?;
+        }
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, lacking })
+    }
+}
+
+impl Node {
+    /// Opens the folder, brings the view up to the log, and starts as a new actor.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    pub fn open(
+        identity: Identity,
+        dir: &Path,
+        engine: EngineName,
+        shutdown: &Shutdown,
+    ) -> Result<(Node, Running), OpenError> {
+        let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
+        let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
+        let medium: Arc<dyn Medium> = Arc::new(medium);
+        stopped::clear(dir);
+        let node = NodeId { region: identity.region, index: identity.index };
+        let members = identity.placement.members().to_vec();
+        let cell = || {
+            let placeholder = ActorId { node, start: 0, nonce: 0 };
+            let mut cell = Cell::new(placeholder, identity.placement.clone(), identity.rules.clone());
+            cell.ability = identity.ability.clone();
+            cell
+        };
+        let aside = |why: &dyn std::fmt::Display| {
+            let aside = stopped::put_aside(dir).map_err(|error| folder(&error))?;
+            tracing::error!(%why, aside = %aside.display(), "the view is damaged; it is made anew from the log");
+            Ok::<_, OpenError>(())
+        };
+        if stopped::is_condemned(dir) {
+            aside(&"found by the last start")?;
+        }
+        let opened = match Opened::open(dir, engine, medium.clone(), identity.log, cell()) {
+            Err(OpenError::View(why)) => {
+                aside(&why)?;
+                Opened::open(dir, engine, medium, identity.log, cell())?
+            }
+            opened => opened?,
+        };
+        let Opened { log, records, working, traces, cell: restored, replayed, gap, lacking } = opened;
+        let reader = log.reader();
+        let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
+        conflict::count_open(working.store()).map_err(|error| folder(&error))?;
+        let old = restored.fronts().actors().filter(|actor| actor.node == node).max().copied();
+        let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
+        let mut cell = restored.succeeded_by(me);
+        let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
+        let in_doubt = working.doubt_generation() > 0;
+        if recovering {
+            cell.hold_back();
+        }
+        working.recovering().send_replace(recovering);
+        if lacking && recovering {
+            let homes = Slot::all().map(|slot| (slot, identity.placement.home(slot).node.region));
+            working.distrust(homes.filter(|(_, home)| *home != identity.region));
+        }
+        tracing::info!(actor = %me, replayed, records, "opened");
+        let (signals, _) = broadcast::channel(SIGNALS_MAX);
+        let tray = Tray::default();
+        let sessions = Sessions::new(&cell, log.durable().0);
+        let told = Announce {
+            signals: signals.clone(),
+            shutdown: shutdown.clone(),
+            alarmed: Mutex::default(),
+            tray: tray.clone(),
+            sessions: sessions.clone(),
+        };
+        let (apply_to, apply_traces, apply_dir) = (working.clone(), traces.clone(), dir.to_owned());
+        let scrub = Scrub::default();
+        let applied_scrub = scrub.clone();
+        let (shown, _) = broadcast::channel(SIGNALS_MAX);
+        let show = shown.clone();
+        let applied_sessions = sessions.clone();
+        let mut groups = 0u64;
+        let apply = move |group: Group| {
+            let mut pass = applied_scrub.pass();
+            pass.grow(&group.grown);
+            let users = view::apply(&apply_to, &apply_traces, &group).map_err(|error| {
+                if matches!(error, StoreError::Damaged(_)) {
+                    stopped::condemn(&apply_dir);
+                }
+                error.to_string()
+            })?;
+            drop(pass);
+            applied_sessions.shown(group.end.0);
+            if !users.is_empty() {
+                // Nobody listens: nobody misses anything.
+                let _ = show.send(Arc::new(users.into_iter().collect()));
+            }
+            groups += 1;
+            if groups.is_multiple_of(1_000) {
+                apply_to.store().sync().map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        let writer =
+            Writer::start(cell, log, working.clone(), traces, told, apply).map_err(|error| folder(&error))?;
+        let node = Node {
+            submit: writer.submit.clone(),
+            working,
+            durable: writer.durable.clone(),
+            signals,
+            shown,
+            low_on_disk: Arc::default(),
+            tray,
+            sessions,
+            hurry: writer.hurry.clone(),
+            log: reader,
+            members,
+            me: Arc::new(Mutex::new(me)),
+            view_id,
+            scrub,
+            recovery_wait: identity.recovery_wait,
+            ability: Arc::new(identity.ability),
+            more: Arc::new(watch::Sender::new(Instant::now())),
+            // Also if an earlier start found that, and it is not made good yet.
+            must_hear: gap || in_doubt,
+            retention: Retention::new(identity.log),
+            started_ms: now_ms(),
+        };
+        Ok((node.with_start(old), Running { writer }))
+    }
+
+    /// The first work of the new actor: to say whom it follows.
+    fn with_start(self, old: Option<ActorId>) -> Node {
+        let first = self.clone();
+        tokio::spawn(async move {
+            let started = first.run(move |cell, view, now_ms| Ok((cell.start(view, old, now_ms)?, ()))).await;
+            if let Err(error) = started {
+                tracing::error!(%error, "the first change could not be written");
+            }
+            first.retry_after_upgrade().await;
+        });
+        self
+    }
+}

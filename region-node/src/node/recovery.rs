@@ -1,0 +1,89 @@
+//! Between a start and the first decision: the peers are heard (ADR 12).
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use cell_core::id::ActorId;
+
+use super::{Known, Node};
+use crate::writer::NodeError;
+
+/// By how much another region's clock may be ahead.
+const SKEW_MS_MAX: u64 = 500;
+
+pub(super) fn random64() -> u64 {
+    let mut bytes = [0; 8];
+    // Without entropy two starts could be one actor: better no start at all.
+    getrandom::fill(&mut bytes).expect("the system's entropy source answers");
+    u64::from_le_bytes(bytes)
+}
+
+impl Node {
+    /// Whether it has just started and decides nothing yet.
+    #[must_use]
+    pub fn is_recovering(&self) -> bool {
+        *self.working.recovering().borrow()
+    }
+
+    /// From now on it decides: what its peers hold of its predecessors is here, or was waited for long enough.
+    pub(crate) async fn recovered(&self) -> Result<(), NodeError> {
+        if !self.is_recovering() {
+            return Ok(());
+        }
+        let node = self.actor().node;
+        let me = self
+            .run(move |cell, view, now_ms| {
+                let fresh = |start| ActorId { node, start, nonce: random64() };
+                let step = cell.recovered(view, fresh, now_ms)?;
+                Ok((step, cell.me()))
+            })
+            .await?;
+        *self.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
+        self.working.recovering().send_replace(false);
+        tracing::info!(actor = %me, "decides from now on");
+        Ok(())
+    }
+
+    /// Waits until it decides.
+    pub(crate) async fn decides(&self) {
+        // It holds the sender: there is an end.
+        let _ = self.working.recovering().subscribe().wait_for(|recovering| !recovering).await;
+    }
+
+    /// Waits until it decides; at most as long as it was told, unless a part of its log is missing.
+    pub(super) async fn wait_for_peers(&self) {
+        let mut recovering = self.working.recovering().subscribe();
+        let mut waited = Duration::ZERO;
+        while let Some(left) = self.recovery_wait.checked_sub(waited).filter(|left| !left.is_zero()) {
+            let heard = tokio::time::timeout(left, recovering.wait_for(|recovering| !recovering));
+            if heard.await.is_ok() {
+                return;
+            }
+            // Longer if more was on its way meanwhile.
+            waited = self.more.borrow().elapsed();
+        }
+        if self.must_hear || self.working.has_holes() {
+            tracing::error!(
+                "a part of the log is missing and no peer was heard: nothing is decided before one is"
+            );
+            let _ = recovering.wait_for(|recovering| !recovering).await;
+        } else if let Err(error) = self.recovered().await {
+            tracing::error!(%error, "nothing is decided");
+        } else {
+            tracing::warn!("no peer was heard of in time");
+        }
+    }
+
+    /// A region that was distrusted is heard: everything it wrote up to some time after this start is here.
+    pub(super) async fn hear(&self) {
+        let distrusted = self.working.distrusted();
+        if distrusted.is_empty() {
+            return;
+        }
+        let Ok(Known { heard, .. }) = self.known().await else { return };
+        let since_ms = self.started_ms.saturating_add(SKEW_MS_MAX);
+        for (region, _) in heard.into_iter().filter(|(_, beat_ms)| *beat_ms > since_ms) {
+            self.working.hears(region);
+        }
+    }
+}
