@@ -8,10 +8,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{PoisonError, RwLock};
 
-use cell_core::id::{EntityId, SLOT_COUNT, Slot, UserId};
+use cell_core::id::{EntityId, SLOT_COUNT, Slot};
 
 const PRINT_BYTES: usize = 5;
-/// Ids of a slot that wait to be sorted in.
+/// Prints of a slot that wait to be sorted in.
 const TAIL_MAX: usize = 128;
 
 type Print = [u8; PRINT_BYTES];
@@ -88,26 +88,27 @@ impl Known {
         self.ids.add(id.slot(), print_of(id));
     }
 
-    /// Whether an order was placed by `user` under `key`.
-    pub(crate) fn contains_command(&self, user: &UserId, key: &str) -> bool {
-        self.commands.contains(user.slot(), &self.print_of_command(user, key))
+    /// Whether an order of a user of this slot was placed under this `k` key.
+    pub(crate) fn contains_command(&self, slot: Slot, key: &[u8]) -> bool {
+        self.commands.contains(slot, &self.print_of_command(key))
     }
 
-    pub(crate) fn add_command(&self, user: &UserId, key: &str) {
-        self.commands.add(user.slot(), self.print_of_command(user, key));
+    pub(crate) fn add_command(&self, slot: Slot, key: &[u8]) {
+        self.commands.add(slot, self.print_of_command(key));
     }
 
-    fn print_of_command(&self, user: &UserId, key: &str) -> Print {
-        let bytes = self.of_command.hash_one((user.as_str(), key)).to_be_bytes();
+    fn print_of_command(&self, key: &[u8]) -> Print {
+        let bytes = self.of_command.hash_one(key).to_be_bytes();
         std::array::from_fn(|i| bytes[i])
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cell_core::id::{OrderId, PublicId};
+    use cell_core::id::{OrderId, PublicId, UserId};
 
     use super::*;
+    use crate::keys;
 
     #[test]
     fn every_id_that_was_added_is_known_and_others_are_not() {
@@ -135,12 +136,18 @@ mod tests {
             .sum();
         assert_eq!(kept, 2_000);
     }
+
     #[test]
     fn a_command_is_known_by_its_user_and_its_key() {
         let known = Known::default();
-        let [a, b] = ["a", "b"].map(|name| UserId::new(name).unwrap());
-        known.add_command(&a, "one");
-        assert!(known.contains_command(&a, "one"));
-        assert!(!known.contains_command(&a, "two") && !known.contains_command(&b, "one"));
+        let command = |name, key| {
+            let user = UserId::new(name).unwrap();
+            (user.slot(), keys::command(&user, key))
+        };
+        let contains = |(slot, key): (Slot, bytes::Bytes)| known.contains_command(slot, &key);
+        let (slot, key) = command("a", "one");
+        known.add_command(slot, &key);
+        assert!(contains(command("a", "one")));
+        assert!(!contains(command("a", "two")) && !contains(command("b", "one")));
     }
 }

@@ -192,10 +192,13 @@ fn put_indexes(
 ) -> Result<(), StoreError> {
     let Places { listed, placed } = Places::of(entity);
     listed.into_iter().for_each(|key| batch.put(key, Bytes::new()));
-    if let (Some((key, order)), Some((record, _))) = (placed, entity.record::<Order>()) {
+    if let Some((key, order)) = placed {
         let orders = match orders_of.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(working.orders_in_view(&record.user, &record.key)?),
+            Entry::Vacant(unknown) => {
+                let stored = working.orders_in_view(order.slot(), unknown.key())?;
+                unknown.insert(stored)
+            }
         };
         if !orders.contains(&order) {
             orders.push(order);

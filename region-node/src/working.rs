@@ -118,7 +118,7 @@ impl Working {
     /// This entity is in the view.
     pub(crate) fn is_there(&self, entity: &Entity) {
         if let Some((record, _)) = entity.record::<Order>() {
-            self.known.add_command(&record.user, &record.key);
+            self.known.add_command(entity.id.slot(), &keys::command(&record.user, &record.key));
         }
         self.id_is_there(&entity.id);
     }
@@ -145,10 +145,6 @@ impl Working {
     /// not be asked.
     pub(crate) fn is_new(&self, id: &EntityId) -> bool {
         !self.known.contains(id) && self.why_the_view_may_lack(id.slot()).is_none()
-    }
-
-    fn is_new_command(&self, user: &UserId, key: &str) -> bool {
-        !self.known.contains_command(user, key) && self.why_the_view_may_lack(user.slot()).is_none()
     }
 
     fn miss(&self, id: EntityId) {
@@ -434,15 +430,15 @@ impl Working {
         }
     }
 
-    /// Orders of (user, key) in the view alone.
-    pub(crate) fn orders_in_view(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, StoreError> {
-        if self.is_new_command(user, key) {
+    /// Orders under the `k` key of a user of this slot, in the view alone.
+    pub(crate) fn orders_in_view(&self, slot: Slot, key: &[u8]) -> Result<Vec<OrderId>, StoreError> {
+        if !self.known.contains_command(slot, key) && self.why_the_view_may_lack(slot).is_none() {
             return Ok(Vec::new());
         }
-        self.stored_orders(&keys::command(user, key))
+        self.stored_orders(key)
     }
 
-    /// Orders under a `k` key, whatever is known of it.
+    /// The same, whatever is known of it.
     pub(crate) fn stored_orders(&self, key: &[u8]) -> Result<Vec<OrderId>, StoreError> {
         let stored = self.store.get(key)?.unwrap_or_default();
         Ok(stored.chunks_exact(16).map(|id| OrderId(PublicId(std::array::from_fn(|i| id[i])))).collect())
@@ -513,8 +509,9 @@ impl View for Working {
     }
 
     fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
-        let mut orders = self.over().orders_of.get(&keys::command(user, key)).cloned().unwrap_or_default();
-        let stored = self.orders_in_view(user, key).map_err(unavailable)?;
+        let key = keys::command(user, key);
+        let mut orders = self.over().orders_of.get(&key).cloned().unwrap_or_default();
+        let stored = self.orders_in_view(user.slot(), &key).map_err(unavailable)?;
         orders.extend(stored.into_iter().filter(|order| !orders.contains(order)).collect::<Vec<_>>());
         Ok(orders)
     }

@@ -16,6 +16,10 @@ const RESEND_ACKED_MS: u64 = 30_000;
 /// back.
 const RESEND_REFUSED_MAX_MS: u64 = 2_000;
 
+fn pause_ms(tries: u32) -> u64 {
+    RESEND_FIRST_MS << tries.min(5)
+}
+
 #[derive(Debug)]
 struct Letter {
     entity: EntityId,
@@ -87,7 +91,7 @@ impl Owed {
             self.due.remove(&(next_ms, id));
             let Some(letter) = self.letters.get_mut(&id) else { continue };
             letter.tries += 1;
-            letter.next_ms = now_ms + (RESEND_FIRST_MS << letter.tries.min(5));
+            letter.next_ms = now_ms + pause_ms(letter.tries);
             self.due.insert((letter.next_ms, id));
             taken.push(letter.envelope.clone());
         }
@@ -98,9 +102,8 @@ impl Owed {
     pub(super) fn sent(&mut self, id: &MessageId, accepted: bool, now_ms: u64) {
         let Some(letter) = self.letters.get_mut(id) else { return };
         self.due.remove(&(letter.next_ms, *id));
-        let refused_ms =
-            (RESEND_FIRST_MS << letter.tries.saturating_sub(1).min(5)).min(RESEND_REFUSED_MAX_MS);
-        letter.next_ms = now_ms + if accepted { RESEND_ACKED_MS } else { refused_ms };
+        let refused_ms = || pause_ms(letter.tries.saturating_sub(1)).min(RESEND_REFUSED_MAX_MS);
+        letter.next_ms = now_ms + if accepted { RESEND_ACKED_MS } else { refused_ms() };
         self.due.insert((letter.next_ms, *id));
     }
 }

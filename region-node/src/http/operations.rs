@@ -95,7 +95,8 @@ async fn list(
         after,
     };
     let reply = conflicts::list(&asked.node()?, request).await.map_err(problem)?;
-    let items = reply.json.into_iter().filter_map(|json| RawValue::from_string(json).ok()).collect();
+    let items = reply.json.into_iter().map(RawValue::from_string).collect::<Result<_, _>>();
+    let items = items.map_err(|error| Problem::new("unavailable", error.to_string()))?;
     let next = (!reply.next.is_empty()).then(|| to_hex(&reply.next));
     Ok(Json(Listed::<Box<RawValue>> { items, next }).into_response())
 }
