@@ -147,6 +147,29 @@ impl Scan {
         self.reverse = true;
         self
     }
+    /// The part of it between these bounds, if there is one.
+    pub(crate) fn within(&self, start: Bound<Bytes>, end: Bound<Bytes>) -> Option<Scan> {
+        let mut part = self.clone();
+        let begins_later = match (&start, &part.start) {
+            (Bound::Unbounded, _) => false,
+            (_, Bound::Unbounded) => true,
+            (Bound::Included(new), Bound::Included(old) | Bound::Excluded(old)) => new > old,
+            (Bound::Excluded(new), Bound::Included(old) | Bound::Excluded(old)) => new >= old,
+        };
+        let ends_sooner = match (&end, &part.end) {
+            (Bound::Unbounded, _) => false,
+            (_, Bound::Unbounded) => true,
+            (Bound::Included(new), Bound::Included(old) | Bound::Excluded(old)) => new < old,
+            (Bound::Excluded(new), Bound::Included(old) | Bound::Excluded(old)) => new <= old,
+        };
+        if begins_later {
+            part.start = start;
+        }
+        if ends_sooner {
+            part.end = end;
+        }
+        (!part.is_empty()).then_some(part)
+    }
     /// Whether the bounds leave no key at all; engines panic on such ranges.
     pub(crate) fn is_empty(&self) -> bool {
         match (&self.start, &self.end) {

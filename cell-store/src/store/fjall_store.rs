@@ -9,24 +9,29 @@
 //!   begins earlier, is fine-grained, and ends with an error where the worker is gone.
 //! - Without lz4: disk is cheaper here than processor time, and a damaged length cannot reach a decompressor.
 //! - It keeps a keyspace's settings from when it was made: another `write_buffer_bytes` counts for new folders only.
+//! - A buffer that holds keys of all kinds becomes a table that spans them all, and is merged with every table of the next
+//!   level. Kinds have keyspaces of their own ([`APART`]): what comes in the order of its keys is moved then, not merged. A
+//!   batch is whole over all of them: they share the journal, and fjall syncs it before it writes a buffer out.
 //! - Its own lock file is named like ours, so it lives one folder deeper.
 //!
-//! Memory: the block cache, and write buffers, of which five exist at most (one filling, four being written). Threads: two,
-//! one that writes buffers out and one that merges. `sync` syncs the journal; tables and manifests are synced by fjall
-//! before what they replace goes.
+//! Memory: the block cache, and write buffers, of which a keyspace has five at most (one filling, four being written).
+//! Threads: two, one that writes buffers out and one that merges. `sync` syncs the journal; tables and manifests are synced
+//! by fjall before what they replace goes.
 //!
 //! Damage. Detected at open, by fjall or by [`verify`]: missing or unreadable manifests, tables and journals, a journal
-//! damaged anywhere but at its very end, tables' tables of content. Detected where it is read: every block of a table has
-//! a checksum. **Not** detected: a journal that ends early, or whose last batch is damaged, is one whose end was torn by a
-//! crash, and gives the store of an earlier moment, never one with holes; the oldest of several journals missing with the
-//! batches that only it had; a table exchanged for another. A write that wakes a damaged table in a merge fails with
-//! [`StoreError::Io`], as fjall keeps the reason to itself. The applied position (an earlier moment) and the digests
-//! (single keys) are there for that.
+//! damaged anywhere but at its very end, one that ends before what was made of it, tables' tables of content. Detected
+//! where it is read: every block of a table has a checksum. **Not** detected: a journal whose last batch is damaged, or
+//! that ends early and behind every buffer that was written out, is one whose end was torn by a crash, and gives the store
+//! of an earlier moment; one of which nothing is left is one of which everything was written out, so what only it had is
+//! missing; the oldest of several journals missing with the batches that only it had; a table exchanged for another. A
+//! write that wakes a damaged table in a merge fails with [`StoreError::Io`], as fjall keeps the reason to itself. The
+//! applied position (an earlier moment) and the digests (single keys) are there for that.
 
 mod verify;
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Bound;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,7 +44,8 @@ use super::folder::{Folder, home_of, sync_folder, unusable};
 use super::{Batch, Engine, Scan, Store, StoreError};
 
 const ENGINE: &str = "fjall";
-const KEYSPACE: &str = "view";
+/// First bytes of the keys that come with every order, in their order: each kind has a keyspace, all others share one.
+const APART: &[u8] = b"dekmrux";
 /// Where the folder is made; what is found here was never finished.
 const UNFINISHED: &str = "fjall.new";
 /// One writes buffers out, so that it never waits for the other, which merges.
@@ -80,8 +86,36 @@ pub struct FjallStore {
 }
 
 struct Open {
-    keyspace: Keyspace,
+    /// As [`APART`]; behind them that of all other keys.
+    keyspaces: Vec<Keyspace>,
     db: Database,
+}
+
+impl Open {
+    fn of(&self, key: &[u8]) -> &Keyspace {
+        let nth = APART.iter().position(|byte| key.first() == Some(byte));
+        &self.keyspaces[nth.unwrap_or(APART.len())]
+    }
+
+    /// The parts of a range, in its direction, with the keyspace of each.
+    fn parts(&self, scan: &Scan) -> Vec<(&Keyspace, Scan)> {
+        let others = &self.keyspaces[APART.len()];
+        let edge = |byte: u8| Bytes::from(vec![byte]);
+        let mut from = Bound::Unbounded;
+        let mut parts = Vec::new();
+        for (byte, keyspace) in APART.iter().zip(&self.keyspaces) {
+            let (these, behind) = (edge(*byte), edge(*byte + 1));
+            parts.push((others, from, Bound::Excluded(these.clone())));
+            parts.push((keyspace, Bound::Included(these), Bound::Excluded(behind.clone())));
+            from = Bound::Included(behind);
+        }
+        parts.push((others, from, Bound::Unbounded));
+        if scan.reverse {
+            parts.reverse();
+        }
+        let within = |(keyspace, start, end)| Some((keyspace, scan.within(start, end)?));
+        parts.into_iter().filter_map(within).collect()
+    }
 }
 
 // === impl FjallStore ===
@@ -97,14 +131,22 @@ impl FjallStore {
         if !home.try_exists().map_err(io)? {
             make(dir, &home, config)?;
         }
-        verify::verify(&home)?;
+        let last = verify::verify(&home)?;
         let open = contained(ENGINE, || {
             let db = database(&home, config)?;
-            if !db.keyspace_exists(KEYSPACE) {
-                return Err(StoreError::Damaged(format!("'{}' has lost its keyspace", home.display())));
+            if let Some(lost) = names().find(|name| !db.keyspace_exists(name)) {
+                let what = format!("'{}' has lost its keyspace '{lost}'", home.display());
+                return Err(StoreError::Damaged(what));
             }
-            let keyspace = db.keyspace(KEYSPACE, || options(config)).map_err(error)?;
-            Ok(Open { keyspace, db })
+            let keyspaces = keyspaces(&db, config)?;
+            let made =
+                keyspaces.iter().filter_map(|keyspace| keyspace.tree.get_highest_persisted_seqno()).max();
+            // Nothing in the journals: everything was written out.
+            if last.is_some() && made > last {
+                let what = format!("a journal of '{}' ends before what was made of it", home.display());
+                return Err(StoreError::Damaged(what));
+            }
+            Ok(Open { keyspaces, db })
         })?;
         folder.mark()?;
         Ok(FjallStore { open: Some(open), fence: Fence::new(ENGINE), folder })
@@ -143,31 +185,32 @@ impl Store for FjallStore {
         // Of equal keys the last is kept: the sort is stable.
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.fence.change(|| {
-            let Open { db, keyspace } = self.inner()?;
-            let mut writes = db.batch();
+            let open = self.inner()?;
+            let mut writes = open.db.batch();
             let mut entries = entries.into_iter().peekable();
             while let Some((key, value)) = entries.next() {
                 if entries.peek().is_some_and(|(next, _)| next.cmp(&key) == Ordering::Equal) {
                     continue;
                 }
+                let keyspace = open.of(&key);
                 match value {
                     Some(value) => writes.insert(keyspace, key.as_ref(), value.as_ref()),
                     None => writes.remove(keyspace, key.as_ref()),
                 }
             }
-            wait_for_merging(db, keyspace)?;
+            wait_for_merging(open)?;
             writes.commit().map_err(error)
         })
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.fence.read(|| {
-            let Open { db, keyspace } = self.inner()?;
+            let open = self.inner()?;
             // fjall takes no key of no bytes, and nobody can have written one.
             if key.is_empty() {
                 return Ok(None);
             }
-            let value = db.snapshot().get(keyspace, key).map_err(error)?;
+            let value = open.db.snapshot().get(open.of(key), key).map_err(error)?;
             Ok(value.map(|value| Bytes::copy_from_slice(&value)))
         })
     }
@@ -177,17 +220,27 @@ impl Store for FjallStore {
             return Ok(Vec::new());
         }
         self.fence.read(|| {
-            let Open { db, keyspace } = self.inner()?;
-            let range = db.snapshot().range(keyspace, (scan.start.clone(), scan.end.clone()));
+            let open = self.inner()?;
+            let snapshot = open.db.snapshot();
             let pair = |guard: fjall::Guard| {
                 let (key, value) = guard.into_inner().map_err(error)?;
                 Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
             };
-            if scan.reverse {
-                range.rev().take(scan.limit).map(pair).collect()
-            } else {
-                range.take(scan.limit).map(pair).collect()
+            let mut found = Vec::new();
+            for (keyspace, part) in open.parts(scan) {
+                let range = snapshot.range(keyspace, (part.start, part.end));
+                let left = scan.limit - found.len();
+                let pairs: Result<Vec<_>, StoreError> = if scan.reverse {
+                    range.rev().take(left).map(pair).collect()
+                } else {
+                    range.take(left).map(pair).collect()
+                };
+                found.extend(pairs?);
+                if found.len() == scan.limit {
+                    break;
+                }
             }
+            Ok(found)
         })
     }
 
@@ -208,9 +261,9 @@ fn make(dir: &Path, home: &Path, config: &FjallConfig) -> Result<(), StoreError>
     }
     contained(ENGINE, || {
         let db = database(&unfinished, config)?;
-        let keyspace = db.keyspace(KEYSPACE, || options(config)).map_err(error)?;
+        let keyspaces = keyspaces(&db, config)?;
         db.persist(PersistMode::SyncAll).map_err(error)?;
-        drop((keyspace, db));
+        drop((keyspaces, db));
         Ok(())
     })?;
     sync_folder(&unfinished).map_err(io)?;
@@ -236,6 +289,14 @@ fn database(home: &Path, config: &FjallConfig) -> Result<Database, StoreError> {
     }
 }
 
+fn names() -> impl Iterator<Item = String> {
+    APART.iter().map(|byte| format!("keys-{byte:02x}")).chain(["keys".to_owned()])
+}
+
+fn keyspaces(db: &Database, config: &FjallConfig) -> Result<Vec<Keyspace>, StoreError> {
+    names().map(|name| db.keyspace(&name, || options(config)).map_err(error)).collect()
+}
+
 fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(config.write_buffer_bytes)
@@ -244,10 +305,13 @@ fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
 }
 
 /// Lets merging catch up, so that neither memory nor the count of tables grows.
-fn wait_for_merging(db: &Database, keyspace: &Keyspace) -> Result<(), StoreError> {
-    while keyspace.sealed_memtable_count() >= SEALED_MAX || keyspace.tree.l0_run_count() >= RUNS_MAX {
+fn wait_for_merging(open: &Open) -> Result<(), StoreError> {
+    let is_behind = |keyspace: &Keyspace| {
+        keyspace.sealed_memtable_count() >= SEALED_MAX || keyspace.tree.l0_run_count() >= RUNS_MAX
+    };
+    while open.keyspaces.iter().any(is_behind) {
         // Says whether somebody is still at work on it.
-        db.persist(PersistMode::Buffer).map_err(error)?;
+        open.db.persist(PersistMode::Buffer).map_err(error)?;
         std::thread::sleep(WAIT);
     }
     Ok(())

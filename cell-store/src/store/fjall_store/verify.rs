@@ -27,8 +27,9 @@ const ITEM_HEAD_BYTES: usize = 21;
 const PAGE_BYTES: usize = 4096;
 const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
-/// Everything that has to be in a complete folder is, and says what fjall wrote.
-pub(super) fn verify(home: &Path) -> Result<(), StoreError> {
+/// Everything that has to be in a complete folder is, and says what fjall wrote. Returns the last sequence number in the
+/// journals.
+pub(super) fn verify(home: &Path) -> Result<Option<u64>, StoreError> {
     let at = |name: &Path, error: &io::Error| match file_error(error) {
         StoreError::Damaged(what) => StoreError::Damaged(format!("'{}': {what}", name.display())),
         other => other,
@@ -61,7 +62,7 @@ fn manifest(keyspace: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn journals(home: &Path) -> io::Result<()> {
+fn journals(home: &Path) -> io::Result<Option<u64>> {
     let mut ids = Vec::new();
     for entry in std::fs::read_dir(home)? {
         let name = entry?.file_name();
@@ -93,7 +94,7 @@ fn journals(home: &Path) -> io::Result<()> {
         file.set_len(end as u64)?;
         file.sync_all()?;
     }
-    Ok(())
+    Ok(before)
 }
 
 /// Where the batches end; `Err` where a sequence number does not come after the one before it.
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn journals_of_batches_with_zeros_behind_them_pass_untouched() {
         let folder = folder(&two());
-        journals(folder.path()).unwrap();
+        assert_eq!(journals(folder.path()).unwrap(), Some(10));
         assert_eq!(std::fs::read(folder.path().join("1.jnl")).unwrap(), two()[1]);
     }
 
