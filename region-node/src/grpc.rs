@@ -37,6 +37,8 @@ const TAIL_BYTES: usize = 256 << 10;
 /// Longest pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a
 /// quiet time a change goes at once.
 const TAIL_REST_MAX_MS: u32 = 10;
+/// Behind a batch of fewer records there is no pause: when they come one by one, little is saved by it.
+const TAIL_FEW: usize = 8;
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
 /// Entities read in one call at most.
@@ -189,13 +191,14 @@ impl NodeService for Grpc {
                     continue;
                 };
                 at = Position(last.0 + 1);
+                let rests = rest_ms > 0 && batch.len() >= TAIL_FEW;
                 let items = batch.iter().map(|(position, record)| tail_item(*position, record)).collect();
                 let durable_position = node.durable_position();
                 let batch = v1::TailBatch { items, next_position: at.0, durable_position };
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
                 }
-                if at.0 >= durable_position && rest_ms > 0 {
+                if rests && at.0 >= durable_position {
                     tokio::time::sleep(Duration::from_millis(rest_ms.into())).await;
                 }
             }

@@ -2,7 +2,9 @@
 //!
 //! One task owns the gate and its shelf. It takes what waits, steps the gate through it, writes all records of that
 //! group with one sync, tells the gate where they are, and only then does what the gate said; so a record is durable
-//! before anything behind it, and a burst of messages costs one sync.
+//! before anything behind it, and a burst of messages costs one sync. The next group forms meanwhile. A message that is on
+//! the disk and may go on does not wait for the records of others, and that one is gone can wait: it would be delivered
+//! once more, which changes nothing.
 
 mod courier;
 mod fetches;
@@ -21,12 +23,15 @@ use tokio::sync::{mpsc, oneshot};
 use crate::board::{Board, now_ms};
 
 pub(crate) use courier::{Courier, span};
+use shelf::Writing;
 pub(crate) use shelf::{Shelf, ShelfError};
 
 /// Events waiting at most; beyond it who brings one waits.
 const WAITING_MAX: usize = 1_024;
 /// Events in one group.
 const GROUP_MAX: usize = 256;
+/// That messages are gone is written after this if nothing else is.
+const GONE_LINGER: Duration = Duration::from_millis(10);
 /// The clock may be set back: a timer is looked at no later than this.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -110,13 +115,33 @@ pub(crate) struct GateInbox {
     waiting: mpsc::Receiver<Event>,
 }
 
-/// What a group of events asks to be done once its records are durable.
-#[derive(Default)]
+/// What events ask to be done once the records among it are durable.
+#[derive(Debug, Default)]
 struct Group {
     records: Vec<Record>,
     outputs: Vec<Output>,
     /// The node said that something was applied: what is delivered now was woken by it.
     woken_at: Option<Instant>,
+    /// Since when it has records, while all of them say that a message is gone.
+    lingers_since: Option<Instant>,
+}
+
+impl Group {
+    fn keep(&mut self, record: Record) {
+        let is_gone = matches!(record, Record::Gone(_));
+        self.lingers_since = match self.lingers_since {
+            Some(since) if is_gone => Some(since),
+            None if is_gone && self.records.is_empty() => Some(Instant::now()),
+            _ => None,
+        };
+        self.records.push(record);
+    }
+
+    /// How much longer it waits for others before it is written.
+    fn lingers(&self) -> Option<Duration> {
+        let since = self.lingers_since?;
+        GONE_LINGER.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+    }
 }
 
 /// The gate, its shelf, and who carries its outputs out.
@@ -128,38 +153,73 @@ pub(crate) struct GateRunner {
     pub(crate) board: Board,
     backs: HashMap<MessageId, Vec<Back>>,
     wake_at_ms: Option<u64>,
+    /// Forms.
+    group: Group,
+    /// Its records are on their way to the disk.
+    writing: Option<(Group, Writing)>,
+    /// How many records of a message are in either.
+    undurable: HashMap<MessageId, usize>,
 }
 
 impl GateRunner {
     pub(crate) fn new(gate: Gate, shelf: Shelf, courier: Courier, board: Board) -> GateRunner {
-        GateRunner { gate, shelf, courier, board, backs: HashMap::new(), wake_at_ms: None }
+        GateRunner {
+            gate,
+            shelf,
+            courier,
+            board,
+            backs: HashMap::new(),
+            wake_at_ms: None,
+            group: Group::default(),
+            writing: None,
+            undurable: HashMap::new(),
+        }
     }
 
     /// Runs until the shutdown begins. `first` is what the gate wanted when it was restored.
     pub(crate) async fn run(mut self, mut inbox: GateInbox, first: Vec<Output>, shutdown: Shutdown) {
-        let mut group = Group::default();
-        group.take(first);
+        self.take(first);
+        if let Err(error) = self.go_on(&mut inbox, &shutdown).await {
+            // Without a log the gate may promise nothing; senders still owe every message.
+            tracing::error!(%error, "the gate's log failed; the agent stops");
+            shutdown.fail(format!("the gate's log failed: {error}"));
+        }
+    }
+
+    async fn go_on(&mut self, inbox: &mut GateInbox, shutdown: &Shutdown) -> Result<(), ShelfError> {
         let mut events = Vec::with_capacity(GROUP_MAX);
         loop {
-            if let Err(error) = self.finish(std::mem::take(&mut group)).await {
-                // Without a log the gate may promise nothing; senders still owe every message.
-                tracing::error!(%error, "the gate's log failed; the agent stops");
-                shutdown.fail(format!("the gate's log failed: {error}"));
-                return;
+            let lingers = self.group.lingers();
+            if self.writing.is_none() && lingers.is_none() {
+                self.write()?;
             }
-            let sleep = self.sleep();
+            let sleep = lingers.map_or_else(|| self.sleep(), |left| left.min(self.sleep()));
+            let has_room = self.group.outputs.len() < WAITING_MAX && self.group.records.len() < WAITING_MAX;
             tokio::select! {
-                () = shutdown.begun() => return,
-                count = inbox.waiting.recv_many(&mut events, GROUP_MAX) => if count == 0 { return },
+                () = shutdown.begun() => {
+                    // The folder is let go of with it.
+                    self.wait_for_disk().await?;
+                    return Ok(());
+                }
+                written = self.wait_for_disk(), if self.writing.is_some() => {
+                    written?;
+                    if self.shelf.is_untidy(&self.gate) {
+                        self.write()?;
+                        self.wait_for_disk().await?;
+                        self.shelf.tidy(&mut self.gate).await?;
+                    }
+                }
+                count = inbox.waiting.recv_many(&mut events, GROUP_MAX), if has_room => if count == 0 { return Ok(()) },
                 () = tokio::time::sleep(sleep) => {}
             }
             for event in events.drain(..) {
-                self.step(event, &mut group);
+                self.step(event);
             }
             let now_ms = now_ms();
             if self.wake_at_ms.is_some_and(|ms| ms <= now_ms) {
                 self.wake_at_ms = None;
-                group.take(self.gate.step(now_ms, Input::Tick));
+                let outputs = self.gate.step(now_ms, Input::Tick);
+                self.take(outputs);
             }
         }
     }
@@ -169,22 +229,25 @@ impl GateRunner {
         until.map_or(SLEEP_MAX, |until| until.min(SLEEP_MAX))
     }
 
-    fn step(&mut self, event: Event, group: &mut Group) {
+    fn step(&mut self, event: Event) {
         let now_ms = now_ms();
         match event {
             Event::Input(input) => {
                 if matches!(input, Input::Applied { .. } | Input::Present { .. }) {
-                    group.woken_at.get_or_insert_with(Instant::now);
+                    self.group.woken_at.get_or_insert_with(Instant::now);
                 }
-                group.take(self.gate.step(now_ms, input));
+                let outputs = self.gate.step(now_ms, input);
+                self.take(outputs);
             }
             Event::Arrived { envelope, back } => {
                 self.backs.entry(envelope.id).or_default().push(back);
-                group.take(self.gate.step(now_ms, Input::Arrived { envelope: *envelope }));
+                let outputs = self.gate.step(now_ms, Input::Arrived { envelope: *envelope });
+                self.take(outputs);
             }
             Event::Malformed { bytes, from, reason, back } => {
                 self.backs.entry(MessageId::of_undecoded(&bytes)).or_default().push(back);
-                group.take(self.gate.step(now_ms, Input::Malformed { bytes, from, reason }));
+                let outputs = self.gate.step(now_ms, Input::Malformed { bytes, from, reason });
+                self.take(outputs);
             }
             Event::Operate { identity, action, moved } => {
                 let outputs = self.gate.step(now_ms, Input::Operator { identity, action });
@@ -194,57 +257,84 @@ impl GateRunner {
                 });
                 // Nobody waits any more: it is done all the same.
                 let _ = moved.send(ids.unwrap_or_default());
-                group.take(outputs);
+                self.take(outputs);
             }
             Event::Look(look) => look(&self.gate, &self.shelf),
         }
     }
 
-    /// Records first, then everything else, in order.
-    async fn finish(&mut self, group: Group) -> Result<(), ShelfError> {
-        let Group { records, outputs, woken_at } = group;
-        for record in &records {
+    /// Into the group, but for what waits for no record.
+    fn take(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Persist { record } => {
+                    *self.undurable.entry(record.id()).or_default() += 1;
+                    self.group.keep(*record);
+                }
+                Output::WakeAt { ms } => self.wake_at_ms = Some(ms),
+                output if output.delivers().is_some_and(|id| !self.undurable.contains_key(&id)) => {
+                    self.courier.carry_out(output, &self.gate, &self.shelf, self.group.woken_at);
+                }
+                output => self.group.outputs.push(output),
+            }
+        }
+    }
+
+    /// Begins to write the group; one without records is done at once.
+    fn write(&mut self) -> Result<(), ShelfError> {
+        let group = std::mem::take(&mut self.group);
+        if group.records.is_empty() {
+            self.carry_out(group);
+        } else {
+            let writing = self.shelf.keep(&group.records)?;
+            self.writing = Some((group, writing));
+        }
+        Ok(())
+    }
+
+    /// Returns when nothing is on its way to the disk; may be given up at any time.
+    async fn wait_for_disk(&mut self) -> Result<(), ShelfError> {
+        let Some((_, writing)) = &mut self.writing else { return Ok(()) };
+        let written = writing.await;
+        let Some((group, _)) = self.writing.take() else { return Ok(()) };
+        self.shelf.kept(&mut self.gate, &group.records, written)?;
+        for record in &group.records {
+            if let Some(count) = self.undurable.get_mut(&record.id()) {
+                *count -= 1;
+                if *count == 0 {
+                    self.undurable.remove(&record.id());
+                }
+            }
             if let Record::Accepted(accepted) = record {
                 let Envelope { id, kind, from, trace, .. } = &accepted.envelope;
                 span(trace, "keep").in_scope(|| tracing::info!(%id, %kind, %from, "a message came"));
             }
         }
-        self.shelf.keep(&mut self.gate, &records).await?;
-        self.shelf.tidy(&mut self.gate).await?;
+        self.carry_out(group);
+        Ok(())
+    }
+
+    /// What stands behind records that are durable, in order.
+    fn carry_out(&mut self, group: Group) {
         let mut checks = Vec::new();
-        for output in outputs {
+        for output in group.outputs {
             match output {
-                // Taken out when the group was formed.
-                Output::Persist { .. } => {}
                 Output::Ack { id } => self.answer(id, true),
                 Output::Refuse { id, why } => {
                     tracing::debug!(%id, %why, "a message was not taken");
                     self.answer(id, false);
                 }
                 Output::Check { id, requires } => checks.push((id, requires)),
-                Output::WakeAt { ms } => self.wake_at_ms = Some(ms),
-                output => self.courier.carry_out(output, &self.gate, &self.shelf, woken_at),
+                output => self.courier.carry_out(output, &self.gate, &self.shelf, group.woken_at),
             }
         }
         self.courier.check(checks);
         self.board.gate(&self.gate.counts());
-        Ok(())
     }
 
     fn answer(&mut self, id: MessageId, accepted: bool) {
         for back in self.backs.remove(&id).into_iter().flatten() {
             let _ = back.try_send(Verdict { id, accepted });
-        }
-    }
-}
-
-impl Group {
-    fn take(&mut self, outputs: Vec<Output>) {
-        for output in outputs {
-            match output {
-                Output::Persist { record } => self.records.push(*record),
-                output => self.outputs.push(output),
-            }
         }
     }
 }

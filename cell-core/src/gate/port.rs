@@ -72,7 +72,8 @@ pub enum Action {
 /// Something to be done, in this order.
 ///
 /// **Contract:** every [`Output::Persist`] is durable before any later output, of this step or the next ones, is
-/// carried out. Group commit is fine: sync once for several steps, then carry out the rest in order.
+/// carried out, but for deliveries that wait for none ([`Output::delivers`]). Group commit is fine: sync once for several
+/// steps, then carry out the rest in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     Persist {
@@ -154,6 +155,18 @@ pub enum Output {
     WakeAt {
         ms: u64,
     },
+}
+
+impl Output {
+    /// The message that this hands to the node: it waits for records of that message alone. A crash before those of
+    /// others are durable delivers it again, which changes nothing.
+    #[must_use]
+    pub fn delivers(&self) -> Option<MessageId> {
+        match self {
+            Output::Deliver { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 codes! {

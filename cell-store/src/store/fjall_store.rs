@@ -33,9 +33,11 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
@@ -54,6 +56,8 @@ const WORKERS: usize = 2;
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 const OPEN_FILES_MAX: usize = 256;
 const BLOCK_BYTES: u32 = 4 << 10;
+/// The first level that is merged into holds four of them.
+const TABLE_BYTES: u64 = 16 << 20;
 /// Full write buffers, and runs of the first level, at which writes wait; below the bounds at which fjall itself does.
 const SEALED_MAX: usize = 3;
 const RUNS_MAX: usize = 16;
@@ -66,13 +70,13 @@ const RELEASE_WAIT: Duration = Duration::from_secs(2);
 pub struct FjallConfig {
     /// Blocks of tables kept in memory.
     pub cache_bytes: u64,
-    /// Of one write buffer; counts when the folder is made.
+    /// Of one write buffer; counts when the folder is made. While the disk takes one, syncs of others wait for it.
     pub write_buffer_bytes: u64,
 }
 
 impl Default for FjallConfig {
     fn default() -> Self {
-        FjallConfig { cache_bytes: 256 << 20, write_buffer_bytes: 32 << 20 }
+        FjallConfig { cache_bytes: 256 << 20, write_buffer_bytes: 8 << 20 }
     }
 }
 
@@ -300,6 +304,7 @@ fn keyspaces(db: &Database, config: &FjallConfig) -> Result<Vec<Keyspace>, Store
 fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(config.write_buffer_bytes)
+        .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
         .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
         .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
 }

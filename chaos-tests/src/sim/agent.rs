@@ -61,6 +61,13 @@ impl Agent {
         }
     }
 
+    /// Deliveries of messages all of whose records are durable.
+    pub(crate) fn take_early(&self, outputs: &mut Vec<Output>) -> Vec<Output> {
+        let undurable: Vec<MessageId> = self.log[self.synced..].iter().map(Record::id).collect();
+        let is_early = |output: &mut Output| output.delivers().is_some_and(|id| !undurable.contains(&id));
+        outputs.extract_if(.., is_early).collect()
+    }
+
     /// The message kept under this id; `None` if it has ended, or a newer copy of it is not durable yet, which will
     /// ask for itself.
     pub(crate) fn message(&self, id: &MessageId) -> Option<&Envelope> {

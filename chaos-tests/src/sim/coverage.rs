@@ -44,6 +44,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "stamps-differ",
     "reply-lost",
     "retried-elsewhere",
+    "early-delivery",
     "dead-letter",
     "redriven",
     "version-waited-for",

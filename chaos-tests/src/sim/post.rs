@@ -63,13 +63,20 @@ impl World {
         self.gate_said(i, outputs);
     }
 
-    /// Outputs happen in order, and nothing behind a record before that record is durable.
-    pub(crate) fn gate_said(&mut self, i: usize, outputs: Vec<Output>) {
+    /// Outputs happen in order, and nothing behind a record before that record is durable; a delivery waits for those of
+    /// its own message alone.
+    pub(crate) fn gate_said(&mut self, i: usize, mut outputs: Vec<Output>) {
+        let agent = &mut self.nodes[i].agent;
+        agent.keep(&outputs);
+        let early = if agent.log.len() == agent.synced { Vec::new() } else { agent.take_early(&mut outputs) };
+        if !early.is_empty() {
+            self.coverage.fault("early-delivery");
+            self.gate_does(i, early);
+        }
         if outputs.is_empty() {
             return;
         }
         let agent = &mut self.nodes[i].agent;
-        agent.keep(&outputs);
         let at = agent.log.len();
         if at == agent.synced && agent.pending.is_empty() {
             self.gate_does(i, outputs);

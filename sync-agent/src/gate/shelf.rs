@@ -7,6 +7,7 @@ use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
 use cell_core::gate::{Envelope, Gate, MessageId, Place, Record};
 use cell_store::{DiskMedium, Log, LogConfig, LogError, LogReader, MediumError, Position};
+use tokio::task::JoinHandle;
 
 /// The log is written anew when it holds this many records, and as many as are kept, that nobody needs.
 const WASTE_MAX: u64 = 65_536;
@@ -27,6 +28,11 @@ pub(crate) enum ShelfError {
     #[error("the storage thread ended")]
     Ended,
 }
+
+/// Records on their way to the disk.
+pub(crate) type Writing = JoinHandle<(Log, Result<u64, LogError>)>;
+/// How that ended.
+pub(crate) type Written = <Writing as Future>::Output;
 
 /// The log.
 #[derive(Debug)]
@@ -64,28 +70,41 @@ impl Shelf {
         Records { reader: self.reader.clone(), at, read: Vec::new().into_iter(), failed: None }
     }
 
-    /// Makes records durable, and tells the gate where they are.
+    /// Begins to make records durable. Until they are, and [`Shelf::kept`] is told, nothing more is written.
+    ///
+    /// # Errors
+    /// [`ShelfError::Ended`].
+    pub(crate) fn keep(&mut self, records: &[Record]) -> Result<Writing, ShelfError> {
+        metrics::counter!("cell_gate_records_total").increment(records.len() as u64);
+        self.write(records.iter().map(Message::to_canon).collect())
+    }
+
+    /// They are durable: the gate is told where.
     ///
     /// # Errors
     /// [`ShelfError`]: nothing may be promised any more.
-    pub(crate) async fn keep(&mut self, gate: &mut Gate, records: &[Record]) -> Result<(), ShelfError> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        let first = self.write(records.iter().map(Message::to_canon).collect()).await?;
+    pub(crate) fn kept(
+        &mut self,
+        gate: &mut Gate,
+        records: &[Record],
+        written: Written,
+    ) -> Result<(), ShelfError> {
+        let first = self.written(written)?;
         (first..).zip(records).for_each(|(at, record)| gate.placed(record, Place(at)));
-        metrics::counter!("cell_gate_records_total").increment(records.len() as u64);
         Ok(())
     }
 
-    async fn write(&mut self, bytes: Vec<Vec<u8>>) -> Result<u64, ShelfError> {
+    fn write(&mut self, bytes: Vec<Vec<u8>>) -> Result<Writing, ShelfError> {
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
-        let written = tokio::task::spawn_blocking(move || {
+        Ok(tokio::task::spawn_blocking(move || {
             let first = log.next().0;
             let synced = log.append(&bytes).and_then(|()| log.sync());
             (log, synced.map(|_| first))
-        });
-        let (log, first) = written.await.map_err(|_| ShelfError::Ended)?;
+        }))
+    }
+
+    fn written(&mut self, written: Written) -> Result<u64, ShelfError> {
+        let (log, first) = written.map_err(|_| ShelfError::Ended)?;
         self.log = Some(log);
         Ok(first?)
     }
@@ -118,20 +137,22 @@ impl Shelf {
         Ok(Some(Record::decode(&bytes)?))
     }
 
-    /// Writes what is kept anew once most of the log is waste, and deletes the rest.
+    /// Whether most of the log is waste.
+    pub(crate) fn is_untidy(&self, gate: &Gate) -> bool {
+        self.wastes_more_than(gate, WASTE_MAX)
+    }
+
+    fn wastes_more_than(&self, gate: &Gate, waste_max: u64) -> bool {
+        self.reader.durable().0 - self.tidied_at > waste_max + 4 * gate.kept() as u64
+    }
+
+    /// Writes what is kept anew, and deletes the rest. Nothing may be on its way to the disk, nor wait for it.
     ///
     /// # Errors
     /// [`ShelfError`]: nothing was deleted that is not written again.
     pub(crate) async fn tidy(&mut self, gate: &mut Gate) -> Result<(), ShelfError> {
-        self.tidy_beyond(gate, WASTE_MAX).await
-    }
-
-    async fn tidy_beyond(&mut self, gate: &mut Gate, waste_max: u64) -> Result<(), ShelfError> {
         let end = self.reader.durable().0;
-        let kept = gate.kept() as u64;
-        if end - self.tidied_at <= waste_max + 4 * kept {
-            return Ok(());
-        }
+        let kept = gate.kept();
         let mut old: Vec<Place> = Vec::with_capacity(gate.kept());
         old.extend(gate.places());
         old.sort_unstable();
@@ -145,7 +166,8 @@ impl Shelf {
                     records.extend(self.record(Some(note))?);
                 }
             }
-            self.keep(gate, &records).await?;
+            let written = self.keep(&records)?.await;
+            self.kept(gate, &records, written)?;
         }
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
         let deleted = tokio::task::spawn_blocking(move || {
