@@ -244,19 +244,22 @@ fn to_file(kind: Kind, target: Target, spot: &Spot, these: &Files<'_>) -> Result
         Kind::SwapBlocks => {
             let mut bytes = std::fs::read(path)?;
             let (from, to) = of_block(middle, length);
-            let size = (to - from) as usize;
-            if size == bytes.len() {
+            let (from, size) = (from as usize, (to - from) as usize);
+            let block = |at: usize| at..at + size;
+            // With one that says something else: of the harm before, the same may stand twice.
+            let others = (0..=bytes.len() - size).step_by(PAGE as usize);
+            let other = others
+                .filter(|other| other.abs_diff(from) >= size && bytes[block(*other)] != bytes[block(from)])
+                .min_by_key(|other| other.abs_diff(from));
+            match other {
+                Some(other) => {
+                    let (mine, theirs) = (bytes[block(from)].to_vec(), bytes[block(other)].to_vec());
+                    bytes[block(from)].copy_from_slice(&theirs);
+                    bytes[block(other)].copy_from_slice(&mine);
+                }
                 // A file of one block, such as a segment that was just begun.
-                bytes.rotate_left(size / 2);
-                return Ok(std::fs::write(path, bytes)?);
+                None => bytes[block(from)].rotate_left(size / 2),
             }
-            // With the one before it, or behind it.
-            let other =
-                if from >= PAGE { from - PAGE } else { to.min(length.saturating_sub(size as u64)) } as usize;
-            let from = from as usize;
-            let (mine, theirs) = (bytes[from..from + size].to_vec(), bytes[other..other + size].to_vec());
-            bytes[from..from + size].copy_from_slice(&theirs);
-            bytes[other..other + size].copy_from_slice(&mine);
             Ok(std::fs::write(path, bytes)?)
         }
         Kind::SwapFiles => Ok(()),
