@@ -1,4 +1,5 @@
-//! The view's keys. One tree; the first byte says what a key is. Few keys per order: each costs a tree update.
+//! The view's keys. The first byte says what a key is; an engine may keep kinds apart. Few keys per order: each costs an
+//! update.
 //!
 //! | prefix | rest | value |
 //! |---|---|---|

@@ -120,7 +120,7 @@ pub(crate) struct GateInbox {
 struct Group {
     records: Vec<Record>,
     outputs: Vec<Output>,
-    /// The node said that something was applied: what is delivered now was woken by it.
+    /// When the node first said that something was applied: what is delivered behind the records was woken by it.
     woken_at: Option<Instant>,
     /// Since when it has records, while all of them say that a message is gone.
     lingers_since: Option<Instant>,
@@ -178,7 +178,7 @@ impl GateRunner {
 
     /// Runs until the shutdown begins. `first` is what the gate wanted when it was restored.
     pub(crate) async fn run(mut self, mut inbox: GateInbox, first: Vec<Output>, shutdown: Shutdown) {
-        self.take(first);
+        self.take(first, None);
         if let Err(error) = self.go_on(&mut inbox, &shutdown).await {
             // Without a log the gate may promise nothing; senders still owe every message.
             tracing::error!(%error, "the gate's log failed; the agent stops");
@@ -219,7 +219,7 @@ impl GateRunner {
             if self.wake_at_ms.is_some_and(|ms| ms <= now_ms) {
                 self.wake_at_ms = None;
                 let outputs = self.gate.step(now_ms, Input::Tick);
-                self.take(outputs);
+                self.take(outputs, None);
             }
         }
     }
@@ -233,21 +233,20 @@ impl GateRunner {
         let now_ms = now_ms();
         match event {
             Event::Input(input) => {
-                if matches!(input, Input::Applied { .. } | Input::Present { .. }) {
-                    self.group.woken_at.get_or_insert_with(Instant::now);
-                }
+                let wakes = matches!(input, Input::Applied { .. } | Input::Present { .. });
+                let woken_at = wakes.then(Instant::now);
                 let outputs = self.gate.step(now_ms, input);
-                self.take(outputs);
+                self.take(outputs, woken_at);
             }
             Event::Arrived { envelope, back } => {
                 self.backs.entry(envelope.id).or_default().push(back);
                 let outputs = self.gate.step(now_ms, Input::Arrived { envelope: *envelope });
-                self.take(outputs);
+                self.take(outputs, None);
             }
             Event::Malformed { bytes, from, reason, back } => {
                 self.backs.entry(MessageId::of_undecoded(&bytes)).or_default().push(back);
                 let outputs = self.gate.step(now_ms, Input::Malformed { bytes, from, reason });
-                self.take(outputs);
+                self.take(outputs, None);
             }
             Event::Operate { identity, action, moved } => {
                 let outputs = self.gate.step(now_ms, Input::Operator { identity, action });
@@ -257,14 +256,18 @@ impl GateRunner {
                 });
                 // Nobody waits any more: it is done all the same.
                 let _ = moved.send(ids.unwrap_or_default());
-                self.take(outputs);
+                self.take(outputs, None);
             }
             Event::Look(look) => look(&self.gate, &self.shelf),
         }
     }
 
-    /// Into the group, but for what waits for no record.
-    fn take(&mut self, outputs: Vec<Output>) {
+    /// Into the group, but for what waits for no record. What an operator set in motion is not delivered before that is
+    /// on record.
+    fn take(&mut self, outputs: Vec<Output>, woken_at: Option<Instant>) {
+        self.group.woken_at = self.group.woken_at.or(woken_at);
+        let audited = outputs.iter().any(|output| matches!(output, Output::Audit { .. }));
+        let waits = |undurable: &HashMap<MessageId, usize>, id| audited || undurable.contains_key(&id);
         for output in outputs {
             match output {
                 Output::Persist { record } => {
@@ -272,8 +275,8 @@ impl GateRunner {
                     self.group.keep(*record);
                 }
                 Output::WakeAt { ms } => self.wake_at_ms = Some(ms),
-                output if output.delivers().is_some_and(|id| !self.undurable.contains_key(&id)) => {
-                    self.courier.carry_out(output, &self.gate, &self.shelf, self.group.woken_at);
+                output if output.delivers().is_some_and(|id| !waits(&self.undurable, id)) => {
+                    self.courier.carry_out(output, &self.gate, &self.shelf, woken_at);
                 }
                 output => self.group.outputs.push(output),
             }

@@ -33,7 +33,7 @@ impl Gate {
         match record {
             Record::Accepted(_) => {
                 item.place = place;
-                // What was noted before it is void. Of the same group it may be about a copy that ended within it.
+                // What was noted before it is void. It may also be about a copy that has ended by now.
                 if let Some(note) = item.note.as_deref_mut() {
                     (note.dead, note.discarded) = (Place::UNKNOWN, Place::UNKNOWN);
                 }

@@ -11,7 +11,8 @@
 //! - It keeps a keyspace's settings from when it was made: another `write_buffer_bytes` counts for new folders only.
 //! - A buffer that holds keys of all kinds becomes a table that spans them all, and is merged with every table of the next
 //!   level. Kinds have keyspaces of their own ([`APART`]): what comes in the order of its keys is moved then, not merged. A
-//!   batch is whole over all of them: they share the journal, and fjall syncs it before it writes a buffer out.
+//!   batch is whole over all of them: they share the journal, which fjall syncs before it writes a buffer out. One that was
+//!   filled in that moment may go with it; a power cut then leaves a journal that is behind, and that is named.
 //! - Its own lock file is named like ours, so it lives one folder deeper.
 //!
 //! Memory: the block cache, and write buffers, of which a keyspace has five at most (one filling, four being written).
@@ -22,10 +23,9 @@
 //! damaged anywhere but at its very end, one that ends before what was made of it, tables' tables of content. Detected
 //! where it is read: every block of a table has a checksum. **Not** detected: a journal whose last batch is damaged, or
 //! that ends early and behind every buffer that was written out, is one whose end was torn by a crash, and gives the store
-//! of an earlier moment; one of which nothing is left is one of which everything was written out, so what only it had is
-//! missing; the oldest of several journals missing with the batches that only it had; a table exchanged for another. A
-//! write that wakes a damaged table in a merge fails with [`StoreError::Io`], as fjall keeps the reason to itself. The
-//! applied position (an earlier moment) and the digests (single keys) are there for that.
+//! of an earlier moment, never one with holes; the oldest of several journals missing with the batches that only it had; a
+//! table exchanged for another. A write that wakes a damaged table in a merge fails with [`StoreError::Io`], as fjall keeps
+//! the reason to itself. The applied position (an earlier moment) and the digests (single keys) are there for that.
 
 mod verify;
 
@@ -48,6 +48,8 @@ use super::{Batch, Engine, Scan, Store, StoreError};
 const ENGINE: &str = "fjall";
 /// First bytes of the keys that come with every order, in their order: each kind has a keyspace, all others share one.
 const APART: &[u8] = b"dekmrux";
+/// Has a key that every opening writes, so that no journal that was in use is empty.
+const OPENED: &str = "opened";
 /// Where the folder is made; what is found here was never finished.
 const UNFINISHED: &str = "fjall.new";
 /// One writes buffers out, so that it never waits for the other, which merges.
@@ -90,7 +92,7 @@ pub struct FjallStore {
 }
 
 struct Open {
-    /// As [`APART`]; behind them that of all other keys.
+    /// As [`APART`]; behind them that of all other keys, and [`OPENED`].
     keyspaces: Vec<Keyspace>,
     db: Database,
 }
@@ -145,11 +147,12 @@ impl FjallStore {
             let keyspaces = keyspaces(&db, config)?;
             let made =
                 keyspaces.iter().filter_map(|keyspace| keyspace.tree.get_highest_persisted_seqno()).max();
-            // Nothing in the journals: everything was written out.
-            if last.is_some() && made > last {
+            if made > last {
                 let what = format!("a journal of '{}' ends before what was made of it", home.display());
                 return Err(StoreError::Damaged(what));
             }
+            // A journal is empty only when it has just begun, with all before it written out.
+            keyspaces[APART.len() + 1].insert(OPENED, "").map_err(error)?;
             Ok(Open { keyspaces, db })
         })?;
         folder.mark()?;
@@ -294,7 +297,7 @@ fn database(home: &Path, config: &FjallConfig) -> Result<Database, StoreError> {
 }
 
 fn names() -> impl Iterator<Item = String> {
-    APART.iter().map(|byte| format!("keys-{byte:02x}")).chain(["keys".to_owned()])
+    APART.iter().map(|byte| format!("keys-{byte:02x}")).chain(["keys".to_owned(), OPENED.to_owned()])
 }
 
 fn keyspaces(db: &Database, config: &FjallConfig) -> Result<Vec<Keyspace>, StoreError> {

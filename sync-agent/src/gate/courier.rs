@@ -183,7 +183,7 @@ impl Courier {
         let courier = self.clone();
         let envelope = match shelf.message(gate, &id) {
             Ok(Some(envelope)) => Ok(envelope),
-            // It ended in the same group.
+            // It has ended meanwhile.
             Ok(None) => return,
             Err(error) => Err(error.to_string()),
         };
