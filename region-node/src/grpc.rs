@@ -6,7 +6,7 @@ mod quarantine;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_core::canon::Message as _;
 use cell_core::cell::{Answer, Baseline, Delivery, Front, Hole, Refused};
@@ -34,8 +34,8 @@ use crate::writer::NodeError;
 
 /// Bytes of one tail batch, about.
 const TAIL_BYTES: usize = 256 << 10;
-/// Longest pause between two tail batches of a client that is not behind: what comes meanwhile goes together. It is made
-/// behind a batch that came as soon after the one before; so changes that come one by one go at once.
+/// Longest pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a
+/// quiet time a change goes at once.
 const TAIL_REST_MAX_MS: u32 = 10;
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
@@ -152,7 +152,6 @@ impl NodeService for Grpc {
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
         self.shutdown.spawn("tail", async move {
             let mut durable = node.durable_watch();
-            let mut sent = None;
             loop {
                 // Right behind the writer it is in memory: another thread for that would be woken for every group.
                 let read = match node.log().read_recent(at, TAIL_BYTES) {
@@ -190,17 +189,14 @@ impl NodeService for Grpc {
                     continue;
                 };
                 at = Position(last.0 + 1);
-                let rest = Duration::from_millis(rest_ms.into());
-                let rests = sent.is_some_and(|sent: Instant| sent.elapsed() < rest);
                 let items = batch.iter().map(|(position, record)| tail_item(*position, record)).collect();
                 let durable_position = node.durable_position();
                 let batch = v1::TailBatch { items, next_position: at.0, durable_position };
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
                 }
-                sent = Some(Instant::now());
-                if rests && at.0 >= durable_position {
-                    tokio::time::sleep(rest).await;
+                if at.0 >= durable_position && rest_ms > 0 {
+                    tokio::time::sleep(Duration::from_millis(rest_ms.into())).await;
                 }
             }
         });

@@ -413,7 +413,7 @@ impl<T: Told> Loop<T> {
         }
     }
 
-    /// One group: run, append, sync, answer, publish, hand on.
+    /// One group: run, append, sync, publish, answer, hand on.
     fn commit(&mut self, work: Vec<Work>, waiting: &Receiver<Work>) -> Result<(), NodeError> {
         self.number += 1;
         let mut made = Made::default();
@@ -454,10 +454,13 @@ impl<T: Told> Loop<T> {
             self.withhold(&made)?;
         }
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
+        if let Ok(end) = &durable {
+            // Whoever is answered finds it durable.
+            self.published.send_replace(end.0);
+        }
         finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
         let end = durable?;
         self.working.set_holes(self.cell.holes().count());
-        self.published.send_replace(end.0);
         self.hand_on(made, end)?;
         trims.into_iter().for_each(|(before, answer)| self.trim(before, answer));
         Ok(())
