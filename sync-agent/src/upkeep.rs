@@ -131,14 +131,22 @@ pub(crate) async fn keep(
         // What was asked for is on its way back through the log.
         let fresh: Vec<_> =
             closable.iter().filter(|(actor, front)| !asked.contains(&(*actor, front.seq))).collect();
+        let mut heard = true;
         if !fresh.is_empty() {
             let actors = fresh.iter().map(|(actor, front)| write_front(*actor, *front)).collect();
             match node.client().close_actors(v1::CloseActorsRequest { actors }).await {
                 Ok(_) => tracing::info!(actors = fresh.len(), "every region has all of these ended actors"),
-                Err(error) => tracing::debug!(%error, "ended actors are not closed yet"),
+                Err(error) => {
+                    tracing::debug!(%error, "ended actors are not closed yet");
+                    heard = false;
+                }
             }
         }
-        asked = closable.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
+        // Who did not hear it is asked again.
+        asked = match heard {
+            true => closable.into_iter().map(|(actor, front)| (actor, front.seq)).collect(),
+            false => BTreeSet::new(),
+        };
         // Asked for before the positions: of a start in between nothing is deleted.
         let actor = node.known().borrow().actor.map(v1::ActorId::from);
         let (all_have, some_have) = reports.held(&node, &members, own);
