@@ -83,11 +83,16 @@ fn put_sums(batch: &mut Batch, n: u64) {
     }
 }
 
+/// A number the system keeps of this process; 0 where it keeps none.
+fn of_process(file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(Path::new("/proc/self").join(file)).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 /// What the process has given the disk to write.
 fn written_bytes() -> u64 {
-    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+    of_process("io", "write_bytes:")
 }
 
 fn cpu_seconds() -> f64 {
@@ -96,9 +101,7 @@ fn cpu_seconds() -> f64 {
 }
 
 fn resident_mib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+    of_process("status", "RssAnon:") / 1024
 }
 
 fn disk_bytes(dir: &Path) -> u64 {
@@ -205,7 +208,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     for orders in counts.split(',') {
         let orders: u64 = orders.parse()?;
-        for ordered in [true] {
+        for ordered in [true, false] {
             let engines = [Engine::Sled, Engine::Fjall].into_iter();
             for engine in engines.filter(|engine| only.as_ref().is_none_or(|only| only == engine.as_str())) {
                 let folder = tempfile::tempdir_in(&parent)?;

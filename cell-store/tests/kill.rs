@@ -1,8 +1,11 @@
 //! SIGKILL on a real process that commits to a real folder: everything it acknowledged is there, no batch is half.
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "support/child.rs"]
+mod child;
+
+use std::ffi::OsStr;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use cell_store::{Batch, DiskMedium, Engine, Log, LogConfig, Position, Recovery, Scan, Store, open};
@@ -84,15 +87,10 @@ fn kill_and_look(engine: Engine) {
     let folder = tempfile::tempdir().unwrap();
     let (mut acked, mut synced_view) = (0, 0);
     for round in 0..10_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_child_commits_and_acknowledges_until_it_is_killed", "--nocapture"])
-            .env(FOLDER, folder.path())
-            .env(ENGINE, engine.as_str())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let variables = [(FOLDER, folder.path().as_os_str()), (ENGINE, OsStr::new(engine.as_str()))];
+        let (mut child, mut lines) =
+            child::start("the_child_commits_and_acknowledges_until_it_is_killed", &variables);
         let before = acked;
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut note = |line: &str| -> u64 {
             let number = |word: &str| line.strip_prefix(word).and_then(|number| number.parse::<u64>().ok());
             acked = number("acked ").unwrap_or(acked);

@@ -1,8 +1,10 @@
 //! SIGKILL while buffers of all kinds are written out: no batch is half over the keyspaces, and no start is refused.
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "support/child.rs"]
+mod child;
+
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use cell_store::{Batch, FjallConfig, FjallStore, Scan, Store};
 
@@ -65,13 +67,8 @@ fn the_child_writes_until_it_is_killed() {
 fn after_sigkill_no_batch_is_half_over_the_keyspaces() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..8_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_child_writes_until_it_is_killed", "--nocapture"])
-            .env(FOLDER, folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let variables = [(FOLDER, folder.path().as_os_str())];
+        let (mut child, mut lines) = child::start("the_child_writes_until_it_is_killed", &variables);
         let (mut seen, enough) = (0, 3 + round * 7 % 11);
         while seen < enough {
             match lines.next() {

@@ -1,9 +1,11 @@
 //! SIGKILL on a real process that moves a view from engine to engine. Alone in its binary: a process that is just being
 //! started holds the locks of whoever starts it for a moment.
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "support/child.rs"]
+mod child;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use cell_store::{Batch, Engine, Scan, engine_of, migrate, open};
@@ -48,13 +50,9 @@ fn killed_at_any_point_it_leaves_the_old_view_or_the_whole_new_one() {
     let before = contents(&dir);
     let mut engines = Vec::new();
     for round in 0..16 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_child_moves_a_view_to_and_fro_until_it_is_killed", "--nocapture"])
-            .env(FOLDER, folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let variables = [(FOLDER, folder.path().as_os_str())];
+        let (mut child, lines) =
+            child::start("the_child_moves_a_view_to_and_fro_until_it_is_killed", &variables);
         let stages = lines.filter(|line| line.starts_with("stage ")).take(1 + round * 5 % 23).count();
         assert_eq!(stages, 1 + round * 5 % 23, "the child ended by itself");
         child.kill().unwrap();

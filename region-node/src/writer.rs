@@ -449,18 +449,16 @@ impl<T: Told> Loop<T> {
         }
         drop(over);
         let durable = self.append(&made.records, waiting);
-        if durable.is_ok() {
+        if let Ok(end) = &durable {
+            // Whoever is answered finds it there.
             made.keys = self.working.put(self.number, made.entities.iter());
             self.withhold(&made)?;
-        }
-        let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
-        if let Ok(end) = &durable {
-            // Whoever is answered finds it durable.
+            self.working.set_holes(self.cell.holes().count());
             self.published.send_replace(end.0);
         }
+        let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
         finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
         let end = durable?;
-        self.working.set_holes(self.cell.holes().count());
         self.hand_on(made, end)?;
         trims.into_iter().for_each(|(before, answer)| self.trim(before, answer));
         Ok(())

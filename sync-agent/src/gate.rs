@@ -218,8 +218,7 @@ impl GateRunner {
             let now_ms = now_ms();
             if self.wake_at_ms.is_some_and(|ms| ms <= now_ms) {
                 self.wake_at_ms = None;
-                let outputs = self.gate.step(now_ms, Input::Tick);
-                self.take(outputs, None);
+                self.input(now_ms, Input::Tick);
             }
         }
     }
@@ -232,21 +231,14 @@ impl GateRunner {
     fn step(&mut self, event: Event) {
         let now_ms = now_ms();
         match event {
-            Event::Input(input) => {
-                let wakes = matches!(input, Input::Applied { .. } | Input::Present { .. });
-                let woken_at = wakes.then(Instant::now);
-                let outputs = self.gate.step(now_ms, input);
-                self.take(outputs, woken_at);
-            }
+            Event::Input(input) => self.input(now_ms, input),
             Event::Arrived { envelope, back } => {
                 self.backs.entry(envelope.id).or_default().push(back);
-                let outputs = self.gate.step(now_ms, Input::Arrived { envelope: *envelope });
-                self.take(outputs, None);
+                self.input(now_ms, Input::Arrived { envelope: *envelope });
             }
             Event::Malformed { bytes, from, reason, back } => {
                 self.backs.entry(MessageId::of_undecoded(&bytes)).or_default().push(back);
-                let outputs = self.gate.step(now_ms, Input::Malformed { bytes, from, reason });
-                self.take(outputs, None);
+                self.input(now_ms, Input::Malformed { bytes, from, reason });
             }
             Event::Operate { identity, action, moved } => {
                 let outputs = self.gate.step(now_ms, Input::Operator { identity, action });
@@ -262,12 +254,18 @@ impl GateRunner {
         }
     }
 
+    fn input(&mut self, now_ms: u64, input: Input) {
+        let wakes = matches!(input, Input::Applied { .. } | Input::Present { .. });
+        let woken_at = wakes.then(Instant::now);
+        let outputs = self.gate.step(now_ms, input);
+        self.take(outputs, woken_at);
+    }
+
     /// Into the group, but for what waits for no record. What an operator set in motion is not delivered before that is
     /// on record.
     fn take(&mut self, outputs: Vec<Output>, woken_at: Option<Instant>) {
         self.group.woken_at = self.group.woken_at.or(woken_at);
         let audited = outputs.iter().any(|output| matches!(output, Output::Audit { .. }));
-        let waits = |undurable: &HashMap<MessageId, usize>, id| audited || undurable.contains_key(&id);
         for output in outputs {
             match output {
                 Output::Persist { record } => {
@@ -275,7 +273,9 @@ impl GateRunner {
                     self.group.keep(*record);
                 }
                 Output::WakeAt { ms } => self.wake_at_ms = Some(ms),
-                output if output.delivers().is_some_and(|id| !waits(&self.undurable, id)) => {
+                output
+                    if !audited && output.delivers().is_some_and(|id| !self.undurable.contains_key(&id)) =>
+                {
                     self.courier.carry_out(output, &self.gate, &self.shelf, woken_at);
                 }
                 output => self.group.outputs.push(output),

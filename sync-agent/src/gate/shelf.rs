@@ -76,7 +76,13 @@ impl Shelf {
     /// [`ShelfError::Ended`].
     pub(crate) fn keep(&mut self, records: &[Record]) -> Result<Writing, ShelfError> {
         metrics::counter!("cell_gate_records_total").increment(records.len() as u64);
-        self.write(records.iter().map(Message::to_canon).collect())
+        let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
+        let bytes: Vec<_> = records.iter().map(Message::to_canon).collect();
+        Ok(tokio::task::spawn_blocking(move || {
+            let first = log.next().0;
+            let synced = log.append(&bytes).and_then(|()| log.sync());
+            (log, synced.map(|_| first))
+        }))
     }
 
     /// They are durable: the gate is told where.
@@ -89,24 +95,10 @@ impl Shelf {
         records: &[Record],
         written: Written,
     ) -> Result<(), ShelfError> {
-        let first = self.written(written)?;
-        (first..).zip(records).for_each(|(at, record)| gate.placed(record, Place(at)));
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: Vec<Vec<u8>>) -> Result<Writing, ShelfError> {
-        let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
-        Ok(tokio::task::spawn_blocking(move || {
-            let first = log.next().0;
-            let synced = log.append(&bytes).and_then(|()| log.sync());
-            (log, synced.map(|_| first))
-        }))
-    }
-
-    fn written(&mut self, written: Written) -> Result<u64, ShelfError> {
         let (log, first) = written.map_err(|_| ShelfError::Ended)?;
         self.log = Some(log);
-        Ok(first?)
+        (first?..).zip(records).for_each(|(at, record)| gate.placed(record, Place(at)));
+        Ok(())
     }
 
     /// The message kept under this id, if there is one that can be read.
@@ -153,7 +145,7 @@ impl Shelf {
     pub(crate) async fn tidy(&mut self, gate: &mut Gate) -> Result<(), ShelfError> {
         let end = self.reader.durable().0;
         let kept = gate.kept();
-        let mut old: Vec<Place> = Vec::with_capacity(gate.kept());
+        let mut old: Vec<Place> = Vec::with_capacity(kept);
         old.extend(gate.places());
         old.sort_unstable();
         for chunk in old.chunks(CHUNK) {
