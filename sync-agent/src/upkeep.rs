@@ -1,7 +1,7 @@
 //! What only the agent can tell its node, since it hears how far the others are: which ended actors can be closed, and
 //! what of the log nobody will ask for any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,7 +118,6 @@ pub(crate) async fn keep(
     limits: Limits,
     shutdown: Shutdown,
 ) {
-    let mut asked = BTreeSet::new();
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
@@ -128,25 +127,20 @@ pub(crate) async fn keep(
             continue;
         }
         let closable = reports.closable(&node, &members, limits.close_after_ms);
-        // What was asked for is on its way back through the log.
-        let fresh: Vec<_> =
-            closable.iter().filter(|(actor, front)| !asked.contains(&(*actor, front.seq))).collect();
-        let mut heard = true;
-        if !fresh.is_empty() {
-            let actors = fresh.iter().map(|(actor, front)| write_front(*actor, *front)).collect();
+        if !closable.is_empty() {
+            // Asked for until they come back closed through the log: a node that is just starting closes none.
+            let actors = closable.into_iter().map(|(actor, front)| write_front(actor, front)).collect();
             match node.client().close_actors(v1::CloseActorsRequest { actors }).await {
-                Ok(_) => tracing::info!(actors = fresh.len(), "every region has all of these ended actors"),
-                Err(error) => {
-                    tracing::debug!(%error, "ended actors are not closed yet");
-                    heard = false;
+                Ok(reply) if reply.get_ref().closed > 0 => {
+                    tracing::info!(
+                        actors = reply.get_ref().closed,
+                        "every region has all of these ended actors"
+                    );
                 }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "ended actors are not closed yet"),
             }
         }
-        // Who did not hear it is asked again.
-        asked = match heard {
-            true => closable.into_iter().map(|(actor, front)| (actor, front.seq)).collect(),
-            false => BTreeSet::new(),
-        };
         // Asked for before the positions: of a start in between nothing is deleted.
         let actor = node.known().borrow().actor.map(v1::ActorId::from);
         let (all_have, some_have) = reports.held(&node, &members, own);
