@@ -715,7 +715,7 @@ async fn node_status(regions: &Regions, region: &str) -> v1::StatusReply {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go_on() {
     let node = ["log = { segment_kib = 64, keep_mib = 0 }"];
-    let mut regions = Regions::start_with(&node, &["upkeep_every_ms = 100"]).await;
+    let mut regions = Regions::start_with(&node, &["upkeep_every_ms = 100", "compare_every_ms = 500"]).await;
     let mut orders = Vec::new();
     let trimmed = async |regions: &Regions| {
         let mut all = true;
@@ -792,6 +792,35 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
         .await;
     }
     regions.cluster.ready(Role::Node, "east").await.unwrap();
+    // Two that lack the same do not confirm each other that there is nothing more: the third one has it.
+    regions.cluster.kill(Role::Agent, "north").await.unwrap();
+    for region in ["east", "south"] {
+        regions.cluster.kill(Role::Node, region).await.unwrap();
+        std::fs::remove_dir_all(node_folder(&regions, region).join("view")).unwrap();
+    }
+    for region in ["east", "south"] {
+        regions.cluster.restart(Role::Node, region).await.unwrap();
+    }
+    for _ in 0..50 {
+        for region in ["east", "south"] {
+            let status = node_status(&regions, region).await;
+            let (lacking, recovering) = (status.lacking, status.recovering);
+            assert!(lacking && recovering, "{region} without what north has: {lacking}, {recovering}");
+            let at = regions.cluster.node_http(region).unwrap();
+            let seen =
+                regions.api.get(at, &format!("/v1/orders/{}", orders[0]), &regions.buyer).await.unwrap();
+            assert!(matches!(seen.status, 200 | 503), "{}", seen.body);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    for region in ["east", "south"] {
+        until("it has what north had", async || {
+            let status = node_status(&regions, region).await;
+            !status.lacking && !status.recovering && regions.sees(region, &orders[0]).await
+        })
+        .await;
+    }
     regions.cluster.stop().await.unwrap();
 }
 

@@ -140,6 +140,7 @@ impl NodeService for Grpc {
             first_position: self.node.log().first().0,
             holes: known.holes.iter().map(|(dot, hole)| wire_hole(*dot, hole)).collect(),
             protocol,
+            lacking: !self.node.working().may_be_built_on(),
         }))
     }
 
@@ -191,7 +192,8 @@ impl NodeService for Grpc {
                 at = Position(last.0 + 1);
                 let items = batch.iter().map(|(position, record)| tail_item(*position, record)).collect();
                 let durable_position = node.durable_position();
-                let batch = v1::TailBatch { items, next_position: at.0, durable_position };
+                let lacking = !node.working().may_be_built_on();
+                let batch = v1::TailBatch { items, next_position: at.0, durable_position, lacking };
                 if sender.send(Ok(batch)).await.is_err() {
                     return;
                 }

@@ -4,6 +4,7 @@
 //! looked at, then their entities, and the peer's state of those is merged here. The peer does the same with ours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,13 +34,48 @@ const FETCH_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compared {
     Equal,
-    /// These slots, as far as they were asked for; and which doubt this region was in.
+    /// These slots, as far as they were asked for.
     Different {
         slots: Vec<u32>,
-        doubt: u64,
+        doubts: Doubts,
     },
     /// No common version could be looked at.
     Inconclusive(&'static str),
+}
+
+/// Whether the two that were compared lacked something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Doubts {
+    /// Which doubt this region was in; 0: none.
+    ours: u64,
+    /// The peer lacks a part of what it says it has.
+    peer_lacks: bool,
+}
+
+/// Peers that lack something themselves, and had nothing more for this region.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// Which life and doubt of this region's node that is of.
+    of: (u64, u64),
+    /// Slots of which each could not say so.
+    by: BTreeMap<RegionId, BTreeSet<u32>>,
+}
+
+impl Said {
+    /// One more. Once all of them said so there is nobody else to ask; then the slots of which one could not.
+    fn and(
+        &mut self,
+        peer: RegionId,
+        of: (u64, u64),
+        but: BTreeSet<u32>,
+        mut peers: impl Iterator<Item = RegionId>,
+    ) -> Option<BTreeSet<u32>> {
+        if self.of != of {
+            *self = Said { of, ..Said::default() };
+        }
+        self.by.insert(peer, but);
+        peers.all(|peer| self.by.contains_key(&peer)).then(|| self.by.values().flatten().copied().collect())
+    }
 }
 
 /// How an entity differs.
@@ -84,6 +120,7 @@ pub(crate) struct Comparer {
     pub(crate) board: Board,
     /// Entities taken over in a second, at most.
     pub(crate) repair_per_s: u32,
+    pub(crate) said: Arc<Mutex<Said>>,
 }
 
 impl Comparer {
@@ -126,14 +163,14 @@ impl Comparer {
                 *seen += 1;
                 self.board.differs(peer);
                 if *seen >= SEEN_BEFORE_REPAIR
-                    && let Compared::Different { slots, doubt } = self.compare(peer, true).await?
+                    && let Compared::Different { slots, doubts } = self.compare(peer, true).await?
                 {
                     let differences = self.narrow(peer, &slots).await?;
                     let Healed { changed: repaired, open } = self.heal(peer, &differences).await?;
-                    if repaired == 0 && doubt > 0 && slots.len() <= SLOTS_MAX {
+                    if repaired == 0 && slots.len() <= SLOTS_MAX {
                         // It differs in what this region has and the peer lacks: the peer has nothing more to give.
-                        let but_slots = open.iter().map(|id| u32::from(id.slot().number())).collect();
-                        within(self.node.agreed(v1::AgreedRequest { doubt, but_slots })).await?;
+                        let but = open.iter().map(|id| u32::from(id.slot().number())).collect();
+                        self.has_nothing_more(peer, doubts, but).await?;
                     }
                     let (slots, entities) = (slots.len(), differences.len());
                     tracing::warn!(%peer, slots, entities, repaired, "what both should have differs");
@@ -165,20 +202,47 @@ impl Comparer {
                 _ => return Ok(Compared::Inconclusive("too long ago")),
             }
         };
+        let doubts = Doubts { ours: ours.doubt, peer_lacks: theirs.lacking };
         if ours.root == theirs.root {
             // Of two that have holes neither knows what it lacks. One that has none has all that the sums are of.
             if ours.quarantined > 0 && theirs.quarantined > 0 {
                 return Ok(Compared::Inconclusive("changes are quarantined"));
             }
-            if ours.doubt > 0 {
-                let agreed = v1::AgreedRequest { doubt: ours.doubt, ..v1::AgreedRequest::default() };
-                within(self.node.agreed(agreed)).await?;
-            }
+            self.has_nothing_more(peer, doubts, BTreeSet::new()).await?;
             return Ok(Compared::Equal);
         }
         let pairs = ours.slots.chunks(32).zip(theirs.slots.chunks(32));
         let differing = (0..).zip(pairs).filter(|(_, (ours, theirs))| ours != theirs).map(|(slot, _)| slot);
-        Ok(Compared::Different { slots: differing.collect(), doubt: ours.doubt })
+        Ok(Compared::Different { slots: differing.collect(), doubts })
+    }
+
+    /// Ends this region's doubt, but for some slots: if the peer lacks nothing itself, or no peer is left that could have more.
+    async fn has_nothing_more(
+        &self,
+        peer: RegionId,
+        doubts: Doubts,
+        but: BTreeSet<u32>,
+    ) -> Result<(), Status> {
+        let Doubts { ours: doubt, peer_lacks } = doubts;
+        if doubt == 0 {
+            return Ok(());
+        }
+        let mut but_slots = but;
+        if peer_lacks {
+            let of = (self.node.life(), doubt);
+            // Only assignments run under the lock.
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            match said.and(peer, of, but_slots, self.peers.regions()) {
+                Some(all) => but_slots = all,
+                None => return Ok(()),
+            }
+            tracing::error!(
+                "every region lacks a part of what it says it has: what none of them has is lost"
+            );
+        }
+        let but_slots = but_slots.into_iter().collect();
+        within(self.node.agreed(v1::AgreedRequest { doubt, but_slots })).await?;
+        Ok(())
     }
 
     /// The entities of these slots that differ now, some of them perhaps because they are being changed.
@@ -308,4 +372,23 @@ async fn collect(
         }
     }
     Ok(digests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_that_lack_something_end_a_doubt_when_all_of_them_had_nothing_more() {
+        let [east, south] = ["east", "south"].map(|name| name.parse::<RegionId>().unwrap());
+        let mut said = Said::default();
+        let mut and = |peer, of, but: &[u32]| {
+            said.and(peer, of, but.iter().copied().collect(), [east, south].into_iter())
+        };
+        assert_eq!(and(east, (1, 7), &[4]), None, "the other may have it");
+        assert_eq!(and(east, (1, 7), &[4]), None, "however often one says so");
+        assert_eq!(and(south, (1, 8), &[]), None, "that was another doubt");
+        assert_eq!(and(east, (2, 8), &[5]), None, "and that of another life");
+        assert_eq!(and(south, (2, 8), &[4]), Some(BTreeSet::from([4, 5])));
+    }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Known {
     pub(crate) position: u64,
     /// It has just started and decides nothing yet.
     pub(crate) recovering: bool,
+    /// It lacks a part of what it says it has.
+    pub(crate) lacking: bool,
 }
 
 /// Consecutive records of the node's log that hold changes.
@@ -270,6 +272,7 @@ impl NodeLink {
         });
         self.board.node_protocol(status.protocol);
         let holes = Arc::new(Holes::read(status.holes));
+        self.known.send_modify(|known| known.lacking = status.lacking);
         self.connect(from, &fronts, &holes, actor, status.recovering);
         backoff.reset();
         tracing::info!(position = from, actors = fronts.live().len(), "tailing the node");
@@ -371,6 +374,7 @@ impl NodeLink {
             batch.items.iter().for_each(|item| holes.note(item.entry.as_ref(), item.hole.clone()));
             self.board.quarantined(holes.count());
         }
+        let lacking = batch.lacking;
         let news = read_batch(from, batch);
         let mut upto = BTreeMap::new();
         let mut fronts = Fronts::clone(&self.known.borrow().fronts);
@@ -400,6 +404,7 @@ impl NodeLink {
             known.fronts = Arc::clone(&fronts);
             known.holes = Arc::clone(&holes);
             known.position = news.next;
+            known.lacking = lacking;
         });
         self.positions().note(news.next, &fronts);
         self.board.node(true, news.next);

@@ -19,6 +19,9 @@ use crate::node::NodeLink;
 /// With some peers confirming and the others not reached yet, these are waited for this long.
 const GRACE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A node that lacks something waits for a peer that does not. Where every peer is there and does, too, it waits so long for
+/// comparisons to make one of them whole: there is nobody else to ask.
+const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 /// What does not come for so long is not waited for any longer than the node does by itself.
 const MOVED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -28,9 +31,10 @@ pub(crate) enum Standing {
     Away,
     /// It holds more of the node's predecessors than the node does, or has not said.
     Ahead,
-    /// It holds nothing more, as of this life of the node.
+    /// It holds nothing more, as of this life of the node; `whole`: and lacks nothing of that.
     Confirmed {
         life: u64,
+        whole: bool,
     },
 }
 
@@ -73,11 +77,20 @@ impl Recovery {
         let (mut peers, since) = (self.peers.subscribe(), Instant::now());
         let (mut moved, mut upto, mut said) = (since, 0, None::<Instant>);
         while node.is_connected() && node.life() == life {
-            let confirmed = confirmed(&peers.borrow_and_update(), life, since.elapsed());
+            let lacking = node.known().borrow().lacking;
+            let confirmed = confirmed(&peers.borrow_and_update(), life, lacking, since.elapsed());
             if let Some(confirmed_by) = confirmed {
                 let request = v1::RecoveredRequest { confirmed_by };
                 match node.client().recovered(request).await {
-                    Ok(_) => return node.has_recovered(life),
+                    Ok(_) => {
+                        if lacking && !peers.borrow().values().any(is_whole) {
+                            tracing::error!(
+                                "every region lacks a part of what it says it has, so no peer can tell what this one \
+                                 decided before: it decides without"
+                            );
+                        }
+                        return node.has_recovered(life);
+                    }
                     Err(error) => tracing::warn!(%error, "the node does not hear that it may decide"),
                 }
             }
@@ -103,19 +116,31 @@ impl Recovery {
     }
 }
 
+fn is_whole(standing: &Standing) -> bool {
+    matches!(standing, Standing::Confirmed { whole: true, .. })
+}
+
 fn is_ahead(peers: &BTreeMap<RegionId, Standing>) -> bool {
     peers.values().any(|standing| *standing == Standing::Ahead)
 }
 
 /// Who confirmed, once that is enough.
-fn confirmed(peers: &BTreeMap<RegionId, Standing>, life: u64, waited: Duration) -> Option<Vec<String>> {
-    let of_life = |standing: &Standing| *standing == Standing::Confirmed { life };
-    let by: Vec<String> =
-        peers.iter().filter(|(_, it)| of_life(it)).map(|(region, _)| region.to_string()).collect();
+fn confirmed(
+    peers: &BTreeMap<RegionId, Standing>,
+    life: u64,
+    lacking: bool,
+    waited: Duration,
+) -> Option<Vec<String>> {
+    let by = peers.iter().filter_map(|(region, standing)| match standing {
+        Standing::Confirmed { life: of, whole } if *of == life => Some((region.to_string(), *whole)),
+        _ => None,
+    });
+    let (by, whole): (Vec<String>, Vec<bool>) = by.unzip();
     let away = peers.values().filter(|standing| **standing == Standing::Away).count();
     let all = by.len() == peers.len();
     let enough = !by.is_empty() && by.len() + away == peers.len() && waited >= GRACE;
-    (all || enough).then_some(by)
+    let founded = !lacking || whole.contains(&true) || all && waited >= WHOLE_WITHIN;
+    ((all || enough) && founded).then_some(by)
 }
 
 #[cfg(test)]
@@ -127,14 +152,29 @@ mod tests {
         let region = |name: &str| name.parse::<RegionId>().unwrap();
         let (east, south) = (region("east"), region("south"));
         let (now, later) = (Duration::ZERO, GRACE);
-        let yes = Standing::Confirmed { life: 3 };
+        let (yes, doubtful) =
+            (Standing::Confirmed { life: 3, whole: true }, Standing::Confirmed { life: 3, whole: false });
         let with = |one, other| BTreeMap::from([(east, one), (south, other)]);
-        let both = vec!["east".to_owned(), "south".to_owned()];
-        assert_eq!(confirmed(&with(yes, yes), 3, now), Some(both));
-        assert_eq!(confirmed(&with(yes, yes), 4, later), None, "of an earlier life");
-        assert_eq!(confirmed(&with(yes, Standing::Away), 3, now), None);
-        assert_eq!(confirmed(&with(yes, Standing::Away), 3, later), Some(vec!["east".to_owned()]));
-        assert_eq!(confirmed(&with(yes, Standing::Ahead), 3, later), None, "there is more to be had");
-        assert_eq!(confirmed(&with(Standing::Away, Standing::Away), 3, later), None);
+        let both = Some(vec!["east".to_owned(), "south".to_owned()]);
+        let one = Some(vec!["east".to_owned()]);
+        for lacking in [false, true] {
+            let confirmed = |peers, life, waited| confirmed(&peers, life, lacking, waited);
+            assert_eq!(confirmed(with(yes, yes), 3, now), both);
+            assert_eq!(confirmed(with(yes, doubtful), 3, now), both, "one that has everything is enough");
+            assert_eq!(confirmed(with(yes, yes), 4, later), None, "of an earlier life");
+            assert_eq!(confirmed(with(yes, Standing::Away), 3, now), None);
+            assert_eq!(confirmed(with(yes, Standing::Away), 3, later), one);
+            assert_eq!(confirmed(with(yes, Standing::Ahead), 3, later), None, "there is more to be had");
+            assert_eq!(confirmed(with(Standing::Away, Standing::Away), 3, later), None);
+        }
+        assert_eq!(confirmed(&with(doubtful, Standing::Away), 3, false, later), one);
+        assert_eq!(
+            confirmed(&with(doubtful, Standing::Away), 3, true, WHOLE_WITHIN),
+            None,
+            "the other may know"
+        );
+        assert_eq!(confirmed(&with(doubtful, doubtful), 3, false, now), both);
+        assert_eq!(confirmed(&with(doubtful, doubtful), 3, true, later), None, "a comparison may help");
+        assert_eq!(confirmed(&with(doubtful, doubtful), 3, true, WHOLE_WITHIN), both, "nobody knows more");
     }
 }

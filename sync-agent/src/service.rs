@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::gate::{Gate, Output};
@@ -192,6 +193,7 @@ impl SyncAgent {
                 peers: self.peers.clone(),
                 board: self.board.clone(),
                 repair_per_s: self.config.limits.repair_per_s,
+                said: Arc::default(),
             };
             let exchange = Exchange::new(comparer.clone(), self.config.limits.take_over_per_s);
             shutdown.spawn("exchange", exchange.clone().keep(begun.clone()));

@@ -169,6 +169,8 @@ struct Progress {
     stopped: BTreeMap<ActorId, String>,
     /// How far the peer says it is.
     theirs: Frontier,
+    /// Whether the peer lacks a part of that.
+    lacking: bool,
     /// What of it the peer cannot stream to here.
     only_as_state: BTreeSet<ActorId>,
     moved_ms: u64,
@@ -230,6 +232,7 @@ impl Subscriber {
             life: at_start.life,
             stopped: BTreeMap::new(),
             theirs: Frontier::new(),
+            lacking: false,
             only_as_state: BTreeSet::new(),
             moved_ms: now_ms(),
         };
@@ -258,6 +261,7 @@ impl Subscriber {
                         let quarantined = batch.frontier.iter().map(|front| front.quarantined.len()).sum();
                         self.board.peer_quarantined(self.peer, quarantined);
                         progress.theirs = read_frontier(batch.frontier);
+                        progress.lacking = batch.lacking;
                         let only = batch.only_as_state.into_iter();
                         progress.only_as_state = only.filter_map(|actor| ActorId::try_from(actor).ok()).collect();
                     }
@@ -353,7 +357,8 @@ impl Subscriber {
         let behind = |of: RegionId| ahead.iter().any(|actor| actor.region() == of);
         self.exchange.heard(self.peer, &ahead, &progress.only_as_state);
         if !progress.theirs.is_empty() && !behind(self.own) {
-            self.recovery.stands(self.peer, Standing::Confirmed { life: progress.life });
+            let standing = Standing::Confirmed { life: progress.life, whole: !progress.lacking };
+            self.recovery.stands(self.peer, standing);
         }
         let flow = match behind(self.peer) {
             false => Flow::Idle,

@@ -35,6 +35,8 @@ pub(crate) struct Compared {
     pub(crate) doubt: u64,
     /// So much of it could not be applied, and nobody gave it up.
     pub(crate) quarantined: u64,
+    /// Another node that lacks something cannot build on it.
+    pub(crate) lacking: bool,
 }
 
 /// How far a node is.
@@ -92,10 +94,11 @@ impl Node {
         let compare = move |cell: &Cell, holes: &[Dot], now_ms| {
             let fronts = cell.fronts();
             let open = |covers: &dyn Fn(&Dot) -> bool| holes.iter().filter(|dot| covers(dot)).count() as u64;
-            let doubt = working.doubt_generation();
+            let (doubt, lacking) = (working.doubt_generation(), !working.may_be_built_on());
             let Some(said) = at else {
                 let (at, quarantined) = (fronts.say(None), open(&|_| true));
-                return cell.digests_at(None, now_ms).map(|slots| Compared { at, slots, doubt, quarantined });
+                let slots = cell.digests_at(None, now_ms)?;
+                return Ok(Compared { at, slots, doubt, quarantined, lacking });
             };
             // Who cannot tell what a stamp stands for has heard too little, or too much.
             let version = fronts.hear(said.clone()).ok_or(NotComparable::Behind)?;
@@ -103,7 +106,7 @@ impl Node {
                 version.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
             let slots = cell.digests_at(Some(&version), now_ms)?;
             let quarantined = open(&|dot| version.covers(dot));
-            Ok(Compared { at: said, slots, doubt, quarantined })
+            Ok(Compared { at: said, slots, doubt, quarantined, lacking })
         };
         self.run(move |cell, view, now_ms| {
             let holes = cell.open_holes(view)?;
