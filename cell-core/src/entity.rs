@@ -4,10 +4,12 @@
 //! computed from it, so equal sets mean equal state everywhere. Merge is union: total, it never fails and never panics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use crdts::{CmRDT, CvRDT};
+use smallvec::{SmallVec, smallvec};
 
 use crate::canon::{Malformed, Message, message};
 use crate::clock::Hlc;
@@ -46,9 +48,37 @@ pub enum ItemKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub event: Arc<Event>,
-    pub origins: BTreeSet<EventId>,
+    pub origins: Origins,
     /// The earliest stamp among its origins.
     pub since: Hlc,
+}
+
+/// Where an event entered the world, in order. Nearly always one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origins(SmallVec<[EventId; 1]>);
+
+impl Origins {
+    /// `true` if it was not there.
+    fn insert(&mut self, origin: EventId) -> bool {
+        let Err(at) = self.0.binary_search(&origin) else { return false };
+        self.0.insert(at, origin);
+        true
+    }
+}
+
+impl Deref for Origins {
+    type Target = [EventId];
+    fn deref(&self) -> &[EventId] {
+        &self.0
+    }
+}
+
+impl<'a> IntoIterator for &'a Origins {
+    type Item = &'a EventId;
+    type IntoIter = std::slice::Iter<'a, EventId>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
 }
 
 /// An event on its way into an entity.
@@ -63,7 +93,8 @@ pub struct Placing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entity {
     pub id: EntityId,
-    items: BTreeMap<ItemKey, Item>,
+    /// In key order. Most have one or a few, and new ones mostly come last.
+    items: Vec<(ItemKey, Item)>,
     digest: Digest,
     /// Of its events.
     bytes: usize,
@@ -81,12 +112,16 @@ message! {
 impl Entity {
     #[must_use]
     pub fn new(id: EntityId) -> Entity {
-        Entity { id, items: BTreeMap::new(), digest: Digest::default(), bytes: 0 }
+        Entity { id, items: Vec::new(), digest: Digest::default(), bytes: 0 }
     }
 
     /// The items in key order.
     pub fn items(&self) -> impl Iterator<Item = (&ItemKey, &Item)> {
-        self.items.iter()
+        self.items.iter().map(|(key, item)| (key, item))
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter().map(|(_, item)| item)
     }
 
     /// The digest of its set: of every event with every origin.
@@ -104,7 +139,7 @@ impl Entity {
     /// Whether an event of the change at `dot` is in it.
     #[must_use]
     pub fn contains(&self, dot: &Dot) -> bool {
-        self.items.values().any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
+        self.each().any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
     }
 
     /// Whether a record or a decision of the change at `dot` is in it, and with that all it builds on. A fact of that
@@ -112,8 +147,7 @@ impl Entity {
     #[must_use]
     pub fn decided_in(&self, dot: &Dot) -> bool {
         let of_dot = |item: &&Item| item.origins.iter().any(|origin| origin.dot == *dot);
-        self.items
-            .values()
+        self.each()
             .filter(of_dot)
             .any(|item| matches!(item.event.body, Some(Body::Record(_) | Body::Decided(_))))
     }
@@ -122,7 +156,7 @@ impl Entity {
     #[must_use]
     pub fn record<K: Kind>(&self) -> Option<(&K::Record, &Item)> {
         let mut earliest: Option<(&K::Record, &Item)> = None;
-        for item in self.items.values().filter(|item| item.event.proves == Some(self.id)) {
+        for item in self.each().filter(|item| item.event.proves == Some(self.id)) {
             let Some(Body::Record(record)) = &item.event.body else { continue };
             let Some(record) = K::record(record) else { continue };
             if earliest.is_none_or(|(_, known)| item.since < known.since) {
@@ -135,7 +169,7 @@ impl Entity {
     /// Whether it holds nothing but a creation record that its id proves: nothing was decided or happened.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.items.len() == 1 && self.items.values().all(|item| item.event.proves == Some(self.id))
+        self.items.len() == 1 && self.each().all(|item| item.event.proves == Some(self.id))
     }
 
     /// Puts an event in its place. `true` if anything changed: merging again is a no-op.
@@ -143,19 +177,20 @@ impl Entity {
         let Some(key) = item_key(&placing.event) else {
             return false;
         };
-        match self.items.entry(key) {
-            std::collections::btree_map::Entry::Vacant(vacant) => {
+        match self.items.binary_search_by(|(other, _)| other.cmp(&key)) {
+            Err(at) => {
                 self.digest.add(&placing.origin, &placing.event.hash);
                 self.bytes += placing.event.bytes.len();
-                vacant.insert(Item {
-                    event: placing.event,
-                    origins: BTreeSet::from([placing.origin]),
-                    since: placing.at,
-                });
+                let Placing { event, origin, at: since } = placing;
+                if self.items.is_empty() {
+                    // Many never have another one.
+                    self.items.reserve_exact(1);
+                }
+                self.items.insert(at, (key, Item { event, origins: Origins(smallvec![origin]), since }));
                 true
             }
-            std::collections::btree_map::Entry::Occupied(mut occupied) => {
-                let item = occupied.get_mut();
+            Ok(at) => {
+                let item = &mut self.items[at].1;
                 let earlier = placing.at < item.since;
                 item.since = item.since.min(placing.at);
                 let further = item.origins.insert(placing.origin);
@@ -170,7 +205,7 @@ impl Entity {
     /// The union with another copy. `true` if anything changed.
     pub fn join(&mut self, other: &Entity) -> bool {
         let mut changed = false;
-        for item in other.items.values() {
+        for item in other.each() {
             for origin in &item.origins {
                 changed |= self.place(Placing { event: item.event.clone(), origin: *origin, at: item.since });
             }
@@ -180,9 +215,9 @@ impl Entity {
 
     #[must_use]
     pub fn to_shape(&self) -> EntityShape {
-        let items = self.items.values().map(|item| ItemShape {
+        let items = self.each().map(|item| ItemShape {
             event: item.event.bytes.clone(),
-            origins: item.origins.iter().copied().collect(),
+            origins: item.origins.to_vec(),
             since: item.since,
         });
         EntityShape { id: self.id, items: items.collect() }
@@ -340,7 +375,7 @@ impl<'a, K: Kind> Reading<'a, K> {
         };
         let mut chains: Chains<'a, K::Decision> = Chains::new();
         let mut by_hash: HashMap<Hash, Link<'a, K::Decision>> = HashMap::new();
-        for item in entity.items.values() {
+        for item in entity.each() {
             match &item.event.body {
                 None => reading.blocked = Some(Blocked::Newer),
                 Some(Body::Record(_)) => {}

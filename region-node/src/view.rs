@@ -51,8 +51,8 @@ pub(crate) fn apply(
         let derived = contained("view", &entity.id, || {
             put_indexes(working, entity, &mut orders_of, &mut batch)?;
             conflict::put(working.store(), entity, &mut batch, &mut tally)?;
-            let trace = traces.of(&entity.id);
-            put_notices(working.store(), entity, &trace, group.end, &mut users, &mut batch)
+            let trace = || traces.of(&entity.id);
+            put_notices(working.store(), entity, trace, group.end, &mut users, &mut batch)
         });
         derived.unwrap_or(Ok(()))?;
     }
@@ -211,13 +211,13 @@ fn put_indexes(
 pub(crate) fn put_notices(
     store: &Arc<dyn Store>,
     entity: &Entity,
-    trace: &str,
+    trace: impl Fn() -> String,
     end: Position,
     users: &mut BTreeSet<UserId>,
     batch: &mut Batch,
 ) -> Result<(), StoreError> {
     for told in notices(entity) {
-        let (kept, known) = (told.to_kept(trace), keys::place_of_notice(&told.user, &told.id));
+        let (kept, known) = (told.to_kept(&trace()), keys::place_of_notice(&told.user, &told.id));
         if let Some(place) = store.get(&known)? {
             let stands = keys::notice(&told.user, &place);
             let before = store.get(&stands)?;
