@@ -1,9 +1,11 @@
-//! What the view costs on each engine: `cargo run --release -p cell-store --example engines -- [ORDERS,…] [DIR] [ENGINE]`.
+//! What the view costs on each engine:
+//! `cargo run --release -p cell-store --example engines -- [ORDERS,…] [DIR] [sled|fjall|both] [no-sums]`.
 //!
 //! Pairs of runs in one process, sled and fjall by turns, each in a fresh folder: batches of a hundred orders with six keys
 //! each, the sums of all slots and one key for all, as a node under load writes them, and a sync every two hundred batches.
 //! Orders come with ids in order of time, as a node's do, or at random; users and their keys at random. Processor time is
-//! that of every thread, and written is what the process gave the disk to write, until the store is closed.
+//! that of every thread, and written is what the process gave the disk to write, until the store is closed. `no-sums` leaves the
+//! sums of the slots out: what digests cost the store.
 
 use std::error::Error;
 use std::fs;
@@ -115,7 +117,7 @@ fn disk_bytes(dir: &Path) -> u64 {
     bytes.sum()
 }
 
-fn run(engine: Engine, orders: u64, ordered: bool, dir: &Path) -> Result<Row, Box<dyn Error>> {
+fn run(engine: Engine, orders: u64, ordered: bool, sums: bool, dir: &Path) -> Result<Row, Box<dyn Error>> {
     let store = open(engine, dir)?;
     let batches = orders / ORDERS_PER_BATCH;
     let mut latency = Vec::with_capacity(batches as usize);
@@ -134,7 +136,9 @@ fn run(engine: Engine, orders: u64, ordered: bool, dir: &Path) -> Result<Row, Bo
             let id = id(n - n.min(random(n) % CHANGED_AGO_MAX), ordered);
             batch.put(entity(&id), vec![7; VALUE_BYTES]);
         }
-        put_sums(&mut batch, group);
+        if sums {
+            put_sums(&mut batch, group);
+        }
         batch.put("mposition", group.to_be_bytes().to_vec());
         let one = Instant::now();
         store.write(batch)?;
@@ -187,7 +191,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let counts = arguments.next().unwrap_or_else(|| "200000,1000000".to_owned());
     let parent = arguments.next().map_or_else(std::env::temp_dir, Into::into);
-    let only = arguments.next();
+    let only = arguments.next().filter(|engine| engine != "both");
+    let sums = arguments.next().as_deref() != Some("no-sums");
     println!(
         "{:>9} {:8} {:6} {:>9} {:>9} {:>7} {:>8} {:>7} {:>7} {:>7} {:>6} {:>6} {:>8} {:>7} {:>7}",
         "orders",
@@ -212,7 +217,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let engines = [Engine::Sled, Engine::Fjall].into_iter();
             for engine in engines.filter(|engine| only.as_ref().is_none_or(|only| only == engine.as_str())) {
                 let folder = tempfile::tempdir_in(&parent)?;
-                let row = run(engine, orders, ordered, folder.path())?;
+                let row = run(engine, orders, ordered, sums, folder.path())?;
                 let ms = |quantile: f64| {
                     let at = ((row.latency.len() - 1) as f64 * quantile) as usize;
                     row.latency[at].as_secs_f64() * 1e3
