@@ -181,7 +181,14 @@ fn put_right(working: &Working, entity: &Entity, stretch: &mut Stretch) -> Resul
     }
     if untold.is_some() {
         let end = view::position(store)?.unwrap_or_default();
-        view::put_notices(store, entity, String::new, end, &mut std::collections::BTreeSet::new(), &mut batch)?;
+        view::put_notices(
+            store,
+            entity,
+            String::new,
+            end,
+            &mut std::collections::BTreeSet::new(),
+            &mut batch,
+        )?;
     }
     if batch.is_empty() { Ok(()) } else { store.write(batch) }
 }
