@@ -84,6 +84,17 @@ impl Regions {
         status.into_inner().peers.into_iter().find(|it| it.region == peer).unwrap()
     }
 
+    /// How often a region's agent compared with a peer, and could.
+    async fn compared(&self, region: &str, peer: &str) -> u64 {
+        let agent = self.cluster.agent_admin(region).unwrap();
+        let page = self.api.text(agent, "/metrics").await.unwrap();
+        let with_peer = format!("peer=\"{peer}\"");
+        let lines =
+            page.lines().filter(|line| line.starts_with("cell_compared_total") && line.contains(&with_peer));
+        let could = lines.filter(|line| line.contains("\"equal\"") || line.contains("\"different\""));
+        could.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// How far a region's node is: (actor's region, start, seq) of every actor.
     async fn frontier(&self, region: &str) -> Vec<(String, u64, u64)> {
         let address = format!("http://{}", self.cluster.node_grpc(region).unwrap());
@@ -801,8 +812,10 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
     for region in ["east", "south"] {
         regions.cluster.restart(Role::Node, region).await.unwrap();
     }
-    for _ in 0..50 {
-        for region in ["east", "south"] {
+    for (region, peer) in [("east", "south"), ("south", "east")] {
+        // Half a second apart: time enough for a start that waits for nobody else, too.
+        let enough = regions.compared(region, peer).await + 6;
+        until("they are compared again and again", async || {
             let status = node_status(&regions, region).await;
             let (lacking, recovering) = (status.lacking, status.recovering);
             assert!(lacking && recovering, "{region} without what north has: {lacking}, {recovering}");
@@ -810,8 +823,9 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
             let seen =
                 regions.api.get(at, &format!("/v1/orders/{}", orders[0]), &regions.buyer).await.unwrap();
             assert!(matches!(seen.status, 200 | 503), "{}", seen.body);
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            regions.compared(region, peer).await >= enough
+        })
+        .await;
     }
     regions.cluster.restart(Role::Agent, "north").await.unwrap();
     for region in ["east", "south"] {

@@ -24,22 +24,9 @@ fn place_of(print: &Print) -> u64 {
     u64::from_be_bytes([0, 0, 0, a, b, c, d, e]).wrapping_mul(SPREAD)
 }
 
-#[derive(Debug, Default)]
-struct OfSlot(HashTable<Print>);
-
-impl OfSlot {
-    fn contains(&self, print: &Print) -> bool {
-        self.0.find(place_of(print), |other| other == print).is_some()
-    }
-
-    fn add(&mut self, print: Print) {
-        // Found or not, it is there then.
-        self.0.entry(place_of(&print), |other| *other == print, place_of).or_insert(print);
-    }
-}
-
+/// By slot.
 #[derive(Debug)]
-struct Prints(Vec<RwLock<OfSlot>>);
+struct Prints(Vec<RwLock<HashTable<Print>>>);
 
 impl Default for Prints {
     fn default() -> Prints {
@@ -50,12 +37,15 @@ impl Default for Prints {
 impl Prints {
     fn contains(&self, slot: Slot, print: &Print) -> bool {
         let of_slot = self.0[usize::from(slot.number())].read();
-        of_slot.unwrap_or_else(PoisonError::into_inner).contains(print)
+        let of_slot = of_slot.unwrap_or_else(PoisonError::into_inner);
+        of_slot.find(place_of(print), |other| other == print).is_some()
     }
 
     fn add(&self, slot: Slot, print: Print) {
         let of_slot = self.0[usize::from(slot.number())].write();
-        of_slot.unwrap_or_else(PoisonError::into_inner).add(print);
+        let mut of_slot = of_slot.unwrap_or_else(PoisonError::into_inner);
+        // Found or not, it is there then.
+        of_slot.entry(place_of(&print), |other| *other == print, place_of).or_insert(print);
     }
 }
 
@@ -123,7 +113,7 @@ mod tests {
         (0..2_000).for_each(|n| known.add(&id(n)));
         assert!((0..2_000).all(|n| known.contains(&id(n))));
         assert!((2_000..4_000).all(|n| !known.contains(&id(n))));
-        let kept: usize = known.ids.0.iter().map(|of_slot| of_slot.read().unwrap().0.len()).sum();
+        let kept: usize = known.ids.0.iter().map(|of_slot| of_slot.read().unwrap().len()).sum();
         assert_eq!(kept, 2_000);
     }
 

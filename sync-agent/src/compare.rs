@@ -54,7 +54,7 @@ pub(crate) struct Doubts {
 
 /// Peers that lack something themselves, and had nothing more for this region.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+struct Said {
     /// Which life and doubt of this region's node that is of.
     of: (u64, u64),
     /// Slots of which each could not say so.
@@ -117,13 +117,17 @@ impl Healed {
 pub(crate) struct Comparer {
     pub(crate) node: NodeLink,
     pub(crate) peers: Peers,
-    pub(crate) board: Board,
+    board: Board,
     /// Entities taken over in a second, at most.
-    pub(crate) repair_per_s: u32,
-    pub(crate) said: Arc<Mutex<Said>>,
+    repair_per_s: u32,
+    said: Arc<Mutex<Said>>,
 }
 
 impl Comparer {
+    pub(crate) fn new(node: NodeLink, peers: Peers, board: Board, repair_per_s: u32) -> Comparer {
+        Comparer { node, peers, board, repair_per_s, said: Arc::default() }
+    }
+
     /// Compares with a peer again and again, and heals; until the shutdown begins.
     pub(crate) async fn keep(self, peer: RegionId, every: Duration, shutdown: Shutdown) {
         let mut seen = 0;
@@ -221,26 +225,23 @@ impl Comparer {
         &self,
         peer: RegionId,
         doubts: Doubts,
-        but: BTreeSet<u32>,
+        mut but: BTreeSet<u32>,
     ) -> Result<(), Status> {
         let Doubts { ours: doubt, peer_lacks } = doubts;
         if doubt == 0 {
             return Ok(());
         }
-        let mut but_slots = but;
         if peer_lacks {
             let of = (self.node.life(), doubt);
             // Only assignments run under the lock.
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            match said.and(peer, of, but_slots, self.peers.regions()) {
-                Some(all) => but_slots = all,
-                None => return Ok(()),
-            }
+            let Some(of_all) = said.and(peer, of, but, self.peers.regions()) else { return Ok(()) };
+            but = of_all;
             tracing::error!(
                 "every region lacks a part of what it says it has: what none of them has is lost"
             );
         }
-        let but_slots = but_slots.into_iter().collect();
+        let but_slots = but.into_iter().collect();
         within(self.node.agreed(v1::AgreedRequest { doubt, but_slots })).await?;
         Ok(())
     }

@@ -272,8 +272,15 @@ impl NodeLink {
         });
         self.board.node_protocol(status.protocol);
         let holes = Arc::new(Holes::read(status.holes));
-        self.known.send_modify(|known| known.lacking = status.lacking);
-        self.connect(from, &fronts, &holes, actor, status.recovering);
+        self.connect(Known {
+            position: from,
+            fronts: Arc::clone(&fronts),
+            holes: Arc::clone(&holes),
+            actor,
+            recovering: status.recovering,
+            lacking: status.lacking,
+            ..Known::default()
+        });
         backoff.reset();
         tracing::info!(position = from, actors = fronts.live().len(), "tailing the node");
         gate.tell(Input::Reconnected).await;
@@ -302,14 +309,9 @@ impl NodeLink {
         self.known.send_modify(|known| known.recovering &= known.life != life);
     }
 
-    fn connect(
-        &self,
-        from: u64,
-        fronts: &Arc<Fronts>,
-        holes: &Arc<Holes>,
-        actor: Option<ActorId>,
-        recovering: bool,
-    ) {
+    /// The node is there, and is as `now` says; what rises with a connection rises from what it was.
+    fn connect(&self, now: Known) {
+        let (from, fronts, holes) = (now.position, Arc::clone(&now.fronts), Arc::clone(&now.holes));
         self.known.send_modify(|known| {
             if from < known.position {
                 tracing::warn!(
@@ -318,23 +320,17 @@ impl NodeLink {
                     "the node's log is shorter than it was: it is another one"
                 );
             }
-            if known.actor != actor || from < known.position {
+            if known.actor != now.actor || from < known.position {
                 // Its disk may be another one, or its log was cut and is as long again: positions mean something else.
                 known.log += 1;
                 self.positions().clear();
             }
-            known.connected = true;
-            known.recovering = recovering;
-            known.life += 1;
-            known.fronts = Arc::clone(fronts);
-            known.holes = Arc::clone(holes);
-            known.actor = actor;
-            known.position = from;
+            *known = Known { connected: true, life: known.life + 1, log: known.log, ..now };
         });
         self.board.quarantined(holes.count());
-        self.positions().note(from, fronts);
+        self.positions().note(from, &fronts);
         self.board.node(true, from);
-        self.hear(fronts);
+        self.hear(&fronts);
     }
 
     fn lives(&self) -> MutexGuard<'_, Lives> {
@@ -508,11 +504,10 @@ mod tests {
         let region: RegionId = "north".parse().unwrap();
         let channel = crate::transport::channel("http://127.0.0.1:1").unwrap();
         let link = NodeLink::new(region, channel, Board::new(region, []));
-        let (fronts, holes) = (Arc::new(Fronts::default()), Arc::new(Holes::default()));
         let start = |start| ActorId { node: NodeId { region, index: 0 }, start, nonce: start };
         let mut logs = Vec::new();
         for (from, actor) in [(10, 1), (12, 1), (12, 2), (40, 3), (39, 3)] {
-            link.connect(from, &fronts, &holes, Some(start(actor)), false);
+            link.connect(Known { position: from, actor: Some(start(actor)), ..Known::default() });
             logs.push(link.known().borrow().log);
         }
         assert_eq!(

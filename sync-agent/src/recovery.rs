@@ -78,12 +78,13 @@ impl Recovery {
         let (mut moved, mut upto, mut said) = (since, 0, None::<Instant>);
         while node.is_connected() && node.life() == life {
             let lacking = node.known().borrow().lacking;
-            let confirmed = confirmed(&peers.borrow_and_update(), life, lacking, since.elapsed());
+            let standings = peers.borrow_and_update().clone();
+            let confirmed = confirmed(&standings, life, lacking, since.elapsed());
             if let Some(confirmed_by) = confirmed {
                 let request = v1::RecoveredRequest { confirmed_by };
                 match node.client().recovered(request).await {
                     Ok(_) => {
-                        if lacking && !peers.borrow().values().any(is_whole) {
+                        if lacking && !is_any_whole(&standings, life) {
                             tracing::error!(
                                 "every region lacks a part of what it says it has, so no peer can tell what this one \
                                  decided before: it decides without"
@@ -103,7 +104,7 @@ impl Recovery {
             if known != upto {
                 (upto, moved) = (known, Instant::now());
             }
-            let comes = moved.elapsed() < MOVED_WITHIN && is_ahead(&peers.borrow());
+            let comes = moved.elapsed() < MOVED_WITHIN && is_ahead(&standings);
             if comes && said.is_none_or(|said| said.elapsed() >= GRACE) {
                 said = Some(Instant::now());
                 if let Err(error) = node.catching_up(false).await {
@@ -116,8 +117,8 @@ impl Recovery {
     }
 }
 
-fn is_whole(standing: &Standing) -> bool {
-    matches!(standing, Standing::Confirmed { whole: true, .. })
+fn is_any_whole(peers: &BTreeMap<RegionId, Standing>, life: u64) -> bool {
+    peers.values().any(|standing| *standing == Standing::Confirmed { life, whole: true })
 }
 
 fn is_ahead(peers: &BTreeMap<RegionId, Standing>) -> bool {
@@ -131,15 +132,14 @@ fn confirmed(
     lacking: bool,
     waited: Duration,
 ) -> Option<Vec<String>> {
-    let by = peers.iter().filter_map(|(region, standing)| match standing {
-        Standing::Confirmed { life: of, whole } if *of == life => Some((region.to_string(), *whole)),
-        _ => None,
-    });
-    let (by, whole): (Vec<String>, Vec<bool>) = by.unzip();
+    let of_life =
+        |standing: &Standing| matches!(standing, Standing::Confirmed { life: of, .. } if *of == life);
+    let by: Vec<String> =
+        peers.iter().filter(|(_, it)| of_life(it)).map(|(region, _)| region.to_string()).collect();
     let away = peers.values().filter(|standing| **standing == Standing::Away).count();
     let all = by.len() == peers.len();
     let enough = !by.is_empty() && by.len() + away == peers.len() && waited >= GRACE;
-    let founded = !lacking || whole.contains(&true) || all && waited >= WHOLE_WITHIN;
+    let founded = !lacking || is_any_whole(peers, life) || all && waited >= WHOLE_WITHIN;
     ((all || enough) && founded).then_some(by)
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::gate::{Gate, Output};
@@ -188,13 +187,8 @@ impl SyncAgent {
             for (queue, channel) in self.queues {
                 shutdown.spawn("messages", queue.send(self.own, channel, self.board.clone(), begun.clone()));
             }
-            let comparer = Comparer {
-                node: self.node.clone(),
-                peers: self.peers.clone(),
-                board: self.board.clone(),
-                repair_per_s: self.config.limits.repair_per_s,
-                said: Arc::default(),
-            };
+            let (node, peers, board) = (self.node.clone(), self.peers.clone(), self.board.clone());
+            let comparer = Comparer::new(node, peers, board, self.config.limits.repair_per_s);
             let exchange = Exchange::new(comparer.clone(), self.config.limits.take_over_per_s);
             shutdown.spawn("exchange", exchange.clone().keep(begun.clone()));
             let reports = Reports::default();

@@ -130,14 +130,10 @@ pub(crate) async fn keep(
         if !closable.is_empty() {
             // Asked for until they come back closed through the log: a node that is just starting closes none.
             let actors = closable.into_iter().map(|(actor, front)| write_front(actor, front)).collect();
-            match node.client().close_actors(v1::CloseActorsRequest { actors }).await {
-                Ok(reply) if reply.get_ref().closed > 0 => {
-                    tracing::info!(
-                        actors = reply.get_ref().closed,
-                        "every region has all of these ended actors"
-                    );
-                }
-                Ok(_) => {}
+            let answer = node.client().close_actors(v1::CloseActorsRequest { actors }).await;
+            match answer.map(|reply| reply.into_inner().closed) {
+                Ok(0) => {}
+                Ok(actors) => tracing::info!(actors, "every region has all of these ended actors"),
                 Err(error) => tracing::debug!(%error, "ended actors are not closed yet"),
             }
         }

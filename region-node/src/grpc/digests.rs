@@ -27,20 +27,20 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
     let stamp = <[u8; 32]>::try_from(request.stamp.as_ref()).ok().map(Digest::from_bytes);
     let said = Said { fronts, stamp: stamp.unwrap_or_default(), all: stamp.is_none() };
     let at = (!said.fronts.is_empty()).then_some(said);
-    let Compared { at, slots: digests, doubt, quarantined, lacking } =
-        match node.digests(at).await.map_err(status)? {
-            Ok(compared) => compared,
-            Err(why) => {
-                let not_comparable = match why {
-                    NotComparable::Behind => "behind",
-                    NotComparable::TooOld => "too-old",
-                };
-                return Ok(v1::DigestsReply {
-                    not_comparable: not_comparable.to_owned(),
-                    ..v1::DigestsReply::default()
-                });
-            }
-        };
+    let compared = match node.digests(at).await.map_err(status)? {
+        Ok(compared) => compared,
+        Err(why) => {
+            let not_comparable = match why {
+                NotComparable::Behind => "behind",
+                NotComparable::TooOld => "too-old",
+            };
+            return Ok(v1::DigestsReply {
+                not_comparable: not_comparable.to_owned(),
+                ..v1::DigestsReply::default()
+            });
+        }
+    };
+    let Compared { at, slots: digests, doubt, quarantined, lacking } = compared;
     let front = |(actor, front): &(ActorId, Front)| v1::ActorFrontier {
         actor: Some((*actor).into()),
         seq: front.seq,

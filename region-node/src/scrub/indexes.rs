@@ -4,7 +4,7 @@
 //! is missing or altered is written again, what leads nowhere is removed. What is due depends on what is owned, so it is
 //! computed as of one moment, looked at again, and put right by the writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cell_core::cell::Overseer;
@@ -181,14 +181,7 @@ fn put_right(working: &Working, entity: &Entity, stretch: &mut Stretch) -> Resul
     }
     if untold.is_some() {
         let end = view::position(store)?.unwrap_or_default();
-        view::put_notices(
-            store,
-            entity,
-            String::new,
-            end,
-            &mut std::collections::BTreeSet::new(),
-            &mut batch,
-        )?;
+        view::put_notices(store, entity, String::new, end, &mut BTreeSet::new(), &mut batch)?;
     }
     if batch.is_empty() { Ok(()) } else { store.write(batch) }
 }
