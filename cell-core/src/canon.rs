@@ -5,6 +5,8 @@
 //! that prost agrees. An event keeps the bytes it was born with and is never re-encoded for
 //! storing or forwarding. (An id that covers a record is computed from the record's own encoding, which is unique.)
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 /// Why bytes could not be read. Nothing is touched when this is returned; the writer of the bytes is at fault, or newer.
@@ -61,7 +63,7 @@ pub trait Message: Sized {
 
     /// The canonical bytes, freshly allocated.
     fn to_canon(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128);
+        let mut out = Vec::with_capacity(512);
         self.encode(&mut out);
         out
     }
@@ -279,6 +281,22 @@ where
     }
     fn absent() -> Option<Self> {
         Some(Vec::new())
+    }
+}
+
+/// As what it holds, which copies share.
+impl<T: Field> Field for Arc<T> {
+    fn put(&self, tag: u32, out: &mut Vec<u8>) {
+        T::put(self, tag, out);
+    }
+    fn take(slot: &mut Option<Self>, raw: Raw<'_>) -> Result<(), Malformed> {
+        let mut held = None;
+        T::take(&mut held, raw)?;
+        *slot = held.map(Arc::new);
+        Ok(())
+    }
+    fn absent() -> Option<Self> {
+        T::absent().map(Arc::new)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The order: its record, its owner's decisions, and what they fold to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -60,7 +61,7 @@ message! {
         1 => user: UserId,
         /// The client's idempotency key.
         2 => key: String,
-        3 => content: OrderContent,
+        3 => content: Arc<OrderContent>,
         4 => pay_window_ms: u64,
         /// The platform's own order number.
         5 => external_ref: String,
@@ -243,7 +244,7 @@ message! {
     pub struct RefundGranted { 1 => refund: RefundCase }
 }
 message! {
-    pub struct Amended { 1 => content: OrderContent }
+    pub struct Amended { 1 => content: Arc<OrderContent> }
 }
 message! {
     /// A fact that changes nothing here is settled all the same: exactly one decision per fact that matters.
@@ -364,7 +365,7 @@ pub(crate) fn resolve_case(cases: &mut [Case], resolved: &CaseResolved) {
 /// What an effective history folds to.
 #[derive(Clone, Debug)]
 pub struct OrderState {
-    pub content: OrderContent,
+    pub content: Arc<OrderContent>,
     pub phase: OrderPhase,
     pub permits: BTreeMap<PaymentId, PermitState>,
     pub applied: Option<AppliedCapture>,

@@ -27,7 +27,8 @@ fn record() -> OrderRecord {
             forwarding_fee_minor: 0,
             service_fee_minor: 0,
             duty_minor: 0,
-        },
+        }
+        .into(),
         pay_window_ms: 1_000,
         external_ref: String::new(),
         sealed: bytes::Bytes::new(),

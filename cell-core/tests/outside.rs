@@ -59,7 +59,7 @@ fn record() -> OrderRecord {
     OrderRecord {
         user: UserId::new("a").unwrap(),
         key: "k".into(),
-        content,
+        content: content.into(),
         pay_window_ms: 1_000_000,
         external_ref: String::new(),
         sealed: bytes::Bytes::new(),

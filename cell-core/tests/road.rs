@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell_core::cell::{Answer, Ask, Cell, Command, Delivery, Problem, Step, Unavailable, View};
-use cell_core::duty::{Act, Charge, Duty};
+use cell_core::duty::{Act, Charge, Duty, stalled_notice};
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Capture, Entry, Fact, Failure, FailureKind};
 use cell_core::gate::{Envelope, MessageKind};
@@ -156,7 +156,7 @@ fn place(cell: &mut Region, user: &str, key: &str, now: u64) -> Result<OrderId, 
     let record = OrderRecord {
         user: UserId::new(user).unwrap(),
         key: key.to_owned(),
-        content,
+        content: content.into(),
         pay_window_ms: 1_800_000,
         external_ref: String::new(),
         sealed: bytes::Bytes::new(),
@@ -268,6 +268,42 @@ fn a_stray_tail_that_nothing_contradicts_is_adopted_by_the_new_home() {
     north.pull(&east, 1_007);
     assert_eq!(place(&mut north, &a, "k9", 1_008), Err(Problem::Misdirected), "a zombie stops on contact");
     assert_eq!(north.shelf.entities, east.shelf.entities);
+}
+
+#[test]
+fn who_learns_from_a_message_that_it_is_the_home_no_more_passes_it_on() {
+    let (mut north, mut east) = (Region::new("north"), Region::new("east"));
+    let (a, b) = (user_of("north", 0), user_of("east", 0));
+    let order = place(&mut north, &a, "k1", 1_000).unwrap();
+    let payment = ask_payer(&mut north, &a, order, &b, "k2", 1_001);
+    east.pull(&north, 1_002);
+    let step = east.cell.decree(&east.shelf, vec![order.slot()], 2, 0, 1_003).unwrap();
+    east.take(step);
+    let epoch = east.cell.owned(order.slot()).unwrap();
+    let request = north.message(order, MessageKind::PayRequest).unwrap();
+    let request = Envelope { epoch, ..request };
+    // Its sender's slot is the one it is sent to.
+    let notice = stalled_notice(&request, "the order", region("east"), 1_004).unwrap();
+    assert_eq!(north.deliver(&notice, 1_005), Answer::Moved);
+    assert_eq!(place(&mut north, &a, "k9", 1_006), Err(Problem::Misdirected));
+    assert_eq!(east.deliver(&notice, 1_007), Answer::Done);
+    let stalled = Reading::<Order>::of(&east.shelf.entities[&order.into()]).state.unwrap().stalled;
+    assert!(stalled.contains(&payment), "the home knows that the request waits in vain");
+}
+
+#[test]
+fn a_notice_about_another_slots_order_is_refused() {
+    let mut north = Region::new("north");
+    let (a, other, b) = (user_of("north", 0), user_of("north", 1), user_of("east", 0));
+    let order = place(&mut north, &a, "k1", 1_000).unwrap();
+    ask_payer(&mut north, &a, order, &b, "k2", 1_001);
+    let request = north.message(order, MessageKind::PayRequest).unwrap();
+    let from_slot = UserId::new(&other).unwrap().slot();
+    assert_ne!(from_slot, order.slot());
+    let epoch = north.cell.owned(from_slot).unwrap();
+    let notice =
+        stalled_notice(&Envelope { from_slot, epoch, ..request }, "", region("east"), 1_004).unwrap();
+    assert!(matches!(north.deliver(&notice, 1_005), Answer::Failed(_)));
 }
 
 #[test]

@@ -242,12 +242,7 @@ async fn around(mut request: Request, next: Next) -> Response {
 /// The request's trace, or a new one: what follows from it in other regions is found under it.
 fn trace_for(headers: &HeaderMap) -> Option<HeaderValue> {
     let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse::<TraceParent>().ok());
-    let trace = given.or_else(|| {
-        let mut random = [0; 24];
-        // Without entropy the request has no trace, and is carried out all the same.
-        getrandom::fill(&mut random).ok().map(|()| TraceParent::from_random(random))
-    })?;
-    HeaderValue::from_str(&trace.to_string()).ok()
+    HeaderValue::from_str(&given.unwrap_or_else(TraceParent::fresh).to_string()).ok()
 }
 
 async fn openapi() -> Json<serde_json::Value> {
@@ -377,32 +372,35 @@ impl Api {
     /// The thing that was acted on, as it stands now; `written` is what the command made of it.
     fn answer(&self, user: &UserId, reply: &Reply, written: Option<Dot>) -> Result<Response, Problem> {
         #[derive(Serialize)]
-        struct Answer {
+        struct Both<'a> {
             #[serde(flatten)]
-            order: Option<OrderShape>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            payment: Option<PaymentShape>,
+            order: Option<&'a OrderShape>,
+            payment: &'a PaymentShape,
         }
         let order = self.node.entity(reply.order.into())?;
         let payment = match reply.payment {
             Some(payment) => self.node.entity(payment.into())?,
             None => None,
         };
-        let answer = Answer {
-            order: order.and_then(|order| order_shape(&order, user, now_ms())),
-            payment: payment.and_then(|payment| payment_shape(&payment, user)),
+        let order = order.and_then(|order| order_shape(&order, user, now_ms()));
+        let payment = payment.and_then(|payment| payment_shape(&payment, user));
+        let alone = order.as_ref().map(conditions::json);
+        let etag = alone.as_deref().map(conditions::etag);
+        let body = match (&payment, alone) {
+            (Some(payment), _) => conditions::json(&Both { order: order.as_ref(), payment }),
+            (None, Some(alone)) => alone,
+            (None, None) => b"{}".to_vec(),
         };
-        let etag = answer.order.as_ref().map(conditions::etag);
-        let order = answer.order.as_ref().and_then(|order| order.version);
-        let payment = answer.payment.as_ref().and_then(|payment| payment.version);
         let status = match (reply.pending, reply.repeated) {
             (true, _) => StatusCode::ACCEPTED,
             (false, true) => StatusCode::OK,
             (false, false) => StatusCode::CREATED,
         };
-        let mut response = (status, Json(answer)).into_response();
+        let mut response = conditions::of_json(body);
+        *response.status_mut() = status;
         response.headers_mut().extend(etag.map(|etag| (header::ETAG, etag)));
-        Ok(version::shows(response, [written, order, payment].into_iter().flatten()))
+        let versions = [written, order.and_then(|it| it.version), payment.and_then(|it| it.version)];
+        Ok(version::shows(response, versions.into_iter().flatten()))
     }
 }
 
@@ -439,7 +437,7 @@ async fn get_order(
     let entity = api.node.entity(order_id(&order)?.into())?.ok_or_else(Problem::not_found)?;
     let shape = order_shape(&entity, &user, now_ms()).ok_or_else(|| api.not_shown(&entity, &user))?;
     let version = shape.version;
-    Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
+    Ok(version::shows(conditions::unless_unchanged(&headers, &shape), version))
 }
 
 async fn order_events(
@@ -481,7 +479,7 @@ async fn amend(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let content = Box::new(body_of::<ContentShape>(&body)?.content());
+    let content = Arc::new(body_of::<ContentShape>(&body)?.content());
     api.carry_out(user, &headers, &body, Ask::Amend { order: order_id(&order)?, content }).await
 }
 
@@ -521,7 +519,7 @@ async fn get_payment(
     let entity = api.node.entity(payment_id(&payment)?.into())?.ok_or_else(Problem::not_found)?;
     let shape = payment_shape(&entity, &user).ok_or_else(|| api.not_shown(&entity, &user))?;
     let version = shape.version;
-    Ok(version::shows(conditions::unless_unchanged(&headers, shape), version))
+    Ok(version::shows(conditions::unless_unchanged(&headers, &shape), version))
 }
 
 async fn accept(
@@ -591,5 +589,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }

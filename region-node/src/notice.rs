@@ -371,7 +371,7 @@ pub(crate) mod tests {
         OrderRecord {
             user: user.clone(),
             key: "o".into(),
-            content,
+            content: content.into(),
             pay_window_ms: 1_000_000,
             external_ref: String::new(),
             sealed: bytes::Bytes::new(),
@@ -397,7 +397,7 @@ pub(crate) mod tests {
         let (declined, _) = north.ask(&payer, "d", Ask::Decline { payment });
         // East takes over without having heard of it, and amends; south later, without having heard of east.
         let amend = |duty_minor| {
-            let content = Box::new(OrderContent { duty_minor, ..record(&user).content });
+            let content = OrderContent { duty_minor, ..(*record(&user).content).clone() }.into();
             Ask::Amend { order, content }
         };
         let taken = east.decree(order, 2);

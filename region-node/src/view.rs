@@ -129,22 +129,19 @@ pub(crate) fn put_doubts(working: &Working) -> Result<(), StoreError> {
 type OrdersOf = BTreeMap<Bytes, Vec<OrderId>>;
 
 fn put_entity(entity: &Entity, batch: &mut Batch) -> Result<(), StoreError> {
-    let bytes = entity.to_shape().to_canon();
-    let mut parts = Vec::with_capacity(1);
-    let mut rest: &[u8] = &bytes;
-    while parts.is_empty() || !rest.is_empty() {
-        let (part, more) = rest.split_at(rest.len().min(keys::PART_BYTES_MAX));
-        parts.push(part);
-        rest = more;
-    }
-    let count =
-        u16::try_from(parts.len()).map_err(|_| StoreError::Io(format!("{} is too large", entity.id)))?;
-    for (i, part) in (0..count).zip(parts) {
-        let value = match i {
-            0 => [&count.to_be_bytes()[..], &entity.digest().to_bytes(), part].concat(),
-            _ => part.to_vec(),
-        };
-        batch.put(keys::entity_part(&entity.id, i), value);
+    // How many parts, and the digest, stand in front of the first; most have one.
+    let mut first = Vec::with_capacity(1 << 10);
+    first.extend([0; 2]);
+    first.extend(entity.digest().to_bytes());
+    let begin = first.len();
+    entity.to_shape().encode(&mut first);
+    let rest = first.split_off(first.len().min(begin + keys::PART_BYTES_MAX));
+    let count = 1 + rest.len().div_ceil(keys::PART_BYTES_MAX);
+    let count = u16::try_from(count).map_err(|_| StoreError::Io(format!("{} is too large", entity.id)))?;
+    first[..2].copy_from_slice(&count.to_be_bytes());
+    batch.put(keys::entity_part(&entity.id, 0), first);
+    for (i, part) in (1..count).zip(rest.chunks(keys::PART_BYTES_MAX)) {
+        batch.put(keys::entity_part(&entity.id, i), part.to_vec());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! <https://www.w3.org/TR/trace-context/>
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::str::FromStr;
 
@@ -30,6 +30,13 @@ pub enum TraceParentError {
 const FLAG_SAMPLED: u8 = 1;
 
 impl TraceParent {
+    /// A new, sampled trace.
+    pub fn fresh() -> Self {
+        let mut random = [0; 24];
+        random.chunks_exact_mut(8).for_each(|id| id.copy_from_slice(&fresh_id()));
+        Self::from_random(random)
+    }
+
     /// A new, sampled trace from 24 random bytes: 16 of the trace id, 8 of the span id.
     pub fn from_random(random: [u8; 24]) -> Self {
         let mut trace_id = [0; 16];
@@ -57,8 +64,7 @@ impl TraceParent {
     /// A tracing span of this trace, under which logs of this step can be found: it has an id of its own, and the sender's
     /// as its parent. `step` is what the process does, e.g. `place` or `deliver`.
     pub fn span(&self, step: &'static str) -> Span {
-        // Seeded by the system; ids need only differ.
-        let own = self.child(RandomState::new().build_hasher().finish().to_be_bytes());
+        let own = self.child(fresh_id());
         let (trace_id, parent_id, span_id) = (self.trace_id(), self.span_id(), own.span_id());
         tracing::info_span!("traced", step, %trace_id, %span_id, %parent_id)
     }
@@ -102,8 +108,15 @@ struct Hex<const N: usize>([u8; N]);
 
 impl<const N: usize> fmt::Display for Hex<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.map(|digit| char::from(DIGITS[usize::from(digit)])).try_for_each(|digit| f.write_char(digit))
     }
+}
+
+/// Seeded by the system once for each thread: ids need only differ.
+fn fresh_id() -> [u8; 8] {
+    RandomState::new().build_hasher().finish().to_be_bytes()
 }
 
 fn hex<const N: usize>(text: &str) -> Result<[u8; N], TraceParentError> {

@@ -168,6 +168,16 @@ impl Cell {
             Ok(body) => body,
             Err(error) => return Ok((Step::default(), Answer::Failed(error.to_string()))),
         };
+        let decided_on = match &body {
+            MessageBody::PayRequest(request) => request.permit.payment_id().into(),
+            MessageBody::Withdrawal(withdrawal) => withdrawal.permit.payment_id().into(),
+            MessageBody::Stalled(stalled) => stalled.order.into(),
+            MessageBody::Result(_) | MessageBody::RefundOrder(_) => envelope.subject,
+        };
+        if decided_on.slot() != slot {
+            let why = format!("it is about {decided_on}, which is of another slot than it was sent to");
+            return Ok((Step::default(), Answer::Failed(why)));
+        }
         // Nobody is answered by what is known to be incomplete.
         for about in envelope.requires.iter().map(|need| need.entity).chain([envelope.subject]) {
             if self.withheld_by(view, about)?.is_some() {
@@ -176,6 +186,10 @@ impl Cell {
         }
         let mut draft = Draft::new(self, view, now_ms, &envelope.trace);
         draft.contact_by_message(envelope.from_slot, &envelope.epoch)?;
+        if draft.cell.owned(slot).is_none() {
+            // A notice's sender speaks for the slot that it is sent to, and may know of another home.
+            return Ok((draft.finish(Vec::new())?, Answer::Moved));
+        }
         let answer = match (&body, why) {
             (MessageBody::PayRequest(request), _) => draft.pay_request(&request.permit, why)?,
             (MessageBody::Withdrawal(withdrawal), _) => {

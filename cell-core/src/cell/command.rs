@@ -1,5 +1,7 @@
 //! What users ask for: settle first, then validate against the effective history, then decide.
 
+use std::sync::Arc;
+
 use super::draft::Draft;
 use super::{Cell, Step, Unavailable, View};
 use crate::entity::{Blocked, DECISIONS_MAX, Entity, REQUEST_BYTES_MAX, REQUEST_DECISIONS_MAX, Reading};
@@ -29,7 +31,7 @@ pub enum Ask {
     },
     Amend {
         order: OrderId,
-        content: Box<OrderContent>,
+        content: Arc<OrderContent>,
     },
     /// Pay one's own order.
     Pay {
@@ -323,7 +325,7 @@ impl Draft<'_> {
             return Ok(Err(Refusal::invalid("/pay_window_s", detail)));
         }
         let reply = |repeated| Ok(Ok(Reply { order, payment: None, pending: false, repeated }));
-        let placed = self.orders_of_key(&record.user, &record.key)?;
+        let placed = self.twins(order, record)?;
         if placed.contains(&order) {
             return reply(true);
         }
@@ -415,7 +417,7 @@ impl Draft<'_> {
                         "the currency of an order does not change",
                     )));
                 }
-                let amended = OrderDecision::Amended(Amended { content: (**content).clone() });
+                let amended = OrderDecision::Amended(Amended { content: content.clone() });
                 self.decide_order(order, amended, Some(reference))?;
             }
             Ask::Pay { card, .. } => {

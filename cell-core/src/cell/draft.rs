@@ -1,5 +1,6 @@
 //! One change in the making: entities as they will be, and the events that make them so.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,9 +11,9 @@ use crate::entity::{Blocked, Entity, Item, Kind, Placing, Reading};
 use crate::event::{
     Body, Capture, Carried, Change, CommandRef, Decided, Decision, Entry, Event, Fact, Placed, Record,
 };
-use crate::id::{EntityId, EntityKind, Hash, OrderId, PaymentId, Slot};
+use crate::id::{EntityId, EntityKind, Hash, OrderId, PaymentId, Slot, UserId};
 use crate::museum::{Bug, planted};
-use crate::order::{Order, OrderDecision};
+use crate::order::{Order, OrderDecision, OrderRecord};
 use crate::payment::{Payment, PaymentDecision, PaymentPhase};
 use crate::placement::Epoch;
 use crate::settle::{self, Around, PaymentGlance, Row};
@@ -31,6 +32,8 @@ pub(super) struct Draft<'a> {
     events: Vec<Arc<Event>>,
     changed: BTreeMap<EntityId, Arc<Entity>>,
     touched: BTreeSet<EntityId>,
+    /// Of the order asked about last.
+    twins_in_view: RefCell<Option<(OrderId, Vec<OrderId>)>>,
     rows: Vec<Row>,
     lost: Vec<(Slot, Epoch)>,
     alarms: Vec<Alarm>,
@@ -53,6 +56,7 @@ impl<'a> Draft<'a> {
             events: Vec::new(),
             changed: BTreeMap::new(),
             touched: BTreeSet::new(),
+            twins_in_view: RefCell::default(),
             rows: Vec::new(),
             lost: Vec::new(),
             alarms: Vec::new(),
@@ -89,12 +93,27 @@ impl<'a> Draft<'a> {
         self.changed.iter().find(|(_, entity)| entity.bytes() > bytes_max).map(|(id, _)| *id)
     }
 
-    pub(super) fn orders_of_key(
-        &self,
-        user: &crate::id::UserId,
-        key: &str,
-    ) -> Result<Vec<OrderId>, Unavailable> {
-        let mut orders = self.view.orders_of_key(user, key)?;
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+        Ok(self.with_changed(self.view.orders_of_key(user, key)?, user, key))
+    }
+
+    /// Orders of the same user under the same key, itself among them once it is here. Asked about one order again and
+    /// again: what the view says does not change meanwhile.
+    pub(super) fn twins(&self, order: OrderId, record: &OrderRecord) -> Result<Vec<OrderId>, Unavailable> {
+        let (user, key) = (&record.user, &*record.key);
+        let known = self.twins_in_view.borrow().clone().filter(|(of, _)| *of == order);
+        let in_view = match known {
+            Some((_, in_view)) => in_view,
+            None => {
+                let in_view = self.view.orders_of_key(user, key)?;
+                self.twins_in_view.replace(Some((order, in_view.clone())));
+                in_view
+            }
+        };
+        Ok(self.with_changed(in_view, user, key))
+    }
+
+    fn with_changed(&self, mut orders: Vec<OrderId>, user: &UserId, key: &str) -> Vec<OrderId> {
         for (id, entity) in &self.changed {
             let Some(order) = id.order().filter(|order| !orders.contains(order)) else { continue };
             let record = entity.record::<Order>();
@@ -102,7 +121,7 @@ impl<'a> Draft<'a> {
                 orders.push(order);
             }
         }
-        Ok(orders)
+        orders
     }
 
     /// As [`Cell::withheld_by`], of the entity as it stands in this draft.
@@ -437,7 +456,7 @@ impl<'a> Draft<'a> {
         if !payable || reading.blocked.is_some() || state.open_permit().is_some() {
             return Ok(None);
         }
-        for other in self.orders_of_key(&record.user, &record.key)? {
+        for other in self.twins(id, record)? {
             if other == id {
                 continue;
             }
@@ -468,7 +487,7 @@ impl<'a> Draft<'a> {
         let (Some(record), Some(id)) = (&reading.record, reading.entity.id.order()) else {
             return Ok(());
         };
-        for other in self.orders_of_key(&record.user, &record.key)? {
+        for other in self.twins(id, record)?.into_iter().filter(|other| *other != id) {
             let later = self.read::<Order, _>(other.into(), |twin| {
                 let payable =
                     twin.state.as_ref().is_some_and(|state| state.phase == crate::order::OrderPhase::Payable);
@@ -534,7 +553,7 @@ impl View for Drafted<'_> {
     fn entity(&self, id: EntityId) -> Result<Option<Arc<Entity>>, Unavailable> {
         self.0.entity(id)
     }
-    fn orders_of_key(&self, user: &crate::id::UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
+    fn orders_of_key(&self, user: &UserId, key: &str) -> Result<Vec<OrderId>, Unavailable> {
         self.0.orders_of_key(user, key)
     }
 }

@@ -93,7 +93,7 @@ impl Region {
         let record = OrderRecord {
             user: user(),
             key: "o".to_owned(),
-            content,
+            content: content.into(),
             pay_window_ms: 600_000,
             external_ref: String::new(),
             sealed: bytes::Bytes::new(),

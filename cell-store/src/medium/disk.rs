@@ -8,10 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
-
-use super::{Medium, ROOM_BYTES};
+use super::Medium;
 use crate::lock::{FolderLock, create_folder};
 
 /// Read handles kept open; beyond it all are dropped and opened again when needed.
@@ -19,6 +16,8 @@ const READ_HANDLES_MAX: usize = 64;
 /// Offset, length and memory of a direct read are multiples of this (the largest logical block in common use).
 const DIRECT_ALIGN_BYTES: usize = 4096;
 const DIRECT_CHUNK_BYTES: usize = 1 << 20;
+/// Room is taken in advance in pieces of this; never more than [`super::ROOM_BYTES`].
+const ROOM: &[u8] = &[0; 128 << 10];
 
 /// Why a folder could not be taken. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +42,8 @@ pub struct DiskMedium {
 
 /// The file that is being written.
 ///
-/// Its length grows in steps of [`ROOM_BYTES`] ahead of what is written: a sync that also has to make a new length durable
-/// waits for a commit of the file system's journal.
+/// Zeroes are written ahead of it, [`ROOM`] at a time: a sync that also has to make a new length durable, or that room
+/// which was only set aside holds something now, waits for the file system's own records of that.
 #[derive(Debug)]
 struct Writer {
     name: String,
@@ -54,8 +53,6 @@ struct Writer {
     end: u64,
     /// The file's length; never less than `end` while nothing failed.
     len: u64,
-    /// Whether the file system gives room in advance.
-    gives_room: bool,
 }
 
 // === impl Writer ===
@@ -63,24 +60,23 @@ struct Writer {
 impl Writer {
     fn new(name: &str, handle: File) -> io::Result<Self> {
         let len = handle.metadata()?.len();
-        Ok(Self { name: name.to_owned(), handle: Arc::new(handle), end: len, len, gives_room: true })
+        Ok(Self { name: name.to_owned(), handle: Arc::new(handle), end: len, len })
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (begin, end) = (self.end, self.end + bytes.len() as u64);
-        if end > self.len && self.gives_room {
-            match fallocate(&*self.handle, FallocateFlags::empty(), self.len, end + ROOM_BYTES - self.len) {
-                Ok(()) => self.len = end + ROOM_BYTES,
-                // Room for these bytes may be left all the same: the write will tell.
-                Err(error) => {
-                    self.gives_room = matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::INTR);
-                    self.len = self.handle.metadata()?.len();
-                }
-            }
-        }
+        let takes_room = end > self.len;
         // Whatever comes of it, that many bytes may be there.
         (self.end, self.len) = (end, self.len.max(end));
-        self.handle.write_all_at(bytes, begin)
+        self.handle.write_all_at(bytes, begin)?;
+        if takes_room {
+            self.len = match self.handle.write_all_at(ROOM, end) {
+                Ok(()) => end + ROOM.len() as u64,
+                // What was asked for is written; that there is no room for more is for the next one to say.
+                Err(_) => self.handle.metadata()?.len(),
+            };
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {

@@ -314,7 +314,8 @@ fn command(n: u64, users: &[String], keys: &Keys) -> Result<Command> {
             forwarding_fee_minor: 0,
             service_fee_minor: 0,
             duty_minor: 420,
-        },
+        }
+        .into(),
         pay_window_ms: PAY_WINDOW_MS,
         external_ref: format!("SHOP-2026-{n:010}"),
         sealed: Default::default(),

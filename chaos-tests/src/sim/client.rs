@@ -103,7 +103,7 @@ impl World {
             Op::Withdraw { .. } => (buyer, Ask::Withdraw { payment: self.open_payment(place, order)? }),
             Op::Cancel { .. } => (buyer, Ask::Cancel { order }),
             Op::Refund { amount, .. } => (buyer, Ask::Refund { order, amount_minor: *amount }),
-            Op::Amend { amount, .. } => (buyer, Ask::Amend { order, content: Box::new(content(*amount)) }),
+            Op::Amend { amount, .. } => (buyer, Ask::Amend { order, content: content(*amount).into() }),
             Op::Accept { payer, card, .. } => {
                 let payment = self.payment_to(place, order, &user(*payer))?;
                 (*payer, Ask::Accept { payment, card: (*card).to_owned() })
@@ -127,7 +127,7 @@ impl World {
         let record = OrderRecord {
             user: self.users[buyer].id.clone(),
             key: key.clone(),
-            content: content(amount),
+            content: content(amount).into(),
             pay_window_ms,
             external_ref: String::new(),
             sealed: bytes::Bytes::new(),

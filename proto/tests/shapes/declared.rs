@@ -173,11 +173,13 @@ fn line_of(declared: &Declared, part: &(u32, String, String), codes: &BTreeSet<S
         let prefix = snake(&declared.name).to_uppercase();
         return format!("{} {prefix}_{} = {number}", declared.name, snake(name).to_uppercase());
     }
+    // A shared value is as what it holds.
+    let ty = ty.strip_prefix("Arc<").and_then(|rest| rest.strip_suffix('>')).unwrap_or(ty);
     let inside = |outer: &str| ty.strip_prefix(outer).and_then(|rest| rest.strip_suffix('>'));
     let (label, ty) = match (inside("Vec<"), inside("Option<")) {
         (Some(item), _) => (" repeated", item),
         (_, Some(item)) => (" optional", item),
-        _ => ("", ty.as_str()),
+        _ => ("", ty),
     };
     let (ty, named) = proto_type(&declared.file, ty);
     // A message is optional as it is; a code is not.

@@ -178,7 +178,7 @@ impl PlaceShape {
         Ok(OrderRecord {
             user: user.clone(),
             key: key.to_owned(),
-            content: self.content.content(),
+            content: self.content.content().into(),
             pay_window_ms: self.pay_window_s.map_or(PAY_WINDOW_MS, |window| window * 1_000),
             external_ref: self.external_ref,
             sealed: self.sealed.into_bytes().into(),

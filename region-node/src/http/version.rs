@@ -19,6 +19,8 @@ use crate::session::Unmet;
 
 const NAME: &str = "cell-version";
 pub(super) const BYTES_MAX: usize = 256;
+/// So many dots fit, however long their regions' names are.
+const ALWAYS_FIT: usize = 2;
 /// Of its text: another is another version's.
 const FORMAT: &str = "1";
 
@@ -34,7 +36,7 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// Of these dots those that fit, the first ones first. Two always do.
+    /// Of these dots those that fit, the first ones first; [`ALWAYS_FIT`] of them do.
     pub(super) fn of(dots: impl IntoIterator<Item = Dot>) -> Version {
         let mut version = Version::default();
         dots.into_iter().for_each(|dot| version.add(dot));
@@ -47,7 +49,7 @@ impl Version {
             return;
         }
         self.0.insert(actor, seq);
-        if self.to_string().len() > BYTES_MAX {
+        if self.0.len() > ALWAYS_FIT && self.to_string().len() > BYTES_MAX {
             match before {
                 Some(before) => self.0.insert(actor, before),
                 None => self.0.remove(&actor),
@@ -88,7 +90,10 @@ pub(super) fn shows(mut response: Response, dots: impl IntoIterator<Item = Dot>)
 /// Gives an answer the header, if it shows something that has a version.
 pub(super) fn put(response: &mut Response, presented: Option<&Version>) {
     let Some(version) = response.extensions_mut().remove::<Version>() else { return };
-    let version = presented.map_or(version.clone(), |presented| version.and(presented));
+    let version = match presented {
+        Some(presented) => version.and(presented),
+        None => version,
+    };
     if !version.0.is_empty()
         && let Ok(value) = HeaderValue::from_str(&version.to_string())
     {

@@ -121,6 +121,42 @@ pub(super) fn restored_backup() -> Result<(), String> {
     Ok(())
 }
 
+pub(super) fn start_hears_its_peers() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    stage.world.act_now(N, Op::Backup);
+    stage.ok(N, Op::Amend { order: 0, amount: 700 })?;
+    stage.pass(300);
+    stage.world.act_now(N, Op::RestoreBackup { for_ms: 50 });
+    stage.pass(51);
+    let node = &stage.world.nodes[N];
+    expect(node.up && node.cell.is_held_back() && stage.total(N)? == 900, "an older disk has just started")?;
+    let nth = stage.world.act_now(N, Op::Amend { order: 0, amount: 300 }).ok_or("nothing to act upon")?;
+    stage.pass(5_000);
+    expect(matches!(stage.world.requests[nth].answer, Some(Ok(_))), "it is decided in the end")?;
+    stage.rest()?;
+    expect(stage.total(E)? == 300 && stage.strays(E)? == 0, "behind what its peers had")
+}
+
+pub(super) fn start_is_outranked() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    stage.world.act_now(N, Op::Backup);
+    for amount in [700, 600] {
+        stage.world.crash(N, 50);
+        stage.pass(1_000);
+        stage.ok(N, Op::Amend { order: 0, amount })?;
+        stage.pass(300);
+    }
+    let before = stage.world.nodes[N].cell.me();
+    stage.world.act_now(N, Op::RestoreBackup { for_ms: 50 });
+    stage.pass(51);
+    expect(stage.world.nodes[N].cell.me() < before, "it counts on from what its disk says")?;
+    stage.pass(2_000);
+    expect(stage.world.nodes[N].cell.me() > before, "and from what its peers say, as soon as it hears them")?;
+    stage.ok(N, Op::Amend { order: 0, amount: 300 })?;
+    stage.rest()?;
+    expect(stage.total(S)? == 300 && stage.strays(S)? == 0, "the last decision is the one that holds")
+}
+
 pub(super) fn cloned_machine() -> Result<(), String> {
     let mut stage = Stage::with_order()?;
     stage.world.clone_machine(N);

@@ -76,6 +76,16 @@ pub(super) fn poisonous_change() -> Result<(), String> {
             "the holes are seen after a start, too",
         )?;
     }
+    // And one that has to come from their state, since nobody's log reaches back.
+    stage.world.trim(N, 0);
+    stage.world.trim(E, 0);
+    stage.world.lose_disk(S, 50);
+    stage.pass(5_000);
+    let node = &stage.world.nodes[S];
+    expect(stage.world.coverage.faults.contains_key("state-asked-for"), "it comes as state")?;
+    expect(node.cell.quarantined().count() == 2, "the holes are seen in what was taken over")?;
+    let withheld = node.cell.withheld_by(&node.shelf, stage.order()?.into());
+    expect(withheld == Ok(Some(entries[1].dot)), "and what they would have changed is withheld there, too")?;
     // Operators do without them.
     for i in [N, E, S] {
         for kept in stage.world.nodes[i].quarantined() {

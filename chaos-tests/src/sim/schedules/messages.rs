@@ -182,6 +182,33 @@ pub(super) fn wait_for_lost_version() -> Result<(), String> {
     expect(ended.is_none_or(|how| how.is_some()), "nothing waits for ever")
 }
 
+pub(super) fn lost_with_an_actor_nobody_heard_of() -> Result<(), String> {
+    let mut stage = Stage::new();
+    stage.mute_data(N);
+    stage.world.crash(N, 50);
+    stage.pass(1_000);
+    let actor = stage.world.nodes[N].cell.me();
+    stage.place(0, A, N)?;
+    let seen = *stage.world.journal.acked.last().ok_or("nothing was acknowledged")?;
+    expect(seen.actor == actor, "the answer names it")?;
+    stage.world.lose_disk(N, 50);
+    stage.mend();
+    stage.pass(3_000);
+    let reached = |stage: &Stage, region: usize| {
+        let node = &stage.world.nodes[region];
+        node.cell.reached(&node.shelf, None, &seen).map_err(|error| error.to_string())
+    };
+    for region in [N, E, S] {
+        expect(reached(&stage, region)? == Reached::NotYet, "nobody knows that it was, nor that it ended")?;
+    }
+    stage.world.close_ended();
+    stage.pass(1_000);
+    for region in [N, E, S] {
+        expect(reached(&stage, region)? == Reached::Never, "once it is closed everybody knows")?;
+    }
+    stage.rest()
+}
+
 pub(super) fn settle_before_command() -> Result<(), String> {
     let mut stage = Stage::with_order()?;
     let order = stage.order()?;

@@ -94,7 +94,7 @@ impl Samples {
             D::Stalled(or::Stalled { payment, missing: self.text() }),
             D::CaseOpened(self.case()),
             D::RefundGranted(or::RefundGranted { refund: self.refund() }),
-            D::Amended(or::Amended { content: self.content() }),
+            D::Amended(or::Amended { content: self.content().into() }),
             D::FactNoted(self.noted()),
             D::CaseResolved(self.resolved()),
         ]
@@ -165,7 +165,7 @@ impl Samples {
         let record = or::OrderRecord {
             user: self.user(),
             key: self.text(),
-            content: self.content(),
+            content: self.content().into(),
             pay_window_ms: self.num(),
             external_ref: self.text(),
             sealed: self.blob(),
