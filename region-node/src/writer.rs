@@ -37,9 +37,9 @@ const GROUP_MAX: usize = 128;
 const WAITING_MAX: usize = 4_096;
 /// Groups appended and not yet in the view at most; then the writer waits for the view.
 const BEHIND_MAX: usize = 256;
-/// The view waits this long for more groups to take in one batch, unless somebody waits for it: a store that writes to
-/// the disk, or wakes its threads, at every batch would else be in the way of the log's next sync. Everything but lists is
-/// served from the working state meanwhile.
+/// The view waits this long for a batch to fill, unless somebody waits for it: a store that writes to the disk, or wakes
+/// its threads, at every batch would else be in the way of the log's next sync. Everything but lists is served from the
+/// working state meanwhile.
 const VIEW_LINGER: Duration = Duration::from_millis(8);
 /// Entities in one batch of the view, about.
 const VIEW_BATCH_MAX: usize = 256;
@@ -363,14 +363,11 @@ fn apply_all(
     mut apply: impl FnMut(Group) -> Result<(), String>,
 ) {
     while let Ok(mut group) = groups.recv() {
+        fill(&mut group, groups);
         // Not listening to what comes: being woken for every group would cost a lone request more than the view itself.
-        if !group.is_urgent() {
+        if group.entities.len() < VIEW_BATCH_MAX && !group.is_urgent() {
             hurry.linger(VIEW_LINGER);
-        }
-        while group.entities.len() < VIEW_BATCH_MAX
-            && let Ok(next) = groups.try_recv()
-        {
-            group.absorb(next);
+            fill(&mut group, groups);
         }
         let (number, keys) = (group.number, std::mem::take(&mut group.command_keys));
         let entities = group.entities.keys().copied().collect();
@@ -380,6 +377,15 @@ fn apply_all(
             return;
         }
         working.applied(number, entities, keys);
+    }
+}
+
+/// Takes the groups that wait behind this one, as far as they fit into a batch.
+fn fill(group: &mut Group, groups: &Receiver<Group>) {
+    while group.entities.len() < VIEW_BATCH_MAX
+        && let Ok(next) = groups.try_recv()
+    {
+        group.absorb(next);
     }
 }
 
