@@ -17,7 +17,7 @@ mod resolve;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use absorb::{Answer, Delivery, Refused};
+pub use absorb::{Answer, Delivery, Incoming, Refused};
 pub use adopt::{Baseline, KnownFront};
 pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply};
 pub use digests::{NotComparable, SlotDigests};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cell_core::cell::{Baseline, Cell, KnownFront, Step, Unavailable, View};
+use cell_core::cell::{Baseline, Cell, Incoming, KnownFront, Step, Unavailable, View};
 use cell_core::conflict::{Class, conflicts};
 use cell_core::duty::{Act, stalled_notice};
 use cell_core::entity::{Entity, Reading};
@@ -118,7 +118,7 @@ fn a_replicated_capture_is_contact_with_the_epoch_it_was_taken_under() {
     let step = take(&mut at_north, step);
     assert!(east.owned(slot).is_none());
     for entry in &step.entries {
-        let step = east.replicate(&at_east, entry, 20).unwrap().unwrap();
+        let step = east.replicate(&at_east, &Incoming::read(entry.clone()), 20).unwrap().unwrap();
         take(&mut at_east, step);
     }
     assert!(east.owned(slot).is_some(), "else the slot would have no home at all");
@@ -154,7 +154,7 @@ fn a_slot_lost_by_a_message_is_told_to_everybody() {
     assert!(north.owned(from_slot).is_none());
     assert!(east.owned(from_slot).is_none());
     for entry in &step.entries {
-        east.replicate(&at_east, entry, 20).unwrap().unwrap();
+        east.replicate(&at_east, &Incoming::read(entry.clone()), 20).unwrap().unwrap();
     }
     assert!(east.owned(from_slot).is_some(), "else the slot would have no home at all");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cell_core::cell::{Answer, Ask, Cell, Command, Delivery, Problem, Step, Unavailable, View};
+use cell_core::cell::{Answer, Ask, Cell, Command, Delivery, Incoming, Problem, Step, Unavailable, View};
 use cell_core::duty::{Act, Charge, Duty, stalled_notice};
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Capture, Entry, Fact, Failure, FailureKind};
@@ -82,7 +82,8 @@ impl Region {
     fn pull(&mut self, from: &Region, now: u64) {
         for entry in &from.log {
             if entry.dot.actor != self.cell.me() {
-                let step = self.cell.replicate(&self.shelf, entry, now).unwrap().unwrap();
+                let step =
+                    self.cell.replicate(&self.shelf, &Incoming::read(entry.clone()), now).unwrap().unwrap();
                 self.take(step);
             }
         }

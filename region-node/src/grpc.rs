@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use cell_core::canon::Message as _;
-use cell_core::cell::{Answer, Baseline, Delivery, Front, Hole, Refused};
+use cell_core::cell::{Answer, Baseline, Delivery, Front, Hole, Incoming, Refused};
 use cell_core::entity::{Entity, EntityShape};
 use cell_core::event::Entry;
 use cell_core::gate::{Envelope, MessageId, Requirement};
@@ -39,6 +39,8 @@ const TAIL_BYTES: usize = 256 << 10;
 const TAIL_REST_MAX_MS: u32 = 10;
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
+/// Changes that are read between two requests: some ten microseconds each.
+const READ_ALONG_MAX: usize = 16;
 /// Entities read in one call at most.
 const ENTITIES_MAX: usize = 256;
 /// An answer ends when it is larger than this; an entity is at most some 1 MiB.
@@ -222,7 +224,15 @@ impl NodeService for Grpc {
                     () = shutdown.begun() => return,
                     batch = batches.message(), if more && open.len() < BATCHES_MAX => {
                         match batch {
-                            Ok(Some(batch)) => open.push_back(apply_batch(&node, batch)),
+                            Ok(Some(batch)) => {
+                                match read_batch(batch).await {
+                                    Ok(batch) => open.push_back(apply_batch(&node, batch)),
+                                    Err(error) => {
+                                        tracing::error!(%error, "a batch could not be read; the stream ends");
+                                        return;
+                                    }
+                                }
+                            }
                             Ok(None) | Err(_) => more = false,
                         }
                         continue;
@@ -589,25 +599,45 @@ impl NodeService for Grpc {
     }
 }
 
+/// A batch of changes, read.
+struct Batch {
+    number: u64,
+    changes: Vec<Incoming>,
+    unreadable: Vec<v1::ApplyRefusal>,
+}
+
+impl Batch {
+    fn read(batch: v1::ApplyBatch) -> Batch {
+        let (mut changes, mut unreadable) = (Vec::with_capacity(batch.entries.len()), Vec::new());
+        for entry in batch.entries {
+            let dot = entry.dot.clone();
+            match Entry::try_from(entry) {
+                Ok(entry) => changes.push(Incoming::read(entry)),
+                Err(error) => {
+                    // Of its actor nothing more fits; everybody else's is as good.
+                    tracing::error!(%error, ?dot, "an entry cannot be read");
+                    unreadable.push(v1::ApplyRefusal { dot, reason: "malformed".to_owned(), have: None });
+                }
+            }
+        }
+        Batch { number: batch.batch, changes, unreadable }
+    }
+}
+
+/// A large batch is read where nobody's request waits for it.
+async fn read_batch(batch: v1::ApplyBatch) -> Result<Batch, tokio::task::JoinError> {
+    if batch.entries.len() <= READ_ALONG_MAX {
+        return Ok(Batch::read(batch));
+    }
+    tokio::task::spawn_blocking(|| Batch::read(batch)).await
+}
+
 /// Gives a batch to the writer at once; what comes back is its answer, when it is durable.
 fn apply_batch(
     node: &Node,
-    batch: v1::ApplyBatch,
+    Batch { number, changes, unreadable }: Batch,
 ) -> impl Future<Output = Result<v1::ApplyReply, Status>> + Send + use<> {
-    let number = batch.batch;
-    let (mut entries, mut unreadable) = (Vec::with_capacity(batch.entries.len()), Vec::new());
-    for entry in batch.entries {
-        let dot = entry.dot.clone();
-        match Entry::try_from(entry) {
-            Ok(entry) => entries.push(entry),
-            Err(error) => {
-                // Of its actor nothing more fits; everybody else's is as good.
-                tracing::error!(%error, ?dot, "an entry cannot be read");
-                unreadable.push(v1::ApplyRefusal { dot, reason: "malformed".to_owned(), have: None });
-            }
-        }
-    }
-    let applied = node.replicate(entries);
+    let applied = node.replicate(changes);
     let node = node.clone();
     async move {
         let outcomes = applied.await.map_err(status)?;

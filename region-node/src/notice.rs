@@ -305,7 +305,7 @@ fn payment_notice(saying: &mut Saying<'_>, link: &Link<'_, PaymentDecision>, per
 pub(crate) mod tests {
     use std::sync::Arc;
 
-    use cell_core::cell::{Ask, Cell, Command, Reply, Step, View};
+    use cell_core::cell::{Ask, Cell, Command, Incoming, Reply, Step, View};
     use cell_core::id::{ActorId, NodeId, OrderId, RegionId};
     use cell_core::order::{Line, OrderContent, OrderRecord};
     use cell_core::placement::Placement;
@@ -342,7 +342,11 @@ pub(crate) mod tests {
         }
         fn take(&mut self, steps: &[&Step]) {
             for entry in steps.iter().flat_map(|step| &step.entries) {
-                let step = self.cell.replicate(&self.working, entry, 1_000).unwrap().unwrap();
+                let step = self
+                    .cell
+                    .replicate(&self.working, &Incoming::read(entry.clone()), 1_000)
+                    .unwrap()
+                    .unwrap();
                 self.keep(step);
             }
         }

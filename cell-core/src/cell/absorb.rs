@@ -3,7 +3,7 @@
 use super::draft::Draft;
 use super::quarantine::Cause;
 use super::{Cell, Step, Unavailable, View};
-use crate::canon::Message;
+use crate::canon::{Malformed, Message};
 use crate::duty::MessageBody;
 use crate::entity::{Blocked, Entity};
 use crate::event::{Body, Change, Entry, Event, Record};
@@ -54,8 +54,23 @@ pub enum Answer {
     Failed(String),
 }
 
+/// A change on its way in, read: most of what it costs to take one, and needs no cell.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub entry: Entry,
+    pub(super) change: Result<Change, Malformed>,
+}
+
+impl Incoming {
+    #[must_use]
+    pub fn read(entry: Entry) -> Incoming {
+        let change = Change::decode(&entry.bytes);
+        Incoming { entry, change }
+    }
+}
+
 impl Cell {
-    /// A change of another actor. `Ok(Ok(step))` with nothing in it if it was known already. One that is what its actor
+    /// A change of another actor, read before. `Ok(Ok(step))` with nothing in it if it was known already. One that is what its actor
     /// wrote, and cannot be applied here, is quarantined: what comes behind it is not held up.
     ///
     /// # Errors
@@ -63,9 +78,10 @@ impl Cell {
     pub fn replicate(
         &mut self,
         view: &dyn View,
-        entry: &Entry,
+        incoming: &Incoming,
         now_ms: u64,
     ) -> Result<Result<Step, Refused>, Unavailable> {
+        let entry = &incoming.entry;
         let dot = entry.dot;
         let front = self.front(&dot.actor);
         if !self.placement.members().contains(&dot.actor.region()) {
@@ -81,7 +97,7 @@ impl Cell {
         if entry.hash != Entry::chain(&front.hash, &dot, &entry.bytes) || dot.actor == self.me {
             return Ok(Err(Refused::Conflict));
         }
-        self.apply_or_hold(view, entry, now_ms)
+        self.apply_or_hold(view, incoming, now_ms)
     }
 
     /// State that was fetched because something waits for it. Logged as it is; its events keep their origins.

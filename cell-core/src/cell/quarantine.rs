@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::draft::Draft;
-use super::{Alarm, Cell, Front, Refused, Step, Unavailable, View};
+use super::{Alarm, Cell, Front, Incoming, Refused, Step, Unavailable, View};
 use crate::canon::{Message, codes, message};
 use crate::clock::Observed;
 use crate::entity::{Entity, Kind, Reading};
@@ -184,10 +184,11 @@ impl Cell {
     pub(super) fn apply_or_hold(
         &mut self,
         view: &dyn View,
-        entry: &Entry,
+        incoming: &Incoming,
         now_ms: u64,
     ) -> Result<Result<Step, Refused>, Unavailable> {
-        let (cause, detail) = match self.attempt(view, entry, now_ms)? {
+        let entry = &incoming.entry;
+        let (cause, detail) = match self.attempt(view, incoming, now_ms)? {
             Ok(step) => return Ok(Ok(step)),
             Err(obstacle) => obstacle,
         };
@@ -205,7 +206,7 @@ impl Cell {
     pub fn retry(&mut self, view: &dyn View, kept: &Quarantined, now_ms: u64) -> Result<Step, Unavailable> {
         let dot = kept.entry.dot;
         let Some(hole) = self.quarantine.remove(&dot) else { return Ok(Step::default()) };
-        match self.attempt(view, &kept.entry, now_ms) {
+        match self.attempt(view, &Incoming::read(kept.entry.clone()), now_ms) {
             Ok(Ok(mut step)) => {
                 for id in hole.entities {
                     if !step.entities.contains_key(&id) {
@@ -263,20 +264,20 @@ impl Cell {
     fn attempt(
         &mut self,
         view: &dyn View,
-        entry: &Entry,
+        Incoming { entry, change }: &Incoming,
         now_ms: u64,
     ) -> Result<Result<Step, Obstacle>, Unavailable> {
         let (bytes, most) = (entry.bytes.len(), self.ability.change_bytes_max);
         if bytes > most {
             return Ok(Err((Cause::TooLarge, format!("{bytes} bytes, and this software takes {most}"))));
         }
-        let change = match Change::decode(&entry.bytes) {
+        let change = match change {
             Ok(change) if change.dot == entry.dot => change,
             Ok(change) => return Ok(Err((Cause::Malformed, format!("it says that it is {}", change.dot)))),
             Err(error) => return Ok(Err((Cause::Malformed, error.to_string()))),
         };
         // A draft is thrown away whole; what was joined on the way is true whatever became of the rest.
-        let applied = catch_unwind(AssertUnwindSafe(|| self.apply(view, entry, &change, now_ms)));
+        let applied = catch_unwind(AssertUnwindSafe(|| self.apply(view, entry, change, now_ms)));
         applied.unwrap_or_else(|panic| Ok(Err((Cause::Panicked, said(&*panic)))))
     }
 

@@ -1,6 +1,6 @@
 //! The conflict journal, and what a person does about it.
 
-use cell_core::cell::{Ask, Problem, Resolve};
+use cell_core::cell::{Ask, Incoming, Problem, Resolve};
 use cell_core::conflict::{Class, Conflict, Kind, conflicts};
 use cell_core::entity::Reading;
 use cell_core::event::{Body, Change, Fact, Refund};
@@ -135,13 +135,14 @@ fn a_decision_of_a_replaced_home_is_shown_beside_what_stands_and_open_until_it_i
     east.ask("p", Ask::Pay { order, card: "ok".to_owned() });
     let (tail, of_east) = (north.log.split_off(heard), east.log.clone());
     for entry in of_east.iter().filter(|entry| entry.dot.actor == east.cell.me()) {
-        let step = north.cell.replicate(&north.shelf, entry, 2_500).unwrap().unwrap();
+        let step =
+            north.cell.replicate(&north.shelf, &Incoming::read(entry.clone()), 2_500).unwrap().unwrap();
         north.take(step);
     }
     let [unruled] = &journal(&north, order)[..] else { panic!("one stray") };
     assert_eq!((unruled.kind, unruled.subject.as_str(), unruled.open), (Kind::Stray, "cancelled", true));
     for entry in &tail {
-        let step = east.cell.replicate(&east.shelf, entry, 2_500).unwrap().unwrap();
+        let step = east.cell.replicate(&east.shelf, &Incoming::read(entry.clone()), 2_500).unwrap().unwrap();
         east.take(step);
     }
     let [ruled] = &journal(&east, order)[..] else { panic!("one stray") };

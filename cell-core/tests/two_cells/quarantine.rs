@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{
-    Ability, Ask, Cause, Command, Problem, Quarantined, Reached, Refused, Step, Unavailable, View,
+    Ability, Ask, Cause, Command, Incoming, Problem, Quarantined, Reached, Refused, Step, Unavailable, View,
 };
 use cell_core::clock::Hlc;
 use cell_core::entity::Entity;
@@ -28,7 +28,7 @@ fn north_and_east(bytes_max: usize) -> (Region, Region, OrderId) {
 }
 
 fn take(region: &mut Region, entry: &Entry) -> Step {
-    let step = region.cell.replicate(&region.shelf, entry, 2_000).unwrap().unwrap();
+    let step = region.cell.replicate(&region.shelf, &Incoming::read(entry.clone()), 2_000).unwrap().unwrap();
     region.shelf.0.extend(step.entities.clone());
     step
 }
@@ -143,7 +143,7 @@ fn a_panic_while_a_change_is_applied_touches_nothing_but_its_frontier() {
     take(&mut east, &north.log[0]);
     let before = east.cell.digests().all().to_vec();
     let cursed = Cursed(&east.shelf, Cell::new(Some(order.into())));
-    let step = east.cell.replicate(&cursed, &north.log[1], 2_000).unwrap().unwrap();
+    let step = east.cell.replicate(&cursed, &Incoming::read(north.log[1].clone()), 2_000).unwrap().unwrap();
     let held = kept(&[step]);
     assert_eq!((held[0].cause.as_str(), held[0].detail.as_str()), ("panicked", "cursed"));
     assert_eq!(east.cell.digests().all(), before);
@@ -167,6 +167,9 @@ fn an_entity_that_would_grow_too_large_is_left_as_it_is() {
 fn bytes_that_are_not_what_their_actor_wrote_are_refused_and_not_kept() {
     let (north, mut east, _) = north_and_east(usize::MAX);
     let entry = Entry { bytes: Bytes::from_static(b"\xff"), ..north.log[0].clone() };
-    assert_eq!(east.cell.replicate(&east.shelf, &entry, 2_000).unwrap().unwrap_err(), Refused::Conflict);
+    assert_eq!(
+        east.cell.replicate(&east.shelf, &Incoming::read(entry), 2_000).unwrap().unwrap_err(),
+        Refused::Conflict
+    );
     assert_eq!(east.cell.quarantined().count(), 0);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cell_core::cell::{Ask, Cell, Command, Reached, Step, Unavailable, View};
+use cell_core::cell::{Ask, Cell, Command, Incoming, Reached, Step, Unavailable, View};
 use cell_core::entity::{Entity, Reading};
 use cell_core::event::{Capture, Entry, Fact};
 use cell_core::id::{ActorId, EntityId, NodeId, OrderId, PaymentId, RegionId, UserId};
@@ -109,7 +109,8 @@ impl Region {
     pub(crate) fn pull(&mut self, from: &Region) {
         for entry in &from.log {
             if entry.dot.actor != self.cell.me() {
-                let step = self.cell.replicate(&self.shelf, entry, 2_000).unwrap().unwrap();
+                let step =
+                    self.cell.replicate(&self.shelf, &Incoming::read(entry.clone()), 2_000).unwrap().unwrap();
                 self.take(step);
             }
         }

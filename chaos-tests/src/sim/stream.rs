@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Refused, Step};
+use cell_core::cell::{Incoming, Refused, Step};
 use cell_core::digest::Digest;
 use cell_core::entity::Entity;
 use cell_core::event::{Change, Entry};
@@ -118,7 +118,7 @@ impl World {
             }
             let now_ms = self.nodes[i].local(self.now_ms);
             let node = &mut self.nodes[i];
-            match node.cell.replicate(&node.shelf, &entry, now_ms) {
+            match node.cell.replicate(&node.shelf, &Incoming::read(entry.clone()), now_ms) {
                 Ok(Ok(step)) => self.commit(i, step, None),
                 Ok(Err(Refused::Gap { .. })) => {
                     self.resubscribe_soon(i);

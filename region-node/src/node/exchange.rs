@@ -1,10 +1,12 @@
 //! What the sync-agent and operators ask: how far the node is, what other regions bring, and what stands beside an entity.
 
-use cell_core::cell::{Answer, Cell, Delivery, Front, Hole, NotComparable, Overseer, Refused, Step, View};
+use cell_core::cell::{
+    Answer, Cell, Delivery, Front, Hole, Incoming, NotComparable, Overseer, Refused, Step, View,
+};
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
-use cell_core::event::{Audit, Entry};
+use cell_core::event::Audit;
 use cell_core::fronts::{Fronts, Said};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
 use cell_core::id::{ActorId, EntityId, RegionId};
@@ -119,22 +121,23 @@ impl Node {
     /// Several can be under way: they are applied in the order in which they were given.
     pub(crate) fn replicate(
         &self,
-        entries: Vec<Entry>,
+        changes: Vec<Incoming>,
     ) -> impl Future<Output = Result<Vec<(Dot, Refused, Option<Front>)>, NodeError>> + Send + use<> {
         let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
             let (mut steps, mut refused) = (Vec::new(), Vec::new());
             let over = Stacked::new(view);
             let mut came_back = 0;
-            for entry in &entries {
-                match cell.replicate(&over, entry, now_ms)? {
+            for change in &changes {
+                let dot = change.entry.dot;
+                match cell.replicate(&over, change, now_ms)? {
                     Ok(step) => {
-                        let own = entry.dot.actor.node == cell.me().node;
+                        let own = dot.actor.node == cell.me().node;
                         came_back += usize::from(own && !step.entries.is_empty());
                         over.put(&step);
                         steps.push(step);
                     }
                     Err(why) => {
-                        refused.push((entry.dot, why, cell.fronts().get(&entry.dot.actor).copied()));
+                        refused.push((dot, why, cell.fronts().get(&dot.actor).copied()));
                     }
                 }
             }
