@@ -48,8 +48,9 @@ struct Difference {
 
 pub(crate) async fn diff(cluster: &Cluster, args: DiffArgs, format: Format) -> Result<(), Refused> {
     let compared = compare(cluster, &args.here, &args.there, None).await?;
-    print(&[compared], format);
-    Ok(())
+    let same = compared.slots.is_empty();
+    print(&[compared], false, format);
+    if same { Ok(()) } else { Err(Refused::Failed(format!("{} and {} differ", args.here, args.there))) }
 }
 
 pub(crate) async fn repair(cluster: &Cluster, args: RepairArgs, format: Format) -> Result<(), Refused> {
@@ -57,7 +58,7 @@ pub(crate) async fn repair(cluster: &Cluster, args: RepairArgs, format: Format) 
     let identity = (!dry_run).then_some(identity.as_str());
     let one = compare(cluster, &here, &there, identity).await?;
     let other = compare(cluster, &there, &here, identity).await?;
-    print(&[one, other], format);
+    print(&[one, other], !dry_run, format);
     Ok(())
 }
 
@@ -70,6 +71,9 @@ async fn compare(
 ) -> Result<Compared, Refused> {
     let regions = cluster.some(Some(here))?;
     cluster.some(Some(there))?;
+    if here == there {
+        return Err(Refused::Usage(format!("'{here}' is named twice: two regions are compared")));
+    }
     let Some(region) = regions.first() else {
         return Err(Refused::Usage(format!("there is no region '{here}'")));
     };
@@ -78,8 +82,17 @@ async fn compare(
         repair: identity.is_some(),
         identity: identity.unwrap_or_default().to_owned(),
     };
-    let CompareReply { slots, differences, repaired } =
-        region.agent().await?.compare(request).await?.into_inner();
+    let compared = region.agent().await?.compare(request).await;
+    let CompareReply { slots, differences, repaired } = match compared {
+        Ok(reply) => reply.into_inner(),
+        Err(status) if status.code() == tonic::Code::Unavailable => {
+            let why = status.message();
+            let what =
+                format!("{here} cannot be compared with {there}: {why}; `region status` says who is away");
+            return Err(Refused::Failed(what));
+        }
+        Err(status) => return Err(status.into()),
+    };
     let named = |what: String| match what.as_str() {
         "missing here" => format!("missing in {here}"),
         "missing there" => format!("missing in {there}"),
@@ -97,7 +110,7 @@ async fn compare(
     })
 }
 
-fn print(compared: &[Compared], format: Format) {
+fn print(compared: &[Compared], repairs: bool, format: Format) {
     let rows = compared.iter().flat_map(|compared| {
         let row = |difference: &Difference| {
             vec![
@@ -114,10 +127,14 @@ fn print(compared: &[Compared], format: Format) {
         for Compared { here, there, slots, differences, repaired } in compared {
             match slots.len() {
                 0 => line(format!("{here} has all that it should have of what {there} has")),
-                count => line(format!(
-                    "{here} and {there} differ in {count} slots, {} entities; {here} took over {repaired}",
-                    differences.len()
-                )),
+                count => {
+                    let taken =
+                        if repairs { format!("; {here} took over {repaired}") } else { String::new() };
+                    line(format!(
+                        "{here} and {there} differ: slots {count}, entities {}{taken}",
+                        differences.len()
+                    ));
+                }
             }
         }
     }

@@ -120,6 +120,7 @@ fn text(value: &Value) -> String {
 }
 
 async fn list(cluster: &Cluster, args: &ListArgs, format: Format) -> Result<(), Refused> {
+    cluster.some(args.of.as_deref())?;
     let region = answering(cluster, args.region.as_deref()).await?[0];
     let mut node = region.node().await?;
     let mut request = ConflictsRequest {

@@ -230,6 +230,10 @@ async fn redrive(
             Err(status) => return Err(status.into()),
         }
     }
+    if id.is_none() && done.is_empty() {
+        show(format, &["region", "id", "what"], Vec::new(), &json!([]));
+        return silent.end();
+    }
     acted(done, silent, if act.dry_run { "would redrive" } else { "redriven" }, format)
 }
 

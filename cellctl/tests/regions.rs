@@ -716,6 +716,36 @@ async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
     regions.cluster.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_that_hears_nobody_says_nothing_of_users_of_other_homes() {
+    let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &[]).await;
+    let order = regions.place("k").await;
+    until("south has it", async || regions.sees("south", &order).await).await;
+    for region in ["north", "east"] {
+        regions.cluster.kill(Role::Agent, region).await.unwrap();
+    }
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "south")).unwrap();
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.ready(Role::Node, "south").await.unwrap();
+    until("it decides", async || !node_status(&regions, "south").await.recovering).await;
+    let paths = ["/v1/orders", "/v1/notifications", "/v1/pay-requests?role=payer", "/v1/events"];
+    for path in paths.map(str::to_owned).into_iter().chain([format!("/v1/orders/{order}")]) {
+        let at = regions.cluster.node_http("south").unwrap();
+        let answer = regions.api.get(at, &path, &regions.buyer).await.unwrap();
+        assert_eq!(answer.status, 503, "{path}: {}", answer.body);
+    }
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    until("it is back", async || regions.sees("south", &order).await).await;
+    until("and so are lists", async || {
+        let at = regions.cluster.node_http("south").unwrap();
+        let answer = regions.api.get(at, "/v1/orders", &regions.buyer).await;
+        answer.is_ok_and(|answer| answer.body["items"][0]["id"] == order.as_str())
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
 /// What a region's node says of itself.
 async fn node_status(regions: &Regions, region: &str) -> v1::StatusReply {
     let address = format!("http://{}", regions.cluster.node_grpc(region).unwrap());

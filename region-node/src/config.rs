@@ -110,6 +110,9 @@ fn default_low_water_mib() -> u64 {
 fn default_recovery_wait_ms() -> u64 {
     5_000
 }
+/// Signs of life and what starts write must fit, or every one of them is quarantined.
+const CHANGE_BYTES_LEAST: usize = 256;
+
 fn default_change_bytes_max() -> usize {
     8 << 20
 }
@@ -207,8 +210,9 @@ impl Validate for Config {
         let fits = rules.permit_window_ms <= PAY_WINDOW_MS;
         let detail = format!("must not be longer than orders can be paid, {PAY_WINDOW_MS}");
         problems.check(fits, "rules.permit_window_ms", detail);
-        let fits = (1..=ENTRY_BYTES_MAX).contains(&self.change_bytes_max);
-        problems.check(fits, "change_bytes_max", format!("must be 1 to {ENTRY_BYTES_MAX}"));
+        let fits = (CHANGE_BYTES_LEAST..=ENTRY_BYTES_MAX).contains(&self.change_bytes_max);
+        let bounds = format!("must be {CHANGE_BYTES_LEAST} to {ENTRY_BYTES_MAX}");
+        problems.check(fits, "change_bytes_max", bounds);
         problems.section("gateway", &self.gateway);
         problems.section("telemetry", &self.telemetry);
     }

@@ -9,6 +9,7 @@ mod contain;
 mod desk;
 mod doubt;
 mod explain;
+mod folder;
 mod gateway;
 mod grpc;
 mod http;

@@ -174,7 +174,7 @@ impl Node {
             };
             match outcome {
                 Ok(Outcome { what, kept }) => {
-                    tracing::info!(%dot, what, detail = kept.detail, "tried once more after an upgrade")
+                    tracing::info!(%dot, what, detail = kept.detail, "tried once more by another software, or under other bounds")
                 }
                 Err(error) => tracing::error!(%dot, %error, "could not be tried once more"),
             }

@@ -357,9 +357,6 @@ impl Working {
         if !*self.verified.borrow() {
             return Some("the view is being read through after the start");
         }
-        if self.unheard().contains_key(&slot) {
-            return Some("a part of the disk is new or was lost, and its home was not heard since");
-        }
         self.why_a_list_may_be_short(slot)
     }
 
@@ -370,6 +367,9 @@ impl Working {
 
     /// Why what is found under users of this slot may not be all of it.
     pub(crate) fn why_a_list_may_be_short(&self, slot: Slot) -> Option<&'static str> {
+        if self.unheard().contains_key(&slot) {
+            return Some("a part of the disk is new or was lost, and its home was not heard since");
+        }
         if self.has_holes() {
             return Some("a part of the log is damaged here and not back yet");
         }

@@ -481,8 +481,9 @@ impl<T: Told> Loop<T> {
             metrics::counter!("cell_quarantined_total", "cause" => cause.clone()).increment(1);
             tracing::error!(
                 %dot, cause, detail, ?entities,
-                "a change cannot be applied here and is quarantined; what it would have changed answers 503. Upgrade this \
-                 node, then `cellctl quarantine retry`; or do without it: `cellctl quarantine discard`"
+                "a change cannot be applied here and is quarantined; what it would have changed answers 503. Start this \
+                 node again with a newer software, or a larger change_bytes_max where it is too large: it is tried again \
+                 then, or by `cellctl quarantine retry`. Or do without it: `cellctl quarantine discard`"
             );
         }
         let named = made.quarantined.values().flatten().flat_map(|kept| kept.entities.iter().copied());

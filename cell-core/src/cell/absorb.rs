@@ -70,8 +70,8 @@ impl Incoming {
 }
 
 impl Cell {
-    /// A change of another actor, read before. `Ok(Ok(step))` with nothing in it if it was known already. One that is what its actor
-    /// wrote, and cannot be applied here, is quarantined: what comes behind it is not held up.
+    /// A change of another actor, read before. `Ok(Ok(step))` with nothing in it if it was known already. One that is
+    /// what its actor wrote, and cannot be applied here, is quarantined: what comes behind it is not held up.
     ///
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.

@@ -230,7 +230,7 @@ pub(super) async fn resolve(node: &Node, request: v1::ResolveRequest) -> Result<
         let detail = format!("who and why are 1 to {REASON_BYTES_MAX} bytes each: both are kept");
         return Err(bad(detail));
     }
-    let unknown = || Status::not_found(format!("{id} is unknown here"));
+    let unknown = || Status::not_found(format!("no conflict {id} is known to the node that was asked"));
     let (conflict, order) = find(node, &id)?.ok_or_else(unknown)?;
     if conflict.kind != Kind::Case {
         let detail = format!("{id} is a {}: the rules resolve it, nobody is asked", conflict.kind.as_str());

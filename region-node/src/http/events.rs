@@ -128,6 +128,7 @@ pub(super) async fn notifications(
     let After { after, limit } = read(after)?;
     let limit = limit_of(limit, PAGE_MAX)?;
     let cursor = after.map_or_else(|| Ok(Cursor::default()), |after| Cursor::read(&after))?;
+    api.may_list(&user)?;
     let Page { owed, end, .. } = api.owed(&user, cursor, limit).await?;
     let items: Vec<Notice> = owed.into_iter().map(|owed| owed.notice).collect();
     Ok(Json(Listed { items, next: Some(end.to_string()) }).into_response())
@@ -146,6 +147,7 @@ pub(super) async fn events(
     }
     let last = headers.get("last-event-id").map(HeaderValue::to_str).transpose();
     let last = last.map_err(|_| Problem::new("bad-cursor", "Last-Event-ID is no text"))?;
+    api.may_list(&user)?;
     let Ok(place) = api.streams.clone().try_acquire_owned() else {
         let full = Problem::new("too-many-streams", "this node streams to as many as it can");
         return Ok(([(header::RETRY_AFTER, "5")], full).into_response());

@@ -136,7 +136,7 @@ impl Index {
 
 impl Api {
     /// A list that may lack what was lost is not given.
-    fn may_list(&self, user: &UserId) -> Result<(), NodeError> {
+    pub(super) fn may_list(&self, user: &UserId) -> Result<(), NodeError> {
         let why = self.node.working().why_a_list_may_be_short(user.slot());
         why.map_or(Ok(()), |why| Err(NodeError::Unavailable(why.to_owned())))
     }

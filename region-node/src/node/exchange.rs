@@ -1,7 +1,7 @@
 //! What the sync-agent and operators ask: how far the node is, what other regions bring, and what stands beside an entity.
 
 use cell_core::cell::{
-    Answer, Cell, Delivery, Front, Hole, Incoming, NotComparable, Overseer, Refused, Step, View,
+    Answer, Cell, Delivery, Front, Hole, Incoming, NotComparable, Overseer, Refused, Step, Unavailable, View,
 };
 use cell_core::digest::Digest;
 use cell_core::duty::every_permit;
@@ -252,8 +252,13 @@ impl Node {
     pub(crate) async fn explain(&self, id: EntityId) -> Result<Option<serde_json::Value>, NodeError> {
         let duties = self.run(move |cell, view, _| Ok((Step::default(), cell.duties(view, id)?))).await?;
         let mut document = explain::explain(&self.working, id, &duties)?;
-        if let (Some(document), Some(dot)) = (&mut document, self.working.withheld_by(id)) {
-            document["withheld_by"] = serde_json::json!(dot.to_string());
+        if let Err(Unavailable(why)) = self.working.entity_or_lost(id) {
+            // Not denied, nor shown as if it were all.
+            let document = document.get_or_insert_with(|| serde_json::json!({ "id": id.to_string() }));
+            document["status"] = serde_json::json!("withheld");
+            document["blocked"] = serde_json::json!(why);
+            document["withheld_by"] =
+                serde_json::json!(self.working.withheld_by(id).map(|dot| dot.to_string()));
         }
         Ok(document)
     }

@@ -89,7 +89,15 @@ impl Opened {
         let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
         for damage in &recovery.damage {
-            tracing::error!(?damage, "the log is damaged here");
+            let cell_store::Damage { segment, offset, lost, reason } = damage;
+            tracing::error!(
+                segment,
+                offset,
+                ?lost,
+                ?reason,
+                "the log is damaged here. What the view lacks of it comes from the peers; the file stays as it is until \
+                 it is trimmed, and this is said at every start"
+            );
         }
         let (gap, trimmed) = view::gap(working.store(), recovery.first).map_err(of_view)?;
         if gap {
@@ -135,8 +143,9 @@ impl Node {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
         let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
         let medium: Arc<dyn Medium> = Arc::new(medium);
-        stopped::clear(dir);
         let node = NodeId { region: identity.region, index: identity.index };
+        crate::folder::claim(dir, node).map_err(OpenError::Folder)?;
+        stopped::clear(dir);
         let members = identity.placement.members().to_vec();
         let cell = || {
             let placeholder = ActorId { node, start: 0, nonce: 0 };
