@@ -717,9 +717,21 @@ async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_node_that_hears_nobody_says_nothing_of_users_of_other_homes() {
+async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &[]).await;
     let order = regions.place("k").await;
+    let neighbour = regions.cluster.user_of("south", &["carol"]);
+    let body = json!({ "content": { "currency": "CNY",
+        "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 900 }] } });
+    let router = regions.cluster.router();
+    let answer = regions.api.call(router, "POST", "/v1/orders", &neighbour, "k", &body).await.unwrap();
+    let of_south = answer.body["id"].as_str().unwrap().to_owned();
+    let north = regions.cluster.node_http("north").unwrap();
+    until("north has south's", async || {
+        let seen = regions.api.get(north, &format!("/v1/orders/{of_south}"), &neighbour).await;
+        seen.is_ok_and(|seen| seen.status == 200)
+    })
+    .await;
     until("south has it", async || regions.sees("south", &order).await).await;
     for region in ["north", "east"] {
         regions.cluster.kill(Role::Agent, region).await.unwrap();
@@ -728,19 +740,36 @@ async fn a_wiped_node_that_hears_nobody_says_nothing_of_users_of_other_homes() {
     std::fs::remove_dir_all(node_folder(&regions, "south")).unwrap();
     regions.cluster.restart(Role::Node, "south").await.unwrap();
     regions.cluster.ready(Role::Node, "south").await.unwrap();
-    until("it decides", async || !node_status(&regions, "south").await.recovering).await;
+    let (at, admin) = (regions.cluster.node_http("south"), regions.cluster.node_admin("south").unwrap());
+    let at = at.unwrap();
+    until("it decides", async || {
+        regions.api.get(admin, "/readyz", "nobody").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
     let paths = ["/v1/orders", "/v1/notifications", "/v1/pay-requests?role=payer", "/v1/events"];
     for path in paths.map(str::to_owned).into_iter().chain([format!("/v1/orders/{order}")]) {
-        let at = regions.cluster.node_http("south").unwrap();
         let answer = regions.api.get(at, &path, &regions.buyer).await.unwrap();
         assert_eq!(answer.status, 503, "{path}: {}", answer.body);
     }
+    // Nor of its own, which it knows nothing of any more; what is new it takes.
+    let answer = regions.api.get(at, &format!("/v1/orders/{of_south}"), &neighbour).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let answer = regions.api.get(at, "/v1/orders", &neighbour).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let body = json!({ "content": { "currency": "CNY",
+        "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
+    let placed = regions.api.call(at, "POST", "/v1/orders", &neighbour, "new", &body).await.unwrap();
+    assert_eq!(placed.status, 201, "{}", placed.body);
     regions.cluster.restart(Role::Agent, "north").await.unwrap();
     until("it is back", async || regions.sees("south", &order).await).await;
     until("and so are lists", async || {
-        let at = regions.cluster.node_http("south").unwrap();
         let answer = regions.api.get(at, "/v1/orders", &regions.buyer).await;
         answer.is_ok_and(|answer| answer.body["items"][0]["id"] == order.as_str())
+    })
+    .await;
+    until("its own, too", async || {
+        let answer = regions.api.get(at, "/v1/orders", &neighbour).await;
+        answer.is_ok_and(|answer| answer.body["items"].as_array().is_some_and(|items| items.len() == 2))
     })
     .await;
     regions.cluster.stop().await.unwrap();

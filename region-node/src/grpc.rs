@@ -137,7 +137,7 @@ impl NodeService for Grpc {
                 .collect(),
             lives: known.lives.into_iter().map(v1::ActorLife::from).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            recovering: self.node.is_recovering(),
+            recovering: self.node.is_unconfirmed(),
             closed: closed.collect(),
             first_position: self.node.log().first().0,
             holes: known.holes.iter().map(|(dot, hole)| wire_hole(*dot, hole)).collect(),
@@ -460,7 +460,7 @@ impl NodeService for Grpc {
     ) -> Result<Response<v1::RecoveredReply>, Status> {
         let confirmed_by = request.into_inner().confirmed_by;
         tracing::info!(?confirmed_by, "peers hold nothing more of this node");
-        self.node.recovered().await.map_err(status)?;
+        self.node.confirmed().await.map_err(status)?;
         Ok(Response::new(v1::RecoveredReply {}))
     }
 

@@ -183,7 +183,8 @@ impl Node {
         working.recovering().send_replace(recovering);
         if lacking && recovering {
             let homes = Slot::all().map(|slot| (slot, identity.placement.home(slot).node.region));
-            working.distrust(homes.filter(|(_, home)| *home != identity.region));
+            // Of its own a node knows what it lacks, unless it has nothing at all.
+            working.distrust(homes.filter(|(_, home)| *home != identity.region || records == 0));
         }
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);

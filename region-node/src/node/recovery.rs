@@ -82,8 +82,21 @@ impl Node {
         }
         let Ok(Known { heard, .. }) = self.known().await else { return };
         let since_ms = self.started_ms.saturating_add(SKEW_MS_MAX);
-        for (region, _) in heard.into_iter().filter(|(_, beat_ms)| *beat_ms > since_ms) {
-            self.working.hears(region);
-        }
+        // What this region wrote before, it does not tell itself.
+        let own = self.actor().node.region;
+        let others = heard.into_iter().filter(|(region, beat_ms)| *region != own && *beat_ms > since_ms);
+        others.for_each(|(region, _)| self.working.hears(region));
+    }
+
+    /// Peers hold nothing more of this region's actors than is here.
+    pub(crate) async fn confirmed(&self) -> Result<(), NodeError> {
+        self.recovered().await?;
+        self.working.hears(self.actor().node.region);
+        Ok(())
+    }
+
+    /// Whether peers were not heard yet of what this node may have lost of its own. It may decide all the same.
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        self.is_recovering() || self.working.distrusted().contains(&self.actor().node.region)
     }
 }
