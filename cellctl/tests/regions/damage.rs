@@ -1,0 +1,141 @@
+//! Logs and views that are damaged.
+
+use bytes::Bytes;
+use cell_core::id::{EntityId, OrderId};
+use cell_proto::v1;
+use cell_proto::v1::node_client::NodeClient;
+use chaos_tests::harness::{LinkState, Role};
+use serde_json::json;
+
+use super::stage::{Regions, damage_log, node_folder, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_restarted() {
+    let node = ["allow_damage = true", "scrub_every_ms = 300"];
+    let regions = Regions::start_with(&node, &["compare_every_ms = 200"]).await;
+    let mut orders = Vec::new();
+    for i in 0..20 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    until("east has them", async || regions.sees("east", &orders[19]).await).await;
+    let status_of = async |order: &str| {
+        let at = regions.cluster.node_http("east").unwrap();
+        regions.api.get(at, &format!("/v1/orders/{order}"), &regions.buyer).await.unwrap().status
+    };
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let node = NodeClient::connect(east).await.unwrap();
+    for (order, how) in [(&orders[3], "forget"), (&orders[11], "flip")] {
+        let id = EntityId::from(order.parse::<OrderId>().unwrap());
+        let damage = v1::DamageRequest {
+            entity: Bytes::copy_from_slice(&id.to_bytes()),
+            how: how.to_owned(),
+            part: String::new(),
+        };
+        until("it is in the view", async || node.clone().damage(damage.clone()).await.is_ok()).await;
+    }
+    assert_ne!(status_of(&orders[11]).await, 404, "damaged is not unknown");
+    until("the agent sees that something differs", async || {
+        let metrics = regions.cluster.agent_admin("east").unwrap();
+        let page = regions.api.text(metrics, "/metrics").await.unwrap();
+        page.lines().any(|line| {
+            line.starts_with("cell_repaired_entities_total") && line.rsplit(' ').next() != Some("0")
+        })
+    })
+    .await;
+    for order in [&orders[3], &orders[11]] {
+        until("it is there again", async || status_of(order).await == 200).await;
+    }
+    until("the regions agree, and nothing is in doubt", async || {
+        let peer = regions.peer("east", "north").await;
+        peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
+    })
+    .await;
+    let ask = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl"))
+            .arg("--cluster")
+            .arg(regions.cluster.cluster_file())
+            .args(["-o", "json"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(ask(&["diff", "north", "east"])[0]["slots"], json!([]));
+    let repaired = ask(&["repair", "east", "north", "--as", "sre"]);
+    assert_eq!((&repaired[0]["repaired"], &repaired[1]["repaired"]), (&json!(0), &json!(0)));
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sum_that_is_wrong_over_sound_entities_is_counted_anew() {
+    let regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
+    let order = regions.place("k").await;
+    until("east has it", async || regions.sees("east", &order).await).await;
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let mut node = NodeClient::connect(east).await.unwrap();
+    let id = EntityId::from(order.parse::<OrderId>().unwrap());
+    let entity = Bytes::copy_from_slice(&id.to_bytes());
+    let damage = v1::DamageRequest { entity, how: "flip".to_owned(), part: "sum".to_owned() };
+    node.damage(damage).await.unwrap();
+    let differs = async || regions.peer("east", "north").await.diverged_ms.is_some();
+    until("the regions differ", differs).await;
+    until("they agree, with nothing repaired", async || !differs().await).await;
+    let agent = regions.cluster.agent_admin("east").unwrap();
+    let page = regions.api.text(agent, "/metrics").await.unwrap();
+    let repaired = page.lines().find(|line| line.starts_with("cell_repaired_entities_total"));
+    assert!(repaired.is_none_or(|line| line.ends_with(" 0")), "{repaired:?}");
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers() {
+    let mut regions = Regions::start().await;
+    let mut orders = Vec::new();
+    for i in 0..30 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    for region in ["east", "south"] {
+        until("peers have all of them", async || regions.sees(region, orders.last().unwrap()).await).await;
+    }
+    let before = regions.frontier("east").await;
+    regions.cluster.kill(Role::Agent, "north").await.unwrap();
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    let folder = node_folder(&regions, "north");
+    damage_log(&folder);
+    std::fs::remove_dir_all(folder.join("view")).unwrap();
+    regions.cluster.data_into("north", LinkState::Cut);
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    let status_of = async |order: &str| {
+        let at = regions.cluster.node_http("north").unwrap();
+        regions.api.get(at, &format!("/v1/orders/{order}"), &regions.buyer).await.unwrap().status
+    };
+    let mut lost = 0;
+    for order in &orders {
+        let status = status_of(order).await;
+        assert!(status == 200 || status == 503, "{order}: {status}");
+        lost += usize::from(status == 503);
+    }
+    assert!(lost > 0, "the damage hit no order");
+    // Nothing is decided on what may be half known.
+    let cancel = format!("/v1/orders/{}/cancel", orders[0]);
+    let at = regions.cluster.node_http("north").unwrap();
+    let refused = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    regions.cluster.data_into("north", LinkState::Open);
+    for order in &orders {
+        until("what was lost is back", async || status_of(order).await == 200).await;
+    }
+    until("it decides again", async || {
+        let answer = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+        answer.status == 201 || answer.status == 200
+    })
+    .await;
+    let of_north = |frontier: &[(String, u64, u64)]| {
+        let first = frontier.iter().find(|(region, start, _)| region == "north" && *start == 1).unwrap();
+        first.2
+    };
+    assert!(of_north(&regions.frontier("north").await) >= of_north(&before), "without a gap");
+    regions.cluster.stop().await.unwrap();
+}

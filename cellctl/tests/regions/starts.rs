@@ -1,0 +1,257 @@
+//! Nodes that start again, with another disk or the same.
+
+use cell_proto::v1;
+use chaos_tests::harness::Role;
+use serde_json::json;
+
+use super::stage::{Regions, node_folder, node_status, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
+    let mut regions = Regions::start().await;
+    let mut orders = Vec::new();
+    for i in 0..60 {
+        orders.push(regions.place(&format!("k{i}")).await);
+    }
+    until("south has them", async || regions.sees("south", &orders[59]).await).await;
+    until("east has them", async || regions.sees("east", &orders[59]).await).await;
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    // Writes go on meanwhile; a repeat of what was lost is the same order.
+    let again = regions.place_answer("k7").await;
+    assert!(matches!(again.status, 200 | 201), "{}", again.body);
+    assert_eq!(again.body["id"], orders[7].as_str());
+    regions.cluster.ready(Role::Node, "north").await.unwrap();
+    for order in &orders {
+        until("what was wiped is back", async || regions.sees("north", order).await).await;
+    }
+    // It decides on what it knew before, and the others agree.
+    let cancel = format!("/v1/orders/{}/cancel", orders[3]);
+    let router = regions.cluster.router();
+    let done = regions.api.call(router, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    assert_eq!(done.status, 201, "{}", done.body);
+    for region in ["east", "south"] {
+        until("the cancel is everywhere", async || {
+            let at = regions.cluster.node_http(region).unwrap();
+            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[3]), &regions.buyer).await;
+            seen.is_ok_and(|seen| seen.body["status"] == "Cancelled")
+        })
+        .await;
+    }
+    // It is another actor than the one that was wiped.
+    let actors = regions.frontier("east").await.into_iter().filter(|(region, ..)| region == "north").count();
+    assert!(actors >= 2, "{actors}");
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_that_hears_nobody_denies_nothing() {
+    let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &[]).await;
+    let order = regions.place("k").await;
+    let neighbour = regions.cluster.user_of("south", &["carol"]);
+    let body = json!({ "content": { "currency": "CNY",
+        "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 900 }] } });
+    let router = regions.cluster.router();
+    let answer = regions.api.call(router, "POST", "/v1/orders", &neighbour, "k", &body).await.unwrap();
+    let of_south = answer.body["id"].as_str().unwrap().to_owned();
+    let north = regions.cluster.node_http("north").unwrap();
+    until("north has south's", async || {
+        let seen = regions.api.get(north, &format!("/v1/orders/{of_south}"), &neighbour).await;
+        seen.is_ok_and(|seen| seen.status == 200)
+    })
+    .await;
+    until("south has it", async || regions.sees("south", &order).await).await;
+    for region in ["north", "east"] {
+        regions.cluster.kill(Role::Agent, region).await.unwrap();
+    }
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "south")).unwrap();
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.ready(Role::Node, "south").await.unwrap();
+    let (at, admin) = (regions.cluster.node_http("south"), regions.cluster.node_admin("south").unwrap());
+    let at = at.unwrap();
+    until("it decides", async || {
+        regions.api.get(admin, "/readyz", "nobody").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    let paths = ["/v1/orders", "/v1/notifications", "/v1/pay-requests?role=payer", "/v1/events"];
+    for path in paths.map(str::to_owned).into_iter().chain([format!("/v1/orders/{order}")]) {
+        let answer = regions.api.get(at, &path, &regions.buyer).await.unwrap();
+        assert_eq!(answer.status, 503, "{path}: {}", answer.body);
+    }
+    // Nor of its own, which it knows nothing of any more; what is new it takes.
+    let answer = regions.api.get(at, &format!("/v1/orders/{of_south}"), &neighbour).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let answer = regions.api.get(at, "/v1/orders", &neighbour).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let body = json!({ "content": { "currency": "CNY",
+        "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
+    let placed = regions.api.call(at, "POST", "/v1/orders", &neighbour, "new", &body).await.unwrap();
+    assert_eq!(placed.status, 201, "{}", placed.body);
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    until("it is back", async || regions.sees("south", &order).await).await;
+    until("and so are lists", async || {
+        let answer = regions.api.get(at, "/v1/orders", &regions.buyer).await;
+        answer.is_ok_and(|answer| answer.body["items"][0]["id"] == order.as_str())
+    })
+    .await;
+    until("its own, too", async || {
+        let answer = regions.api.get(at, "/v1/orders", &neighbour).await;
+        answer.is_ok_and(|answer| answer.body["items"].as_array().is_some_and(|items| items.len() == 2))
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go_on() {
+    let node = ["log = { segment_kib = 64, keep_mib = 0 }"];
+    let mut regions = Regions::start_with(&node, &["upkeep_every_ms = 100", "compare_every_ms = 500"]).await;
+    let mut orders = Vec::new();
+    let trimmed = async |regions: &Regions| {
+        let mut all = true;
+        for region in ["north", "east", "south"] {
+            all &= node_status(regions, region).await.first_position > 300;
+        }
+        all
+    };
+    while !trimmed(&regions).await {
+        assert!(orders.len() < 5_000, "no log is trimmed");
+        for _ in 0..50 {
+            orders.push(regions.place(&format!("k{}", orders.len())).await);
+        }
+    }
+    let last = orders.last().unwrap().clone();
+    for region in ["south", "east"] {
+        until("peers have all of them", async || regions.sees(region, &last).await).await;
+    }
+    // One peer is enough.
+    regions.cluster.kill(Role::Agent, "south").await.unwrap();
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    let at = regions.cluster.node_http("north").unwrap();
+    let mut placed = 0;
+    until("north decides again", async || {
+        // What is not here yet is not denied.
+        let first = regions.api.get(at, &format!("/v1/orders/{}", orders[0]), &regions.buyer).await.unwrap();
+        assert!(matches!(first.status, 200 | 503), "{}", first.body);
+        let answer = regions.place_answer(&format!("meanwhile{placed}")).await;
+        placed += usize::from(answer.status == 201);
+        !node_status(&regions, "north").await.recovering
+    })
+    .await;
+    for order in &orders {
+        until("what was wiped is back", async || regions.sees("north", order).await).await;
+    }
+    let admin = regions.cluster.node_admin("north").unwrap();
+    let metrics = regions.api.text(admin, "/metrics").await.unwrap();
+    assert!(metrics.contains("cell_baselines_adopted_total 1"), "it came by another way");
+    // It decides on what it knew before, and whoever comes back learns of it all.
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.restart(Role::Agent, "south").await.unwrap();
+    let cancel = format!("/v1/orders/{}/cancel", orders[3]);
+    let done = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    assert_eq!(done.status, 201, "{}", done.body);
+    for region in ["east", "south"] {
+        until("the cancel is everywhere", async || {
+            let at = regions.cluster.node_http(region).unwrap();
+            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[3]), &regions.buyer).await;
+            seen.is_ok_and(|seen| seen.body["status"] == "Cancelled")
+        })
+        .await;
+    }
+    until("a comparison agrees", async || regions.peer("north", "east").await.agreed_ms.is_some()).await;
+    let (known, digit) = orders[0].split_at(orders[0].len() - 1);
+    let unknown = format!("/v1/orders/{known}{}", if digit == "0" { "1" } else { "0" });
+    until("what is unknown is denied again", async || {
+        regions.api.get(at, &unknown, &regions.buyer).await.unwrap().status == 404
+    })
+    .await;
+    // So it is where the log is there and the view is not: what is left of the log makes no whole view.
+    regions.cluster.kill(Role::Node, "east").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "east").join("view")).unwrap();
+    regions.cluster.restart(Role::Node, "east").await.unwrap();
+    let at = regions.cluster.node_http("east").unwrap();
+    for order in &orders {
+        until("what the view lost is back", async || {
+            let seen = regions.api.get(at, &format!("/v1/orders/{order}"), &regions.buyer).await.unwrap();
+            assert!(matches!(seen.status, 200 | 503), "{}", seen.body);
+            seen.status == 200
+        })
+        .await;
+    }
+    regions.cluster.ready(Role::Node, "east").await.unwrap();
+    // Two that lack the same do not confirm each other that there is nothing more: the third one has it.
+    regions.cluster.kill(Role::Agent, "north").await.unwrap();
+    for region in ["east", "south"] {
+        regions.cluster.kill(Role::Node, region).await.unwrap();
+        std::fs::remove_dir_all(node_folder(&regions, region).join("view")).unwrap();
+    }
+    for region in ["east", "south"] {
+        regions.cluster.restart(Role::Node, region).await.unwrap();
+    }
+    for (region, peer) in [("east", "south"), ("south", "east")] {
+        // Half a second apart: time enough for a start that waits for nobody else, too.
+        let enough = regions.compared(region, peer).await + 6;
+        until("they are compared again and again", async || {
+            let status = node_status(&regions, region).await;
+            let (lacking, recovering) = (status.lacking, status.recovering);
+            assert!(lacking && recovering, "{region} without what north has: {lacking}, {recovering}");
+            let at = regions.cluster.node_http(region).unwrap();
+            let seen =
+                regions.api.get(at, &format!("/v1/orders/{}", orders[0]), &regions.buyer).await.unwrap();
+            assert!(matches!(seen.status, 200 | 503), "{}", seen.body);
+            regions.compared(region, peer).await >= enough
+        })
+        .await;
+    }
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    for region in ["east", "south"] {
+        until("it has what north had", async || {
+            let status = node_status(&regions, region).await;
+            !status.lacking && !status.recovering && regions.sees(region, &orders[0]).await
+        })
+        .await;
+    }
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_make_no_frontier_longer() {
+    let mut regions = Regions::start_with(&[], &["upkeep_every_ms = 100", "close_after_ms = 0"]).await;
+    for start in 0..4 {
+        regions.place(&format!("k{start}")).await;
+        regions.cluster.kill(Role::Node, "north").await.unwrap();
+        regions.cluster.restart(Role::Node, "north").await.unwrap();
+        regions.cluster.ready(Role::Node, "north").await.unwrap();
+    }
+    for region in ["north", "east", "south"] {
+        until("ended actors are closed", async || {
+            let status = node_status(&regions, region).await;
+            let closed = |front: &v1::ActorFrontier| {
+                let actor = front.actor.as_ref();
+                status.closed.iter().any(|it| it.actor.as_ref() == actor && it.last == front.seq)
+            };
+            let named = status.frontier.iter().filter(|front| !closed(front)).count();
+            named == 3 && status.frontier.len() >= 7 && status.lives.len() == 3
+        })
+        .await;
+    }
+    // Who does not know what the stamp stands for is told everything: nothing of it is lost with a disk.
+    let order = regions.place("last").await;
+    until("east has the last", async || regions.sees("east", &order).await).await;
+    regions.cluster.kill(Role::Node, "east").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "east")).unwrap();
+    regions.cluster.restart(Role::Node, "east").await.unwrap();
+    regions.cluster.ready(Role::Node, "east").await.unwrap();
+    for start in 0..4 {
+        let again = regions.place_answer(&format!("k{start}")).await;
+        let order = again.body["id"].as_str().unwrap().to_owned();
+        until("east has what was written long ago", async || regions.sees("east", &order).await).await;
+    }
+    until("east folds again", async || node_status(&regions, "east").await.closed.len() >= 4).await;
+    regions.cluster.stop().await.unwrap();
+}
