@@ -82,17 +82,14 @@ async fn compare(
         repair: identity.is_some(),
         identity: identity.unwrap_or_default().to_owned(),
     };
-    let compared = region.agent().await?.compare(request).await;
-    let CompareReply { slots, differences, repaired } = match compared {
-        Ok(reply) => reply.into_inner(),
-        Err(status) if status.code() == tonic::Code::Unavailable => {
-            let why = status.message();
-            let what =
-                format!("{here} cannot be compared with {there}: {why}; `region status` says who is away");
-            return Err(Refused::Failed(what));
-        }
-        Err(status) => return Err(status.into()),
-    };
+    let compared = region.agent().await?.compare(request).await.map_err(|status| match status.code() {
+        tonic::Code::Unavailable => Refused::Failed(format!(
+            "{here} cannot be compared with {there}: {}; `region status` says who is away",
+            status.message()
+        )),
+        _ => status.into(),
+    });
+    let CompareReply { slots, differences, repaired } = compared?.into_inner();
     let named = |what: String| match what.as_str() {
         "missing here" => format!("missing in {here}"),
         "missing there" => format!("missing in {there}"),

@@ -230,11 +230,7 @@ async fn redrive(
             Err(status) => return Err(status.into()),
         }
     }
-    if id.is_none() && done.is_empty() {
-        show(format, &["region", "id", "what"], Vec::new(), &json!([]));
-        return silent.end();
-    }
-    acted(done, silent, if act.dry_run { "would redrive" } else { "redriven" }, format)
+    acted(done, silent, id.is_some(), if act.dry_run { "would redrive" } else { "redriven" }, format)
 }
 
 async fn discard(
@@ -268,14 +264,25 @@ async fn discard(
             Err(status) => return Err(status.into()),
         }
     }
-    acted(done, silent, if act.dry_run { "would discard" } else { "discarded" }, format)
+    acted(done, silent, true, if act.dry_run { "would discard" } else { "discarded" }, format)
 }
 
-fn acted(done: Vec<(String, String)>, silent: Silent, what: &str, format: Format) -> Result<(), Refused> {
+/// `named`: one message was, so that none is a failure.
+fn acted(
+    done: Vec<(String, String)>,
+    silent: Silent,
+    named: bool,
+    what: &str,
+    format: Format,
+) -> Result<(), Refused> {
     let json: Vec<Value> =
         done.iter().map(|(region, id)| json!({ "region": region, "id": id, "what": what })).collect();
     let found = !done.is_empty();
     let rows = done.into_iter().map(|(region, id)| vec![region, id, what.to_owned()]);
     show(format, &["region", "id", "what"], rows.collect(), &json);
-    if found { silent.end() } else { Err(silent.not_found("such a message is held by no gate".to_owned())) }
+    if found || !named {
+        silent.end()
+    } else {
+        Err(silent.not_found("such a message is held by no gate".to_owned()))
+    }
 }

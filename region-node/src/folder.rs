@@ -1,4 +1,4 @@
-//! Whose folder it is: another node's is left as it is.
+//! What is asked of a folder before anything in it is touched: whether there is room, and whose it is.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,19 +10,27 @@ const NAME: &str = "owner";
 /// What a start writes before it can say that there is no room.
 const ROOM_BYTES: u64 = 4 << 20;
 
-/// Marks the folder as this node's. Its lock is held.
+/// Whether there is room for a start.
 ///
 /// # Errors
-/// It is another node's, or the disk is full: an engine may damage what it opens there.
-pub(crate) fn claim(dir: &Path, node: NodeId) -> Result<(), String> {
-    let io = |error: io::Error| format!("{}: {error}", dir.display());
-    let free = cell_store::free_bytes(dir).map_err(io)?;
+/// The disk is full: an engine may damage what it opens there.
+pub(crate) fn has_room(dir: &Path) -> Result<(), String> {
+    let free = cell_store::free_bytes(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     if free < ROOM_BYTES {
         return Err(format!(
             "{}: the disk is full, {free} bytes are left: {ROOM_BYTES} are needed for a start",
             dir.display()
         ));
     }
+    Ok(())
+}
+
+/// Marks the folder as this node's. Its lock is held.
+///
+/// # Errors
+/// It is another node's.
+pub(crate) fn claim(dir: &Path, node: NodeId) -> Result<(), String> {
+    let io = |error: io::Error| format!("{}: {error}", dir.display());
     let (path, node) = (dir.join(NAME), node.to_string());
     match std::fs::read_to_string(&path) {
         Ok(owner) if owner.trim() == node => return Ok(()),

@@ -57,7 +57,7 @@ pub(crate) struct Known {
     pub(crate) actor: Option<ActorId>,
     /// Everything before it was tailed.
     pub(crate) position: u64,
-    /// It has just started and decides nothing yet.
+    /// It waits to hear that its peers hold nothing more of it.
     pub(crate) recovering: bool,
     /// It lacks a part of what it says it has.
     pub(crate) lacking: bool,

@@ -101,9 +101,13 @@ impl<'a> Draft<'a> {
     /// again: what the view says does not change meanwhile.
     pub(super) fn twins(&self, order: OrderId, record: &OrderRecord) -> Result<Vec<OrderId>, Unavailable> {
         let (user, key) = (&record.user, &*record.key);
-        let known = self.twins_in_view.borrow().clone().filter(|(of, _)| *of == order);
+        let known = self
+            .twins_in_view
+            .borrow()
+            .as_ref()
+            .and_then(|(of, in_view)| (*of == order).then(|| in_view.clone()));
         let in_view = match known {
-            Some((_, in_view)) => in_view,
+            Some(in_view) => in_view,
             None => {
                 let in_view = self.view.orders_of_key(user, key)?;
                 self.twins_in_view.replace(Some((order, in_view.clone())));

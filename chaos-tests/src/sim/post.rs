@@ -84,11 +84,13 @@ impl World {
         }
         agent.pending.push_back((at, outputs));
         let life = agent.life;
-        let delay_ms = match self.calm {
-            true => 1,
-            // Now and then the disk is busy, and what comes meanwhile is behind it.
-            false if self.rng.chance(300) => self.rng.between(20, 400),
-            false => self.rng.between(1, 6),
+        let delay_ms = if self.calm {
+            1
+        } else if self.rng.chance(300) {
+            // The disk is busy, and what comes meanwhile is behind it.
+            self.rng.between(20, 400)
+        } else {
+            self.rng.between(1, 6)
         };
         self.after(delay_ms, Event::GateSync { node: i, life });
     }
