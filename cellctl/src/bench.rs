@@ -7,7 +7,9 @@
 
 mod apply;
 mod arrivals;
+mod bootstrap;
 mod figure;
+mod hops;
 mod load;
 mod long;
 mod machine;
@@ -35,6 +37,8 @@ pub(crate) enum Verb {
     Apply(ApplyArgs),
     /// Lag, catch-up, bytes and processor time from one region to another.
     Replicate(ReplicateArgs),
+    /// How fast a region whose disk was lost gets a peer's state, and what limits it.
+    Bootstrap(BootstrapArgs),
     /// Messages that wait in the gate, and how fast they go on when their orders come.
     Park(ParkArgs),
 }
@@ -152,6 +156,31 @@ pub(crate) struct ReplicateArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BootstrapArgs {
+    /// Orders that the peer has.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(5_000..=10_000_000))]
+    orders: u64,
+    /// Concurrent clients that place them.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// Orders that are placed in a second meanwhile.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// What a packet takes between the regions, one way.
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000))]
+    latency_ms: u64,
+    /// Runs of which the middle of each figure is shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// What keeps the nodes' views.
+    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
+    engine: EngineArg,
+    /// Where the data goes; the disk under it is what is measured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ParkArgs {
     /// Messages parked; each takes some hundred bytes on the disk.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -196,6 +225,10 @@ pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
         Verb::Park(args) => {
             let figures = park::run(&args).await.map_err(failed)?;
             figure::show(format, &note("messages parked in the gate", args.engine, args.runs), &figures);
+        }
+        Verb::Bootstrap(args) => {
+            let figures = bootstrap::run(&args).await.map_err(failed)?;
+            figure::show(format, &note("a peer's state taken over", args.engine, args.runs), &figures);
         }
         Verb::Replicate(args) => {
             let figures = replicate::run(&args).await.map_err(failed)?;

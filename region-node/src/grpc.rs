@@ -3,6 +3,7 @@
 pub(crate) mod conflicts;
 mod digests;
 mod quarantine;
+mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -18,7 +19,6 @@ use cell_core::version::Dot;
 use cell_proto::v1::node_server::Node as NodeService;
 use cell_proto::v1::{self, deliver_reply, deliver_request};
 use cell_proto::{BadWire, Frontier, PROTOCOLS, Protocols};
-use cell_store::{LogError, Position};
 use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt};
 use prost::Message as _;
@@ -28,15 +28,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::node::Node;
-use crate::record::Record;
 use crate::scrub;
 use crate::writer::NodeError;
 
-/// Bytes of one tail batch, about.
-const TAIL_BYTES: usize = 256 << 10;
-/// Longest pause between two tail batches of a client that is not behind: what comes meanwhile goes together. After a
-/// quiet time a change goes at once.
-const TAIL_REST_MAX_MS: u32 = 10;
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
 /// Changes that are read between two requests: some ten microseconds each.
@@ -71,27 +65,6 @@ fn bad(error: BadWire) -> Status {
 fn entity_id(bytes: &[u8]) -> Result<EntityId, Status> {
     let bytes = bytes.try_into().map_err(|_| Status::invalid_argument("an entity id has 17 bytes"))?;
     Ok(EntityId::from_bytes(bytes))
-}
-
-fn tail_item(position: Position, record: &bytes::Bytes) -> v1::TailItem {
-    let mut item = v1::TailItem { position: position.0, ..v1::TailItem::default() };
-    match Record::from_bytes(record) {
-        Ok(Record::Entry(entry)) => item.entry = Some(entry.into()),
-        Ok(Record::Quarantined(kept)) => {
-            item.hole = Some(wire_hole(kept.entry.dot, &Hole::from(&kept)));
-            item.entry = Some(kept.entry.into());
-        }
-        Ok(Record::Adopted(baseline)) => item.adopted = baseline.to_canon().into(),
-        Ok(Record::Merged(entity)) => {
-            let origins = entity.items().flat_map(|(_, item)| &item.origins);
-            let dots: BTreeSet<Dot> = origins.map(|origin| origin.dot).collect();
-            item.present = dots.into_iter().map(v1::Dot::from).collect();
-        }
-        Err(error) => {
-            tracing::error!(%error, %position, "a log record cannot be read; it is passed over");
-        }
-    }
-    item
 }
 
 fn wire_hole(dot: Dot, hole: &Hole) -> v1::Hole {
@@ -149,61 +122,9 @@ impl NodeService for Grpc {
     type TailStream = Served<v1::TailBatch>;
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let v1::TailRequest { from_position, rest_ms, .. } = request.into_inner();
-        let (mut at, rest_ms) = (Position(from_position), rest_ms.min(TAIL_REST_MAX_MS));
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
-        self.shutdown.spawn("tail", async move {
-            let mut durable = node.durable_watch();
-            loop {
-                // Right behind the writer it is in memory: another thread for that would be woken for every group.
-                let read = match node.log().read_recent(at, TAIL_BYTES) {
-                    Some(records) => Ok(Ok(records)),
-                    None => {
-                        let log = node.log().clone();
-                        tokio::task::spawn_blocking(move || log.read(at, TAIL_BYTES)).await
-                    }
-                };
-                let batch = match read {
-                    Ok(Ok(records)) => records,
-                    Ok(Err(LogError::Damaged { lost })) => {
-                        at = Position(lost.end);
-                        continue;
-                    }
-                    Ok(Err(LogError::Deleted { first })) => {
-                        at = first;
-                        continue;
-                    }
-                    Ok(Err(error)) => {
-                        let _ = sender.send(Err(Status::unavailable(error.to_string()))).await;
-                        return;
-                    }
-                    Err(error) => {
-                        let _ = sender.send(Err(Status::internal(error.to_string()))).await;
-                        return;
-                    }
-                };
-                let Some((last, _)) = batch.last() else {
-                    tokio::select! {
-                        () = shutdown.begun() => return,
-                        () = sender.closed() => return,
-                        changed = durable.changed() => if changed.is_err() { return },
-                    }
-                    continue;
-                };
-                at = Position(last.0 + 1);
-                let items = batch.iter().map(|(position, record)| tail_item(*position, record)).collect();
-                let durable_position = node.durable_position();
-                let lacking = !node.working().may_be_built_on();
-                let batch = v1::TailBatch { items, next_position: at.0, durable_position, lacking };
-                if sender.send(Ok(batch)).await.is_err() {
-                    return;
-                }
-                if at.0 >= durable_position && rest_ms > 0 {
-                    tokio::time::sleep(Duration::from_millis(rest_ms.into())).await;
-                }
-            }
-        });
+        self.shutdown.spawn("tail", tail::serve(node, request.into_inner(), sender, shutdown));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

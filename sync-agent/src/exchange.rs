@@ -15,6 +15,7 @@ use cell_core::id::{ActorId, EntityId, RegionId, SLOT_COUNT};
 use cell_proto::v1;
 use service_kit::Shutdown;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -25,8 +26,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const STANDS_FOR: Duration = Duration::from_secs(2);
 /// Pause after an attempt that broke off.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Entities fetched in one go.
+/// Entities fetched in one go, and how many such fetches are under way at most: a round trip is not waited for. An answer
+/// is at most some 5 MiB.
 const FETCH_MAX: usize = 128;
+const FETCHES_MAX: usize = 8;
+/// A fetch that takes longer is one of too many.
+const FETCH_SOON: Duration = Duration::from_secs(1);
 /// How often the node hears that more is coming, and the log how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -54,6 +59,52 @@ pub(crate) struct Exchange {
 struct Tally {
     looked_at: u64,
     taken: u64,
+}
+
+/// Fetches under way, each with what it brings merged here.
+struct Fetching {
+    comparer: Comparer,
+    peer: RegionId,
+    open: JoinSet<Result<(u64, Duration), Status>>,
+    /// So many at once: one more after each that was soon there, half as many after one that was not.
+    most: usize,
+    /// Entities that brought something new.
+    taken: u64,
+}
+
+impl Fetching {
+    fn new(comparer: Comparer, peer: RegionId) -> Fetching {
+        Fetching { comparer, peer, open: JoinSet::new(), most: 1, taken: 0 }
+    }
+
+    /// Fetches these as soon as not too many others are.
+    async fn fetch(&mut self, wanted: Vec<EntityId>) -> Result<(), Status> {
+        while self.open.len() >= self.most {
+            self.one().await?;
+        }
+        let (comparer, peer, begun) = (self.comparer.clone(), self.peer, Instant::now());
+        self.open.spawn(async move {
+            let changed = comparer.take_over(peer, &wanted, true).await?.changed;
+            metrics::counter!("cell_exchanged_entities_total", "peer" => peer.to_string())
+                .increment(wanted.len() as u64);
+            Ok((changed, begun.elapsed()))
+        });
+        Ok(())
+    }
+
+    /// Waits for one; `false` if none is under way.
+    async fn one(&mut self) -> Result<bool, Status> {
+        let Some(ended) = self.open.join_next().await else { return Ok(false) };
+        let (changed, took) = ended.map_err(|error| Status::internal(error.to_string()))??;
+        self.taken += changed;
+        self.most = if took < FETCH_SOON { (self.most + 1).min(FETCHES_MAX) } else { self.most.div_ceil(2) };
+        Ok(true)
+    }
+
+    async fn rest(&mut self) -> Result<(), Status> {
+        while self.one().await? {}
+        Ok(())
+    }
 }
 
 impl Exchange {
@@ -138,8 +189,9 @@ impl Exchange {
         let all = v1::EntityDigestsRequest { slots: (0..u32::from(SLOT_COUNT)).collect() };
         let mut theirs = Listing::new(peers.entity_digests(peer, all.clone()).await?);
         let mut ours = Listing::new(node.entity_digests(all).await?);
+        let mut fetching = Fetching::new(self.comparer.clone(), peer);
         let (mut wanted, mut said, mut logged) = (Vec::new(), Instant::now(), Instant::now());
-        let begun = Instant::now();
+        let (begun, mut asked) = (Instant::now(), 0);
         loop {
             let next = theirs.next().await?;
             let ended = next.is_none();
@@ -150,11 +202,9 @@ impl Exchange {
                 }
             }
             if wanted.len() >= FETCH_MAX || (ended && !wanted.is_empty()) {
-                tally.taken += self.comparer.take_over(peer, &wanted, true).await?.changed;
-                metrics::counter!("cell_exchanged_entities_total", "peer" => peer.to_string())
-                    .increment(wanted.len() as u64);
-                wanted.clear();
-                let due = begun + Duration::from_secs_f64(tally.taken as f64 / f64::from(self.per_s));
+                asked += wanted.len();
+                fetching.fetch(std::mem::take(&mut wanted)).await?;
+                let due = begun + Duration::from_secs_f64(asked as f64 / f64::from(self.per_s));
                 tokio::time::sleep_until(due).await;
             }
             if said.elapsed() > SAY_EVERY {
@@ -162,13 +212,15 @@ impl Exchange {
                 said = Instant::now();
             }
             if logged.elapsed() > LOG_EVERY {
-                tracing::info!(%peer, looked_at = tally.looked_at, taken = tally.taken, "takes state over");
+                tracing::info!(%peer, looked_at = tally.looked_at, taken = fetching.taken, "takes state over");
                 logged = Instant::now();
             }
             if ended {
                 break;
             }
         }
+        fetching.rest().await?;
+        tally.taken = fetching.taken;
         node.adopt(v1::AdoptRequest { baseline, from_region: peer.to_string() }).await?;
         self.adopted.send_modify(|times| *times += 1);
         Ok(tally)

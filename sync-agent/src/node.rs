@@ -34,7 +34,7 @@ use crate::transport::{MESSAGE_BYTES_MAX, cause};
 
 /// Under this name the node knows the tail.
 const TAILER: &str = "sync-agent";
-/// What the node gathers between two batches: each wakes both processes and the subscribers' streams.
+/// How long the node may gather where batches are many: each wakes both processes and the subscribers' streams.
 const TAIL_REST_MS: u32 = 1;
 /// Tail batches a subscriber's stream may be behind before it reads the log by itself.
 const NEWS_MAX: usize = 32;

@@ -13,9 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::ApplyArgs;
 use super::figure::{Aim, Figure, middle};
-use super::served::{ORIGIN, Served, folder_in};
+use super::served::{FAR, ORIGIN, Served, folder_in};
 
-const FAR: &str = "east";
 /// As the agents do.
 const BATCH_BYTES: usize = 256 << 10;
 const APPLYING_MAX: usize = 4;

@@ -1,5 +1,6 @@
 //! What the machine says of itself: processor time of a process, time stolen by the host.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 /// Clock ticks per second in `/proc`; fixed for user space on Linux.
@@ -7,11 +8,34 @@ const TICKS_PER_S: f64 = 100.0;
 
 /// Processor seconds that a process has used, all its threads together; 0 where `/proc` does not say.
 pub(super) fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    seconds(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+}
+
+fn seconds(stat: &str) -> f64 {
     // The name in parentheses may hold spaces; what follows it does not. User and system time are fields 14 and 15.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |nth: usize| fields.get(nth).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / TICKS_PER_S
+}
+
+/// Processor seconds of each thread of a process so far, by its number, with its name.
+pub(super) fn threads(pid: u32) -> BTreeMap<u32, (String, f64)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let ids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+    let thread = |id: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{id}/stat")).ok()?;
+        let (_, name) = stat.split_once('(')?;
+        let (name, _) = name.rsplit_once(')')?;
+        Some((id, (name.to_owned(), seconds(&stat))))
+    };
+    ids.filter_map(thread).collect()
+}
+
+/// Bytes that a process has caused to be written to disks; 0 where `/proc` does not say.
+pub(super) fn written_bytes(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Bytes that a process has in memory; 0 where `/proc` does not say.
@@ -22,9 +46,12 @@ pub(super) fn resident_bytes(pid: u32) -> u64 {
     kib.unwrap_or(0) << 10
 }
 
-/// Ticks of all processors together: (stolen by the host, all).
+/// Ticks of all processors together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticks {
+    /// Nothing to do, or waiting for a disk.
+    idle: f64,
+    /// Taken by the host.
     steal: f64,
     all: f64,
 }
@@ -34,7 +61,14 @@ impl Ticks {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let first = stat.lines().next().unwrap_or_default();
         let ticks: Vec<f64> = first.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
-        Ticks { steal: ticks.get(7).copied().unwrap_or(0.0), all: ticks.iter().take(8).sum() }
+        let nth = |nth: usize| ticks.get(nth).copied().unwrap_or(0.0);
+        Ticks { idle: nth(3) + nth(4), steal: nth(7), all: ticks.iter().take(8).sum() }
+    }
+
+    /// Percent of the time since then in which the processors had something to do.
+    pub(super) fn busy_since(&self, before: &Ticks) -> f64 {
+        let all = self.all - before.all;
+        if all > 0.0 { 100.0 - (self.idle - before.idle) / all * 100.0 } else { 0.0 }
     }
 
     /// Percent of the time since then that the host took.
@@ -56,5 +90,7 @@ mod tests {
             sum = (0..100_000u64).fold(sum, |sum, i| sum.wrapping_add(i * i));
         }
         assert!(Ticks::now().all > 0.0, "{sum}");
+        let of_threads: f64 = threads(std::process::id()).values().map(|(_, seconds)| seconds).sum();
+        assert!(of_threads >= 0.02, "{of_threads}");
     }
 }

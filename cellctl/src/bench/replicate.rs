@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chaos_tests::harness::{Latency, Link, LinkState, Role};
+use chaos_tests::harness::{Latency, Link, LinkState};
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,20 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::ReplicateArgs;
 use super::arrivals::Arrivals;
 use super::figure::{Aim, Figure, middle, quantiles};
+use super::hops::{hops, per_item};
 use super::load::{self, Acked, Load};
-use super::served::{ORIGIN, Served, folder_in};
+use super::served::{FAR, ORIGIN, Served, folder_in};
 
-const FAR: &str = "east";
 const WARM_UP: Duration = Duration::from_secs(1);
 const ECHOES: usize = 2_000;
-/// Processes on the way, in its order.
-const HOPS: [(&str, Role, &str); 4] = [
-    ("node out", Role::Node, ORIGIN),
-    ("agent out", Role::Agent, ORIGIN),
-    ("agent in", Role::Agent, FAR),
-    ("node in", Role::Node, FAR),
-];
-
 pub(super) async fn run(args: &ReplicateArgs) -> Result<Vec<Figure>> {
     let folder = folder_in(args.data.as_deref())?;
     middle(usize::from(args.runs), async || {
@@ -56,19 +48,6 @@ async fn measure(args: &ReplicateArgs, served: &Served) -> Result<Vec<Figure>> {
     served.cluster.give_way(FAR)?;
     figures.extend(catch_up_placing(args, served, half, ", the peer giving way").await?);
     Ok(figures)
-}
-
-/// Processor seconds of each hop.
-fn hops(served: &Served) -> [f64; 4] {
-    HOPS.map(|(_, role, region)| served.cpu_of(role, region))
-}
-
-fn per_change(before: [f64; 4], after: [f64; 4], changes: f64, when: &str) -> Vec<Figure> {
-    let spent = HOPS.iter().zip(before).zip(after);
-    let figure = |(((name, _, _), before), after): ((&(&str, Role, &str), f64), f64)| {
-        Figure::new(format!("CPU per change, {name}, {when}"), (after - before) / changes * 1e6, "µs")
-    };
-    spent.map(figure).collect()
 }
 
 // === idle ===
@@ -123,7 +102,7 @@ async fn sustained(args: &ReplicateArgs, served: &Served) -> Result<(f64, Vec<Fi
         Figure::new("the peer was behind in the end by", behind.max(0.0) * 1e3, "ms"),
         Figure::new("bytes on the wire per order", (bytes_after - bytes) as f64 / changes, "B"),
     ];
-    figures.extend(per_change(cpu, cpu_after, changes, "following"));
+    figures.extend(per_item(cpu, cpu_after, changes, "change", "following"));
     Ok((placed.min(applied), figures))
 }
 
@@ -246,7 +225,7 @@ async fn catch_up_idle(args: &ReplicateArgs, served: &Served) -> Result<Vec<Figu
             .aim(Aim::AtLeast(50_000.0)),
         Figure::new("bytes on the wire per order, catching up", (bytes_after - bytes) as f64 / changes, "B"),
     ];
-    figures.extend(per_change(cpu, cpu_after, changes, "catching up"));
+    figures.extend(per_item(cpu, cpu_after, changes, "change", "catching up"));
     Ok(figures)
 }
 

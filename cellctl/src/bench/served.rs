@@ -19,6 +19,8 @@ use crate::demo::program;
 
 /// The region that is home of every slot, and under load.
 pub(super) const ORIGIN: &str = "north";
+/// The region that gets what is written there.
+pub(super) const FAR: &str = "east";
 /// Larger than any batch.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
@@ -78,6 +80,19 @@ impl Served {
             |name: &&String| UserId::new(name).is_ok_and(|user| home.contains(&user.slot().number()));
         let users = load::users().iter().filter(at_home).cloned().collect();
         Served::of(plan, users).await
+    }
+
+    /// A home whose log keeps nothing that the others have, and regions that take state over as fast as they can.
+    pub(super) async fn trimmed(
+        engine: EngineArg,
+        regions: &[&str],
+        latency: Latency,
+        folder: &Path,
+    ) -> Result<Served> {
+        let node = vec!["log = { segment_kib = 1024, keep_mib = 0 }".to_owned()];
+        let limits = ["upkeep_every_ms = 500", "compare_every_ms = 1000", "take_over_per_s = 1000000"];
+        let limits = limits.map(str::to_owned).into();
+        Served::of(Plan { node, limits, latency, ..plan(engine, regions, folder) }, load::users()).await
     }
 
     async fn of(plan: Plan, users: Arc<[String]>) -> Result<Served> {
