@@ -234,9 +234,8 @@ async fn deliveries(
                 Ok(batch) => batch?,
                 Err(_) => return Ok(latency),
             };
-        let at = Instant::now();
         came.extend(batch.came);
-        for seq in batch.delivered {
+        for (seq, at) in batch.delivered {
             // Its order's change is in front of it in the log.
             let since = came.remove(&seq).with_context(|| format!("delivered before change {seq} came"))?;
             latency.record(at.duration_since(since).as_micros().max(1) as u64)?;
@@ -247,10 +246,10 @@ async fn deliveries(
 #[derive(Default)]
 struct Seen {
     came: Vec<(u64, Instant)>,
-    delivered: Vec<u64>,
+    delivered: Vec<(u64, Instant)>,
 }
 
-/// What comes up to the next batch with an order in it.
+/// What comes up to the next batch with an order in it, and when each came.
 async fn next_of_interest(
     tail: &mut tonic::Streaming<v1::TailBatch>,
     sender: &ActorId,
@@ -268,8 +267,8 @@ async fn next_of_interest(
                 interesting |= entities.peek().is_some();
                 seen.came.push((change.dot.seq, at));
             } else {
-                seen.delivered
-                    .extend(entities.filter_map(|id: &EntityId| payments.get(&id.payment()?)).copied());
+                let of = entities.filter_map(|id: &EntityId| payments.get(&id.payment()?));
+                seen.delivered.extend(of.map(|seq| (*seq, at)));
             }
         }
         if interesting {
