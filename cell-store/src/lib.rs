@@ -16,6 +16,7 @@
 mod lock;
 mod log;
 mod medium;
+mod owner;
 mod space;
 mod store;
 
@@ -23,8 +24,10 @@ pub use log::{
     Damage, DamageReason, FRAME_BODY_BYTES_MAX, Log, LogConfig, LogError, LogReader, Position, Recovery,
 };
 pub use medium::{DiskMedium, FaultMedium, Medium, MediumError};
+pub use owner::{FolderError, claim, has_room};
 pub use space::free_bytes;
 pub use store::{
     Batch, Engine, FjallConfig, FjallStore, KEY_BYTES_MAX, MemoryStore, MigrateError, Migrated, Scan,
-    SledConfig, SledStore, Stage, Store, StoreError, VALUE_BYTES_MAX, discard, engine_of, migrate, open,
+    SledConfig, SledStore, Stage, Store, StoreError, VALUE_BYTES_MAX, discard, engine_of, may_migrate,
+    migrate, open,
 };

@@ -22,7 +22,7 @@ use crate::lock::FolderLock;
 pub use fjall_store::{FjallConfig, FjallStore};
 pub use folder::engine_of;
 pub use memory::MemoryStore;
-pub use migrate::{MigrateError, Migrated, Stage, migrate};
+pub use migrate::{MigrateError, Migrated, Stage, may_migrate, migrate};
 pub use sled_store::{SledConfig, SledStore};
 
 /// Longest key.

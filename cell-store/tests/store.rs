@@ -322,24 +322,3 @@ fn a_power_cut_takes_what_was_not_synced() {
     store.lose_unsynced();
     assert_eq!((store.get(b"a").unwrap().is_some(), store.get(b"b").unwrap()), (true, None));
 }
-
-#[cfg(target_os = "linux")]
-#[test]
-fn what_fjall_does_beside_gives_way_and_nothing_else_does() {
-    let niceness = |stat: String| {
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        fields.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
-    };
-    let mine = || niceness(std::fs::read_to_string("/proc/thread-self/stat").unwrap());
-    let before = mine();
-    let folder = tempfile::tempdir().unwrap();
-    let _store = open(Engine::Fjall, &folder.path().join("view")).unwrap();
-    assert_eq!(mine(), before);
-    let stats = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
-        // One of another test's may have ended.
-        std::fs::read_to_string(task.ok()?.path().join("stat")).ok()
-    });
-    let workers: Vec<i32> = stats.filter(|stat| stat.contains("(fjall:worker)")).map(niceness).collect();
-    assert!(workers.len() >= 2, "{workers:?}");
-    assert!(workers.iter().all(|nice| *nice == (before + 10).min(19)), "{workers:?} beside {before}");
-}

@@ -141,6 +141,9 @@ pub(crate) struct ReplicateArgs {
     /// Seconds of each part that has no end of its own.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+    /// Orders per second at which lag is measured, instead of half of what is sustained.
+    #[arg(long, value_name = "ORDERS_PER_S", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
     /// Seconds in which nothing happens, to see what a peer costs then; 0 leaves it out.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=3_600))]
     idle_seconds: u64,

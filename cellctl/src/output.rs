@@ -47,6 +47,7 @@ pub(crate) fn show(format: Format, head: &[&str], rows: Vec<Vec<String>>, json: 
             Ok(text) => line(text),
             Err(error) => eprintln!("cellctl: {error}"),
         },
+        Format::Table if rows.is_empty() => line("none"),
         Format::Table => {
             let mut table = Table::new();
             table.load_style(presets::NOTHING);

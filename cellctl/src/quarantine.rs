@@ -58,6 +58,8 @@ pub(crate) struct ActArgs {
     dry_run: bool,
 }
 
+const HEX_SHOWN: usize = 64;
+
 pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result<(), Refused> {
     match verb {
         Verb::List { region } => list(cluster, region.as_deref(), format).await,
@@ -106,6 +108,16 @@ fn about(document: &Value) -> String {
 
 fn since(document: &Value) -> String {
     age(now_ms().saturating_sub(document["since_ms"].as_u64().unwrap_or(0)))
+}
+
+/// Of bytes in hex digits, as many as one looks at.
+fn beginning(hex: &str) -> String {
+    match hex.get(..HEX_SHOWN) {
+        Some(begins) if hex.len() > HEX_SHOWN => {
+            format!("{begins}… of {} bytes, all with -o json", hex.len() / 2)
+        }
+        _ => hex.to_owned(),
+    }
 }
 
 async fn asked(region: &Region, request: &QuarantinedRequest) -> Result<Vec<String>, String> {
@@ -158,7 +170,7 @@ async fn one(cluster: &Cluster, dot: &str, only: Option<&str>, format: Format) -
                 line("tried by", text(&document["software"])),
                 line("state", text(&document["state"])),
                 line("hash", text(&document["hash"])),
-                line("bytes", text(&document["bytes"])),
+                line("bytes", beginning(&text(&document["bytes"]))),
             ];
             show(format, &["what", "value"], rows, document);
             return silent.end();

@@ -69,13 +69,13 @@ fn migrate(args: &MigrateArgs, format: Format) -> Result<(), Refused> {
     let node = StoppedNode::open(&args.data)?;
     let next = format!("set engine = \"{to}\" in the node's configuration before it is started");
     if args.dry_run {
-        let from = node.engine().map_err(|error| Refused::Failed(error.to_string()))?;
-        let from = from.map_or("none", Engine::as_str);
+        let from = node.may_migrate(to)?;
         let failed = |error: std::io::Error| Refused::Failed(error.to_string());
         let (bytes, free) = (node.view_bytes(), cell_store::free_bytes(&args.data).map_err(failed)?);
         let row =
-            [from.to_owned(), to.to_string(), HumanBytes(bytes).to_string(), HumanBytes(free).to_string()];
-        let json = json!({ "from": from, "to": to.as_str(), "view_bytes": bytes, "free_bytes": free });
+            [from.to_string(), to.to_string(), HumanBytes(bytes).to_string(), HumanBytes(free).to_string()];
+        let json =
+            json!({ "from": from.as_str(), "to": to.as_str(), "view_bytes": bytes, "free_bytes": free });
         show(format, &["from", "to", "view on disk", "free"], vec![row.into()], &json);
         return Ok(());
     }

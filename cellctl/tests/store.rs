@@ -54,6 +54,11 @@ async fn a_stopped_nodes_view_moves_and_the_node_starts_on_the_engine_that_it_wa
     assert_eq!((plan["from"].as_str(), plan["to"].as_str()), (Some("sled"), Some("fjall")));
     assert!(matches!(open(&dir, EngineName::Fjall), Err(OpenError::Engine(_))), "nothing was done yet");
 
+    // What is refused is refused there, too.
+    let (code, _, said) = migrate(&dir, &["--to", "sled", "--dry-run"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("is sled's already"), "{said}");
+
     let (code, moved, said) = migrate(&dir, &["--to", "fjall"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("engine = \"fjall\""), "{said}");

@@ -9,7 +9,6 @@ mod contain;
 mod desk;
 mod doubt;
 mod explain;
-mod folder;
 mod gateway;
 mod grpc;
 mod http;

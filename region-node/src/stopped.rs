@@ -51,12 +51,12 @@ impl StoppedNode {
         Ok(StoppedNode { dir: dir.to_path_buf(), _log: log })
     }
 
-    /// Which engine keeps the view; `None` where there is none on disk.
+    /// Which engine keeps the view, if it can be moved to another one.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn engine(&self) -> Result<Option<Engine>, StoreError> {
-        cell_store::engine_of(&self.dir.join(VIEW))
+    /// [`StoppedError::Migrate`]: what [`StoppedNode::migrate`] would refuse.
+    pub fn may_migrate(&self, to: Engine) -> Result<Engine, StoppedError> {
+        Ok(cell_store::may_migrate(&self.dir.join(VIEW), to)?)
     }
 
     /// What the view takes on disk.

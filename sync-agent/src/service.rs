@@ -108,7 +108,8 @@ pub async fn build(
         let of_node = format!("{} is a region-node's: it has a log", config.data_dir.display());
         return Err(at("data_dir", &of_node));
     }
-    let shelf = Shelf::open(&config.data_dir.join("gate")).map_err(|error| at("data_dir", &error))?;
+    let owner = format!("sync-agent of {own}");
+    let shelf = Shelf::open(&config.data_dir, &owner).map_err(|error| at("data_dir", &error))?;
     // Without entropy the pauses of two gates are merely the same.
     let seed = getrandom::u64().unwrap_or(0);
     let mut records = shelf.records();

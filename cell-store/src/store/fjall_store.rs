@@ -54,9 +54,6 @@ const OPENED: &str = "opened";
 const UNFINISHED: &str = "fjall.new";
 /// One writes buffers out, so that it never waits for the other, which merges.
 const WORKERS: usize = 2;
-/// Their niceness. They come in bursts of tens of milliseconds, for which everybody who has to answer somebody would wait at
-/// equal rights; while they are behind, writes wait for them and leave them the processors.
-const WORKERS_NICE: i32 = 10;
 /// Journals beyond this are cleared away by writing buffers out early. They are what is read again at open.
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 const OPEN_FILES_MAX: usize = 256;
@@ -282,21 +279,7 @@ fn make(dir: &Path, home: &Path, config: &FjallConfig) -> Result<(), StoreError>
     sync_folder(dir).map_err(io)
 }
 
-/// Opens it in a thread that gives way: the workers are started there, and are as it is.
 fn database(home: &Path, config: &FjallConfig) -> Result<Database, StoreError> {
-    std::thread::scope(|scope| {
-        let opening = scope.spawn(|| {
-            // On Linux this is of the thread alone. Where it may not be, they work as before.
-            #[cfg(target_os = "linux")]
-            let _ = rustix::process::nice(WORKERS_NICE);
-            open_database(home, config)
-        });
-        // A panic goes on here, where it is contained.
-        opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn open_database(home: &Path, config: &FjallConfig) -> Result<Database, StoreError> {
     let started = Instant::now();
     loop {
         let opened = Database::builder(home)

@@ -53,6 +53,19 @@ pub struct Migrated {
     pub checksum: u128,
 }
 
+/// The engine that has the view in `dir`, if it can be moved to another one.
+///
+/// # Errors
+/// [`MigrateError`]; nothing was touched.
+pub fn may_migrate(dir: &Path, to: Engine) -> Result<Engine, MigrateError> {
+    let from = engine_of(dir)?.ok_or_else(|| MigrateError::NoView { folder: dir.to_path_buf() })?;
+    match to {
+        to if to == from => Err(MigrateError::Already { folder: dir.to_path_buf(), engine: from }),
+        Engine::Memory => Err(MigrateError::KeepsNothing(to)),
+        _ => Ok(from),
+    }
+}
+
 /// Moves the view in `dir` to another engine. The copy grows in `beside`, on the same file system, where only the leftovers
 /// of an earlier try may be. A crash leaves the old view or the whole new one in `dir`. The caller sees to it that nobody
 /// opens `dir` meanwhile.
@@ -69,14 +82,12 @@ pub fn migrate(
         let folder = folder.to_path_buf();
         move |source| MigrateError::Folder { folder, source }
     };
-    let from = engine_of(dir)?.ok_or_else(|| MigrateError::NoView { folder: dir.to_path_buf() })?;
-    discard(beside).map_err(failed(beside))?;
-    if from == to {
-        return Err(MigrateError::Already { folder: dir.to_path_buf(), engine: from });
+    let allowed = may_migrate(dir, to);
+    // Also where the move was made and the old view is left.
+    if !matches!(allowed, Err(MigrateError::NoView { .. })) {
+        discard(beside).map_err(failed(beside))?;
     }
-    if to == Engine::Memory {
-        return Err(MigrateError::KeepsNothing(to));
-    }
+    let from = allowed?;
     let old = open(from, dir)?;
     let new = open(to, beside)?;
     let mut copied = Sum::default();

@@ -90,7 +90,22 @@ mod tests {
             sum = (0..100_000u64).fold(sum, |sum, i| sum.wrapping_add(i * i));
         }
         assert!(Ticks::now().all > 0.0, "{sum}");
-        let of_threads: f64 = threads(std::process::id()).values().map(|(_, seconds)| seconds).sum();
-        assert!(of_threads >= 0.02, "{of_threads}");
+    }
+
+    #[test]
+    fn a_thread_is_named_with_what_it_has_used() {
+        let used = || {
+            let all = threads(std::process::id());
+            all.into_values().find(|(name, _)| name == "burns").map(|(_, used)| used)
+        };
+        let burn = move || {
+            let mut sum = 0u64;
+            while used().is_some_and(|used| used < 0.02) {
+                sum = (0..100_000u64).fold(sum, |sum, i| sum.wrapping_add(i * i));
+            }
+            (used(), sum)
+        };
+        let burning = std::thread::Builder::new().name("burns".to_owned()).spawn(burn).unwrap();
+        assert!(burning.join().unwrap().0.is_some_and(|used| used >= 0.02));
     }
 }

@@ -144,8 +144,8 @@ impl Node {
         let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
         let medium: Arc<dyn Medium> = Arc::new(medium);
         let node = NodeId { region: identity.region, index: identity.index };
-        crate::folder::has_room(dir).map_err(OpenError::Folder)?;
-        crate::folder::claim(dir, node).map_err(OpenError::Folder)?;
+        cell_store::has_room(dir).map_err(|error| folder(&error))?;
+        cell_store::claim(dir, &node.to_string()).map_err(|error| folder(&error))?;
         stopped::clear(dir);
         let members = identity.placement.members().to_vec();
         let cell = || {

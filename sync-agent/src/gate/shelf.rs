@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
 use cell_core::gate::{Envelope, Gate, MessageId, Place, Record};
-use cell_store::{DiskMedium, Log, LogConfig, LogError, LogReader, MediumError, Position};
+use cell_store::{DiskMedium, FolderError, Log, LogConfig, LogError, LogReader, MediumError, Position};
 use tokio::task::JoinHandle;
 
 /// The log is written anew when it holds this many records, and as many as are kept, that nobody needs.
@@ -21,6 +21,8 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 pub(crate) enum ShelfError {
     #[error(transparent)]
     Folder(#[from] MediumError),
+    #[error(transparent)]
+    Foreign(FolderError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("the gate's log holds a record that cannot be read: {0}")]
@@ -45,12 +47,18 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    /// Opens the log in `folder`.
+    /// Opens the log in the folder of `owner`, an agent.
     ///
     /// # Errors
-    /// [`ShelfError`]: held by another process, or of a newer version.
-    pub(crate) fn open(folder: &Path) -> Result<Shelf, ShelfError> {
-        let medium = DiskMedium::open(folder)?;
+    /// [`ShelfError`]: somebody else's, held by another process, or of a newer version.
+    pub(crate) fn open(dir: &Path, owner: &str) -> Result<Shelf, ShelfError> {
+        let medium = DiskMedium::open(dir.join("gate"))?;
+        match cell_store::claim(dir, owner) {
+            Err(error @ FolderError::Foreign { .. }) => return Err(ShelfError::Foreign(error)),
+            // What the gate keeps is worth more than the mark, which the next start makes.
+            Err(error) => tracing::warn!(%error, "the folder cannot be marked as this agent's"),
+            Ok(()) => {}
+        }
         let config = LogConfig { segment_bytes_max: SEGMENT_BYTES, ..LogConfig::default() };
         let (log, recovery) = Log::open(Arc::new(medium), config)?;
         for damage in &recovery.damage {

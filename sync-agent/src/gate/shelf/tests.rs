@@ -33,6 +33,8 @@ fn message(n: u8) -> Envelope {
     }
 }
 
+const OWNER: &str = "sync-agent of east";
+
 /// A gate in east, and its shelf.
 struct East {
     gate: Gate,
@@ -42,7 +44,7 @@ struct East {
 impl East {
     fn open(folder: &Path) -> East {
         let config = Config { attempts_max: 1, ..Config::default() };
-        let shelf = Shelf::open(folder).unwrap();
+        let shelf = Shelf::open(folder, OWNER).unwrap();
         let mut records = shelf.records();
         let (gate, _) = Gate::restore(region("east"), config, 7, 5, records.by_ref());
         records.end().unwrap();
@@ -124,9 +126,21 @@ async fn what_came_and_ended_and_came_again_in_one_group_is_found_where_it_was_w
 #[tokio::test]
 async fn a_second_agent_on_the_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let _shelf = Shelf::open(folder.path()).unwrap();
-    let refused = Shelf::open(folder.path()).unwrap_err();
+    let _shelf = Shelf::open(folder.path(), OWNER).unwrap();
+    let refused = Shelf::open(folder.path(), OWNER).unwrap_err();
     assert!(refused.to_string().contains("in use"), "{refused}");
+}
+
+#[tokio::test]
+async fn another_agents_folder_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Shelf::open(folder.path(), OWNER).unwrap());
+    let refused = Shelf::open(folder.path(), "sync-agent of north").unwrap_err().to_string();
+    assert!(
+        refused.ends_with("is the folder of sync-agent of east, not of sync-agent of north"),
+        "{refused}"
+    );
+    Shelf::open(folder.path(), OWNER).unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,75 @@
+//! What is asked of a service's folder before anything in it is touched: whether there is room, and whose it is.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::space::free_bytes;
+
+const NAME: &str = "owner";
+/// What a start writes before it can say that there is no room.
+const ROOM_BYTES: u64 = 4 << 20;
+
+/// Why a service does not start on a folder.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    #[error("{} is the folder of {owner}, not of {asked}", dir.display())]
+    Foreign { dir: PathBuf, owner: String, asked: String },
+    /// An engine may damage what it opens there.
+    #[error("{}: the disk is full, {free} bytes are left: {ROOM_BYTES} are needed for a start", dir.display())]
+    NoRoom { dir: PathBuf, free: u64 },
+    #[error("{}: {source}", dir.display())]
+    Io { dir: PathBuf, source: io::Error },
+}
+
+fn unusable(dir: &Path) -> impl Fn(io::Error) -> FolderError + Copy {
+    |source| FolderError::Io { dir: dir.to_path_buf(), source }
+}
+
+/// Whether there is room for a start.
+///
+/// # Errors
+/// [`FolderError::NoRoom`].
+pub fn has_room(dir: &Path) -> Result<(), FolderError> {
+    let free = free_bytes(dir).map_err(unusable(dir))?;
+    if free < ROOM_BYTES { Err(FolderError::NoRoom { dir: dir.to_path_buf(), free }) } else { Ok(()) }
+}
+
+/// Marks the folder as `owner`'s, unless it is already. The caller holds a lock on it.
+///
+/// # Errors
+/// [`FolderError::Foreign`], or it cannot be marked.
+pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
+    let (path, io) = (dir.join(NAME), unusable(dir));
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found.trim() == owner => return Ok(()),
+        // Empty: a crash came between making it and writing it.
+        Ok(found) if !found.trim().is_empty() => {
+            let (dir, owner, asked) = (dir.to_path_buf(), found.trim().to_owned(), owner.to_owned());
+            return Err(FolderError::Foreign { dir, owner, asked });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    let mut file = File::create(&path).map_err(io)?;
+    writeln!(file, "{owner}").map_err(io)?;
+    file.sync_all().map_err(io)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_claimed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        claim(folder.path(), "north-0").unwrap();
+        claim(folder.path(), "north-0").unwrap();
+        let refused = claim(folder.path(), "south-0").unwrap_err().to_string();
+        assert!(refused.ends_with("is the folder of north-0, not of south-0"), "{refused}");
+        std::fs::write(folder.path().join(NAME), "").unwrap();
+        claim(folder.path(), "south-0").unwrap();
+    }
+}
