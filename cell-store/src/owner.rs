@@ -1,4 +1,4 @@
-//! What is asked of a service's folder before anything in it is touched: whether there is room, and whose it is.
+//! What is asked of a service's folder before anything but its lock is touched: whether there is room, and whose it is.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::space::free_bytes;
 
 const NAME: &str = "owner";
+const UNFINISHED: &str = "owner.new";
 /// What a start writes before it can say that there is no room.
 const ROOM_BYTES: u64 = 4 << 20;
 
@@ -43,7 +44,7 @@ pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
     let (path, io) = (dir.join(NAME), unusable(dir));
     match std::fs::read_to_string(&path) {
         Ok(found) if found.trim() == owner => return Ok(()),
-        // Empty: a crash came between making it and writing it.
+        // Empty: made in place once, and a crash came before it was written.
         Ok(found) if !found.trim().is_empty() => {
             let (dir, owner, asked) = (dir.to_path_buf(), found.trim().to_owned(), owner.to_owned());
             return Err(FolderError::Foreign { dir, owner, asked });
@@ -52,9 +53,11 @@ pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
-    let mut file = File::create(&path).map_err(io)?;
+    let unfinished = dir.join(UNFINISHED);
+    let mut file = File::create(&unfinished).map_err(io)?;
     writeln!(file, "{owner}").map_err(io)?;
     file.sync_all().map_err(io)?;
+    std::fs::rename(&unfinished, &path).map_err(io)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 

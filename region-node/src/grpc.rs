@@ -33,7 +33,7 @@ use crate::writer::NodeError;
 
 /// Batches on their way to a client at most: a slow one is waited for.
 const BATCHES_MAX: usize = 4;
-/// Changes that are read between two requests: some ten microseconds each.
+/// Changes, or entities, that are read between two requests: some ten microseconds each.
 const READ_ALONG_MAX: usize = 16;
 /// Entities read in one call at most.
 const ENTITIES_MAX: usize = 256;
@@ -74,6 +74,45 @@ fn wire_hole(dot: Dot, hole: &Hole) -> v1::Hole {
 
 fn wire_ids(ids: impl IntoIterator<Item = EntityId>) -> Vec<bytes::Bytes> {
     ids.into_iter().map(|id| bytes::Bytes::copy_from_slice(&id.to_bytes())).collect()
+}
+
+/// What is asked for, as far as it can be given in one answer.
+fn entities_of(node: &Node, request: &v1::EntitiesRequest) -> Result<v1::EntitiesReply, Status> {
+    let v1::EntitiesRequest { entities: wanted, alone, incomplete_too, .. } = request;
+    let (mut entities, mut given, mut bytes, mut looked) = (Vec::new(), BTreeSet::new(), 0, 0);
+    let mut withheld = Vec::new();
+    for wanted in wanted {
+        if bytes > ENTITIES_BYTES {
+            break;
+        }
+        let id = entity_id(wanted)?;
+        let is_withheld = |id| node.working().withheld_by(id).is_some();
+        let beside = match *alone || is_withheld(id) {
+            true => Vec::new(),
+            false => node.beside(id).map_err(status)?,
+        };
+        for id in [id].into_iter().chain(beside) {
+            if !given.insert(id) {
+                continue;
+            }
+            let entity = match is_withheld(id) {
+                false => node.entity(id),
+                true if *incomplete_too => node.known_of(id),
+                // Nobody takes a part for the whole.
+                true => {
+                    withheld.push(id);
+                    continue;
+                }
+            };
+            if let Some(entity) = entity.map_err(status)? {
+                let shape = v1::EntityShape::from(entity.to_shape());
+                bytes += shape.encoded_len();
+                entities.push(shape);
+            }
+        }
+        looked += 1;
+    }
+    Ok(v1::EntitiesReply { entities, looked, withheld: wire_ids(withheld), ..v1::EntitiesReply::default() })
 }
 
 #[tonic::async_trait]
@@ -184,49 +223,16 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::EntitiesRequest>,
     ) -> Result<Response<v1::EntitiesReply>, Status> {
-        let v1::EntitiesRequest { entities: wanted, alone, incomplete_too, .. } = request.into_inner();
-        if wanted.len() > ENTITIES_MAX {
+        let request = request.into_inner();
+        if request.entities.len() > ENTITIES_MAX {
             return Err(Status::invalid_argument(format!("at most {ENTITIES_MAX} entities at once")));
         }
-        let (mut entities, mut given, mut bytes, mut looked) = (Vec::new(), BTreeSet::new(), 0, 0);
-        let mut withheld = Vec::new();
-        for wanted in &wanted {
-            if bytes > ENTITIES_BYTES {
-                break;
-            }
-            let id = entity_id(wanted)?;
-            let is_withheld = |id| self.node.working().withheld_by(id).is_some();
-            let beside = match alone || is_withheld(id) {
-                true => Vec::new(),
-                false => self.node.beside(id).map_err(status)?,
-            };
-            for id in [id].into_iter().chain(beside) {
-                if !given.insert(id) {
-                    continue;
-                }
-                let entity = match is_withheld(id) {
-                    false => self.node.entity(id),
-                    true if incomplete_too => self.node.known_of(id),
-                    // Nobody takes a part for the whole.
-                    true => {
-                        withheld.push(id);
-                        continue;
-                    }
-                };
-                if let Some(entity) = entity.map_err(status)? {
-                    let shape = v1::EntityShape::from(entity.to_shape());
-                    bytes += shape.encoded_len();
-                    entities.push(shape);
-                }
-            }
-            looked += 1;
+        if request.entities.len() <= READ_ALONG_MAX {
+            return entities_of(&self.node, &request).map(Response::new);
         }
-        Ok(Response::new(v1::EntitiesReply {
-            entities,
-            looked,
-            withheld: wire_ids(withheld),
-            ..v1::EntitiesReply::default()
-        }))
+        let node = self.node.clone();
+        let read = tokio::task::spawn_blocking(move || entities_of(&node, &request)).await;
+        read.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
 
     async fn merge_entities(

@@ -54,7 +54,7 @@ impl StoppedNode {
     /// Which engine keeps the view, if it can be moved to another one.
     ///
     /// # Errors
-    /// [`StoppedError::Migrate`]: what [`StoppedNode::migrate`] would refuse.
+    /// [`StoppedError::Migrate`]: there is no view, or it is that engine's already.
     pub fn may_migrate(&self, to: Engine) -> Result<Engine, StoppedError> {
         Ok(cell_store::may_migrate(&self.dir.join(VIEW), to)?)
     }

@@ -17,7 +17,7 @@ use service_kit::Shutdown;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::compare::{Comparer, within};
 
@@ -65,46 +65,83 @@ struct Tally {
 struct Fetching {
     comparer: Comparer,
     peer: RegionId,
-    open: JoinSet<Result<(u64, Duration), Status>>,
+    open: JoinSet<Fetched>,
     /// So many at once: one more after each that was soon there, half as many after one that was not.
     most: usize,
+    /// Those that were too many at once.
+    again: Vec<Vec<EntityId>>,
     /// Entities that brought something new.
     taken: u64,
 }
 
+/// How a fetch ended.
+struct Fetched {
+    wanted: Vec<EntityId>,
+    alone: bool,
+    took: Duration,
+    changed: Result<u64, Status>,
+}
+
 impl Fetching {
     fn new(comparer: Comparer, peer: RegionId) -> Fetching {
-        Fetching { comparer, peer, open: JoinSet::new(), most: 1, taken: 0 }
+        Fetching { comparer, peer, open: JoinSet::new(), most: 1, again: Vec::new(), taken: 0 }
     }
 
     /// Fetches these as soon as not too many others are.
     async fn fetch(&mut self, wanted: Vec<EntityId>) -> Result<(), Status> {
-        while self.open.len() >= self.most {
-            self.one().await?;
+        self.again.push(wanted);
+        while let Some(wanted) = self.again.pop() {
+            while self.open.len() >= self.most {
+                self.one().await?;
+            }
+            self.begin(wanted);
         }
-        let (comparer, peer, begun) = (self.comparer.clone(), self.peer, Instant::now());
-        self.open.spawn(async move {
-            let changed = comparer.take_over(peer, &wanted, true).await?.changed;
-            metrics::counter!("cell_exchanged_entities_total", "peer" => peer.to_string())
-                .increment(wanted.len() as u64);
-            Ok((changed, begun.elapsed()))
-        });
         Ok(())
+    }
+
+    fn begin(&mut self, wanted: Vec<EntityId>) {
+        let (comparer, peer, alone) = (self.comparer.clone(), self.peer, self.open.is_empty());
+        self.open.spawn(async move {
+            let begun = Instant::now();
+            let changed = comparer.take_over(peer, &wanted, true).await.map(|healed| healed.changed);
+            Fetched { wanted, alone, took: begun.elapsed(), changed }
+        });
     }
 
     /// Waits for one; `false` if none is under way.
     async fn one(&mut self) -> Result<bool, Status> {
         let Some(ended) = self.open.join_next().await else { return Ok(false) };
-        let (changed, took) = ended.map_err(|error| Status::internal(error.to_string()))??;
-        self.taken += changed;
-        self.most = if took < FETCH_SOON { (self.most + 1).min(FETCHES_MAX) } else { self.most.div_ceil(2) };
+        let Fetched { wanted, alone, took, changed } =
+            ended.map_err(|error| Status::internal(error.to_string()))?;
+        match changed {
+            Ok(changed) => {
+                self.taken += changed;
+                self.most = window(self.most, took);
+                metrics::counter!("cell_exchanged_entities_total", "peer" => self.peer.to_string())
+                    .increment(wanted.len() as u64);
+            }
+            // Together they may have been more than the link carries in time.
+            Err(status) if !alone && status.code() == Code::DeadlineExceeded => {
+                self.most = 1;
+                self.again.push(wanted);
+            }
+            Err(status) => return Err(status),
+        }
         Ok(true)
     }
 
     async fn rest(&mut self) -> Result<(), Status> {
-        while self.one().await? {}
-        Ok(())
+        loop {
+            while self.one().await? {}
+            let Some(wanted) = self.again.pop() else { return Ok(()) };
+            self.begin(wanted);
+        }
     }
+}
+
+/// How many fetches at once after one that took so long.
+fn window(most: usize, took: Duration) -> usize {
+    if took < FETCH_SOON { (most + 1).min(FETCHES_MAX) } else { most.div_ceil(2) }
 }
 
 impl Exchange {
@@ -180,18 +217,30 @@ impl Exchange {
         }
     }
 
+    /// The node hears all the while that more is coming.
     async fn take_over(&self, peer: RegionId) -> Result<Tally, Status> {
-        let Comparer { node, peers, .. } = &self.comparer;
+        let node = &self.comparer.node;
         tracing::info!(%peer, "no log reaches back to what is lacking here: takes a peer's state over");
-        let mut tally = Tally::default();
         node.catching_up(true).await?;
+        let mut say = tokio::time::interval_at(Instant::now() + SAY_EVERY, SAY_EVERY);
+        let mut taking = std::pin::pin!(self.take_all(peer));
+        loop {
+            tokio::select! {
+                taken = &mut taking => return taken,
+                _ = say.tick() => node.catching_up(true).await?,
+            }
+        }
+    }
+
+    async fn take_all(&self, peer: RegionId) -> Result<Tally, Status> {
+        let Comparer { node, peers, .. } = &self.comparer;
+        let mut tally = Tally::default();
         let baseline = peers.baseline(peer).await?.baseline;
         let all = v1::EntityDigestsRequest { slots: (0..u32::from(SLOT_COUNT)).collect() };
         let mut theirs = Listing::new(peers.entity_digests(peer, all.clone()).await?);
         let mut ours = Listing::new(node.entity_digests(all).await?);
         let mut fetching = Fetching::new(self.comparer.clone(), peer);
-        let (mut wanted, mut said, mut logged) = (Vec::new(), Instant::now(), Instant::now());
-        let (begun, mut asked) = (Instant::now(), 0);
+        let (mut wanted, mut logged, mut due) = (Vec::new(), Instant::now(), Instant::now());
         loop {
             let next = theirs.next().await?;
             let ended = next.is_none();
@@ -202,14 +251,11 @@ impl Exchange {
                 }
             }
             if wanted.len() >= FETCH_MAX || (ended && !wanted.is_empty()) {
-                asked += wanted.len();
+                // Time in which nothing was fetched earns nothing.
+                let pause = Duration::from_secs_f64(wanted.len() as f64 / f64::from(self.per_s));
+                due = due.max(Instant::now()) + pause;
                 fetching.fetch(std::mem::take(&mut wanted)).await?;
-                let due = begun + Duration::from_secs_f64(asked as f64 / f64::from(self.per_s));
                 tokio::time::sleep_until(due).await;
-            }
-            if said.elapsed() > SAY_EVERY {
-                node.catching_up(true).await?;
-                said = Instant::now();
             }
             if logged.elapsed() > LOG_EVERY {
                 tracing::info!(%peer, looked_at = tally.looked_at, taken = fetching.taken, "takes state over");
@@ -297,6 +343,15 @@ mod tests {
     use cell_core::id::NodeId;
 
     use super::*;
+
+    #[test]
+    fn fetches_at_once_are_many_where_they_are_soon_answered_and_few_where_not() {
+        let [soon, late] = [Duration::from_millis(50), Duration::from_secs(2)];
+        let after = |most, took: &[Duration]| took.iter().fold(most, |most, took| window(most, *took));
+        assert_eq!(after(1, &[soon; 20]), FETCHES_MAX);
+        assert_eq!(after(FETCHES_MAX, &[late; 20]), 1);
+        assert_eq!(after(FETCHES_MAX, &[late, soon]), FETCHES_MAX / 2 + 1);
+    }
 
     #[test]
     fn state_is_asked_for_only_where_nobody_can_stream() {

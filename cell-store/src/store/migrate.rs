@@ -83,8 +83,8 @@ pub fn migrate(
         move |source| MigrateError::Folder { folder, source }
     };
     let allowed = may_migrate(dir, to);
-    // Also where the move was made and the old view is left.
-    if !matches!(allowed, Err(MigrateError::NoView { .. })) {
+    // Also where the move was made and the old view is left; never where it is not known which is which.
+    if matches!(allowed, Ok(_) | Err(MigrateError::Already { .. } | MigrateError::KeepsNothing(_))) {
         discard(beside).map_err(failed(beside))?;
     }
     let from = allowed?;

@@ -64,14 +64,29 @@ async fn measure(args: &BootstrapArgs, served: &mut Served) -> Result<Vec<Figure
     served.cluster.restart(Role::Node, FAR).await?;
 
     let started = Instant::now();
-    until(served, async |served| Ok(fetched(served).await? > 0)).await?;
+    until(served, fetched, |fetched| fetched > 0).await?;
     let first = Moment::now(served)?;
     if let Some((_, phase)) = &placing {
         phase.count();
     }
-    until(served, async |served| Ok(of(&status(served, FAR).await?, &actor) >= last)).await?;
+    loop {
+        let before = fetched(served).await?;
+        let adopted = async |served: &Served| Ok(of(&status(served, FAR).await?, &actor));
+        match until(served, adopted, |seq| seq >= last).await {
+            Ok(()) => break,
+            Err(error) if fetched(served).await? == before => return Err(error),
+            // It goes on.
+            Err(_) => {}
+        }
+    }
     let adopted = Moment::now(served)?;
     let entities = fetched(served).await?;
+    let doubted = async |served: &Served| {
+        let metrics = served.api.text(served.cluster.node_admin(FAR)?, "/metrics").await?;
+        sample(&metrics, "cell_doubted_slots").context("the node does not say what it doubts")
+    };
+    until(served, doubted, |slots| slots == 0).await?;
+    let agreed = Instant::now();
     if let Some((placing, phase)) = placing {
         phase.end();
         let during = placing.await??.0;
@@ -79,12 +94,6 @@ async fn measure(args: &BootstrapArgs, served: &mut Served) -> Result<Vec<Figure
         figures.extend(quantiles(&format!("placement at {}/s before,", args.rate), &before, [None; 3]));
         figures.extend(quantiles(&format!("placement at {}/s meanwhile,", args.rate), &during, [None; 3]));
     }
-    until(served, async |served| {
-        let status = status(served, FAR).await?;
-        Ok(!status.lacking && !status.recovering)
-    })
-    .await?;
-    let agreed = Instant::now();
     ensure!(entities >= args.orders, "{entities} of {} orders came as state", args.orders);
 
     let seconds = adopted.at.duration_since(first.at).as_secs_f64();
@@ -154,27 +163,39 @@ impl Moment {
 }
 
 /// Waits until the other region has everything and the log of the first is no longer than it has to be.
-async fn trimmed(served: &mut Served) -> Result<()> {
+async fn trimmed(served: &Served) -> Result<()> {
     let (actor, last) = served.written().await?;
-    until(served, async |served| Ok(of(&status(served, FAR).await?, &actor) >= last)).await?;
+    let has = async |served: &Served| Ok(of(&status(served, FAR).await?, &actor));
+    until(served, has, |seq| seq >= last).await?;
+    let first = async |served: &Served| Ok(status(served, ORIGIN).await?.first_position);
     let (mut shortest, mut since) = (0, Instant::now());
-    until(served, async |served| {
-        let first = status(served, ORIGIN).await?.first_position;
+    until(served, first, |first| {
         if first > shortest {
             (shortest, since) = (first, Instant::now());
         }
-        Ok(shortest > 0 && since.elapsed() > TRIMMED_AFTER)
+        shortest > 0 && since.elapsed() > TRIMMED_AFTER
     })
     .await
 }
 
-async fn until(served: &mut Served, mut is: impl AsyncFnMut(&mut Served) -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !is(served).await? {
-        ensure!(begun.elapsed() < QUIET_MAX, "nothing came of it within {QUIET_MAX:?}");
+/// Waits until what is looked at is as it should be; as long as it changes, for ever.
+async fn until(
+    served: &Served,
+    look: impl AsyncFn(&Served) -> Result<u64>,
+    mut is: impl FnMut(u64) -> bool,
+) -> Result<()> {
+    let (mut seen, mut changed) = (None, Instant::now());
+    loop {
+        let now = look(served).await?;
+        if is(now) {
+            return Ok(());
+        }
+        if seen != Some(now) {
+            (seen, changed) = (Some(now), Instant::now());
+        }
+        ensure!(changed.elapsed() < QUIET_MAX, "nothing came of it within {QUIET_MAX:?}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(())
 }
 
 async fn status(served: &Served, region: &str) -> Result<v1::StatusReply> {
@@ -188,7 +209,24 @@ fn of(status: &v1::StatusReply, actor: &v1::ActorId) -> u64 {
 /// Entities that the region's agent has fetched where it took state over.
 async fn fetched(served: &Served) -> Result<u64> {
     let metrics = served.api.text(served.cluster.agent_admin(FAR)?, "/metrics").await?;
-    let samples = metrics.lines().filter(|line| line.starts_with("cell_exchanged_entities_total{"));
-    let counts = samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-    Ok(counts.sum())
+    Ok(sample(&metrics, "cell_exchanged_entities_total").unwrap_or(0))
+}
+
+/// The sum of a metric's samples.
+fn sample(metrics: &str, name: &str) -> Option<u64> {
+    let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    let samples: Vec<f64> = metrics.lines().filter(of_name).filter_map(value).collect();
+    (!samples.is_empty()).then(|| samples.iter().sum::<f64>() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_samples() {
+        let metrics = "# TYPE a gauge\na 3\na_b 4\nc{peer=\"x\"} 5\nc{peer=\"y\"} 6\n";
+        assert_eq!(["a", "c", "d"].map(|name| sample(metrics, name)), [Some(3), Some(11), None]);
+    }
 }

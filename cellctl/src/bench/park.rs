@@ -32,9 +32,8 @@ use super::ParkArgs;
 use super::figure::{Aim, Figure, middle, quantiles};
 use super::load::{self, Load};
 use super::machine::resident_bytes;
-use super::served::{ORIGIN, Served, folder_in};
+use super::served::{FAR, ORIGIN, Served, folder_in};
 
-const FAR: &str = "east";
 const BATCH: u64 = 256;
 /// Sent and not acknowledged at most.
 const OPEN_MAX: u64 = 1_024;

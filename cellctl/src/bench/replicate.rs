@@ -21,6 +21,7 @@ use super::served::{FAR, ORIGIN, Served, folder_in};
 
 const WARM_UP: Duration = Duration::from_secs(1);
 const ECHOES: usize = 2_000;
+
 pub(super) async fn run(args: &ReplicateArgs) -> Result<Vec<Figure>> {
     let folder = folder_in(args.data.as_deref())?;
     middle(usize::from(args.runs), async || {
