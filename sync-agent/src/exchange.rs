@@ -100,7 +100,7 @@ impl Fetching {
     }
 
     fn begin(&mut self, wanted: Vec<EntityId>) {
-        let (comparer, peer, alone) = (self.comparer.clone(), self.peer, self.open.is_empty());
+        let (comparer, peer, alone) = (self.comparer.clone(), self.peer, self.most == 1);
         self.open.spawn(async move {
             let begun = Instant::now();
             let changed = comparer.take_over(peer, &wanted, true).await.map(|healed| healed.changed);
