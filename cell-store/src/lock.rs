@@ -1,7 +1,7 @@
-//! One process per folder: an exclusive lock on a file named `lock` in it.
+//! Folders: one process each, by an exclusive lock on a file named `lock` in it; what is written into them is durable.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 const LOCK_FILE: &str = "lock";
@@ -39,5 +39,20 @@ pub(crate) fn create_folder(dir: &Path) -> io::Result<()> {
         _ => {}
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    sync_folder(parent)
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Puts one line into a file, durably and whole, or leaves what was there.
+pub(crate) fn write_whole(dir: &Path, name: &str, line: &str) -> io::Result<()> {
+    let unfinished = dir.join(format!("{name}.new"));
+    let mut file = File::create(&unfinished)?;
+    writeln!(file, "{line}")?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, dir.join(name))?;
+    sync_folder(dir)
 }

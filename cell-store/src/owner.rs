@@ -1,13 +1,12 @@
 //! What is asked of a service's folder before anything but its lock is touched: whether there is room, and whose it is.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::lock::write_whole;
 use crate::space::free_bytes;
 
 const NAME: &str = "owner";
-const UNFINISHED: &str = "owner.new";
 /// What a start writes before it can say that there is no room.
 const ROOM_BYTES: u64 = 4 << 20;
 
@@ -41,8 +40,8 @@ pub fn has_room(dir: &Path) -> Result<(), FolderError> {
 /// # Errors
 /// [`FolderError::Foreign`], or it cannot be marked.
 pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
-    let (path, io) = (dir.join(NAME), unusable(dir));
-    match std::fs::read_to_string(&path) {
+    let io = unusable(dir);
+    match std::fs::read_to_string(dir.join(NAME)) {
         Ok(found) if found.trim() == owner => return Ok(()),
         // Empty: made in place once, and a crash came before it was written.
         Ok(found) if !found.trim().is_empty() => {
@@ -53,12 +52,7 @@ pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
-    let unfinished = dir.join(UNFINISHED);
-    let mut file = File::create(&unfinished).map_err(io)?;
-    writeln!(file, "{owner}").map_err(io)?;
-    file.sync_all().map_err(io)?;
-    std::fs::rename(&unfinished, &path).map_err(io)?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+    write_whole(dir, NAME, owner).map_err(io)
 }
 
 #[cfg(test)]

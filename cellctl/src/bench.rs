@@ -111,14 +111,9 @@ impl PlaceArgs {
     }
 }
 
+/// What all have that measure whole deployments, several times.
 #[derive(Debug, Args)]
-pub(crate) struct ApplyArgs {
-    /// Orders whose changes are placed, and then applied.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    orders: u64,
-    /// Concurrent clients that place them.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    clients: u16,
+pub(crate) struct RunsArgs {
     /// Runs of which the middle of each figure is shown.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
@@ -128,6 +123,18 @@ pub(crate) struct ApplyArgs {
     /// Where the data goes; the disk under it is what is measured.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// Orders whose changes are placed, and then applied.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    orders: u64,
+    /// Concurrent clients that place them.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    #[command(flatten)]
+    runs: RunsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -147,15 +154,8 @@ pub(crate) struct ReplicateArgs {
     /// Seconds in which nothing happens, to see what a peer costs then; 0 leaves it out.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=3_600))]
     idle_seconds: u64,
-    /// Runs of which the middle of each figure is shown.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: u16,
-    /// What keeps the nodes' views.
-    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
-    engine: EngineArg,
-    /// Where the data goes; the disk under it is what is measured.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    runs: RunsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -172,15 +172,8 @@ pub(crate) struct BootstrapArgs {
     /// What a packet takes between the regions, one way.
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000))]
     latency_ms: u64,
-    /// Runs of which the middle of each figure is shown.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: u16,
-    /// What keeps the nodes' views.
-    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
-    engine: EngineArg,
-    /// Where the data goes; the disk under it is what is measured.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    runs: RunsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -194,15 +187,8 @@ pub(crate) struct ParkArgs {
     /// Seconds of idleness before and after parking, and of waking.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
-    /// Runs of which the middle of each figure is shown.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: u16,
-    /// What keeps the nodes' views.
-    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
-    engine: EngineArg,
-    /// Where the data goes; the disk under it is what is measured.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    runs: RunsArgs,
 }
 
 pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
@@ -223,19 +209,31 @@ pub(crate) async fn run(verb: Verb, format: Format) -> Result<(), Refused> {
         }
         Verb::Apply(args) => {
             let figures = apply::run(&args).await.map_err(failed)?;
-            figure::show(format, &note("changes applied", args.engine, args.runs), &figures);
+            figure::show(format, &note("changes applied", args.runs.engine, args.runs.runs), &figures);
         }
         Verb::Park(args) => {
             let figures = park::run(&args).await.map_err(failed)?;
-            figure::show(format, &note("messages parked in the gate", args.engine, args.runs), &figures);
+            figure::show(
+                format,
+                &note("messages parked in the gate", args.runs.engine, args.runs.runs),
+                &figures,
+            );
         }
         Verb::Bootstrap(args) => {
             let figures = bootstrap::run(&args).await.map_err(failed)?;
-            figure::show(format, &note("a peer's state taken over", args.engine, args.runs), &figures);
+            figure::show(
+                format,
+                &note("a peer's state taken over", args.runs.engine, args.runs.runs),
+                &figures,
+            );
         }
         Verb::Replicate(args) => {
             let figures = replicate::run(&args).await.map_err(failed)?;
-            figure::show(format, &note("from one region to another", args.engine, args.runs), &figures);
+            figure::show(
+                format,
+                &note("from one region to another", args.runs.engine, args.runs.runs),
+                &figures,
+            );
         }
     }
     Ok(())

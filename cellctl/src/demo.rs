@@ -125,18 +125,11 @@ fn plan(args: &DemoArgs, folder: PathBuf) -> Plan {
         (Vec::new(), Vec::new(), 60_000)
     };
     Plan {
-        regions: lines(&REGIONS),
-        folder,
-        program,
         latency: if args.latency == Distance::Wan { Latency::WAN } else { Latency::NONE },
         rules,
         gate,
         ask_every_ms,
-        levels: "info".to_owned(),
-        engine: "sled".to_owned(),
-        node: Vec::new(),
-        limits: Vec::new(),
-        all_in_first: false,
+        ..Plan::new(&REGIONS, &folder, program)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use chaos_tests::harness::{Api, Cluster, Latency, Plan, Role};
+use chaos_tests::harness::{self, Api, Cluster, Plan, Role};
 use serde_json::{Value, json};
 
 const WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn program(role: Role) -> (PathBuf, Vec<String>) {
     (env!("CARGO_BIN_EXE_cellctl").into(), vec!["role".to_owned(), role.program().to_owned()])
@@ -25,33 +26,14 @@ fn json_of(output: &Output) -> Value {
 
 /// Asks again until it is so.
 async fn until<T>(what: &str, mut is: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = is().await {
-            return found;
-        }
-        assert!(begun.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let found = harness::until(WITHIN, LOOK_AGAIN, async || is().await.ok_or(()));
+    found.await.unwrap_or_else(|()| panic!("{what}: not within {WITHIN:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_case_is_listed_shown_and_resolved_through_any_region() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan {
-        regions: ["north", "east"].map(str::to_owned).into(),
-        folder: folder.path().to_owned(),
-        program,
-        latency: Latency::NONE,
-        node: Vec::new(),
-        limits: Vec::new(),
-        rules: Vec::new(),
-        gate: Vec::new(),
-        ask_every_ms: 500,
-        levels: "info".to_owned(),
-        engine: "sled".to_owned(),
-        all_in_first: false,
-    };
+    let plan = Plan::new(&["north", "east"], folder.path(), program);
     let cluster = Cluster::start(plan).await.unwrap();
     let (api, router, gateway) = (Api::default(), cluster.router(), cluster.gateway());
     let buyer = cluster.user_of("north", &["bob"]);

@@ -4,15 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_proto::v1;
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::node_client::NodeClient;
-use chaos_tests::harness::{Api, Cluster, Latency, LinkState, Plan, Role};
+use chaos_tests::harness::{self, Api, Cluster, LinkState, Plan, Role};
 use serde_json::{Value, json};
 
 const WITHIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What was known when the folders were left.
 const KNOWN: &str = "known.json";
 
@@ -21,28 +22,12 @@ fn program(role: Role) -> (PathBuf, Vec<String>) {
 }
 
 fn plan(folder: &Path, engine: &str) -> Plan {
-    Plan {
-        regions: ["north", "east"].map(str::to_owned).into(),
-        folder: folder.to_owned(),
-        program,
-        latency: Latency::NONE,
-        node: Vec::new(),
-        limits: Vec::new(),
-        rules: Vec::new(),
-        gate: Vec::new(),
-        ask_every_ms: 500,
-        levels: "info".to_owned(),
-        engine: engine.to_owned(),
-        all_in_first: false,
-    }
+    Plan { engine: engine.to_owned(), ..Plan::new(&["north", "east"], folder, program) }
 }
 
 async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let so = harness::until(WITHIN, LOOK_AGAIN, async || is().await.then_some(()).ok_or(()));
+    so.await.unwrap_or_else(|()| panic!("{what}: not within {WITHIN:?}"));
 }
 
 /// Everything a region knows of an order or payment.

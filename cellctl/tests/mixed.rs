@@ -1,7 +1,7 @@
 //! Regions of different versions: what only a newer one can read, and what is spoken between them.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cell_core::canon::Message;
@@ -13,12 +13,13 @@ use cell_proto::v1;
 use cell_proto::v1::messages_client::MessagesClient;
 use cell_proto::v1::node_client::NodeClient;
 use cell_proto::v1::replication_client::ReplicationClient;
-use chaos_tests::harness::{Api, Cluster, Kind, Latency, LinkState, Plan, Role};
+use chaos_tests::harness::{self, Api, Cluster, Kind, LinkState, Plan, Role};
 use serde_json::json;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 const WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn program(role: Role) -> (PathBuf, Vec<String>) {
     (env!("CARGO_BIN_EXE_cellctl").into(), vec!["role".to_owned(), role.program().to_owned()])
@@ -26,20 +27,7 @@ fn program(role: Role) -> (PathBuf, Vec<String>) {
 
 async fn start(regions: &[&str]) -> (Cluster, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan {
-        regions: regions.iter().map(|name| (*name).to_owned()).collect(),
-        folder: folder.path().to_owned(),
-        program,
-        latency: Latency::NONE,
-        node: Vec::new(),
-        limits: Vec::new(),
-        rules: Vec::new(),
-        gate: Vec::new(),
-        ask_every_ms: 500,
-        levels: "info".to_owned(),
-        engine: "sled".to_owned(),
-        all_in_first: false,
-    };
+    let plan = Plan::new(regions, folder.path(), program);
     (Cluster::start(plan).await.unwrap(), folder)
 }
 
@@ -48,11 +36,8 @@ async fn node(cluster: &Cluster, region: &str) -> NodeClient<Channel> {
 }
 
 async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let so = harness::until(WITHIN, LOOK_AGAIN, async || is().await.then_some(()).ok_or(()));
+    so.await.unwrap_or_else(|()| panic!("{what}: not within {WITHIN:?}"));
 }
 
 /// What a node of a later version might write about an order: an event of kind 99, one with a field more in its body, one

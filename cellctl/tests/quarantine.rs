@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cell_core::canon::Message;
@@ -12,11 +12,12 @@ use cell_core::id::{ActorId, EntityId, Hash, NodeId};
 use cell_core::version::Dot;
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
-use chaos_tests::harness::{Answer, Api, Cluster, Latency, Plan, Role};
+use chaos_tests::harness::{self, Answer, Api, Cluster, Plan, Role};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 const WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const REGIONS: [&str; 3] = ["north", "east", "south"];
 
 fn program(role: Role) -> (PathBuf, Vec<String>) {
@@ -37,20 +38,9 @@ impl Stage {
 
     async fn start_with(node: &[&str], limits: &[&str]) -> Stage {
         let folder = tempfile::tempdir().unwrap();
-        let plan = Plan {
-            regions: REGIONS.map(str::to_owned).into(),
-            folder: folder.path().to_owned(),
-            program,
-            latency: Latency::NONE,
-            node: node.iter().map(|line| (*line).to_owned()).collect(),
-            limits: limits.iter().map(|line| (*line).to_owned()).collect(),
-            rules: Vec::new(),
-            gate: Vec::new(),
-            ask_every_ms: 500,
-            levels: "info".to_owned(),
-            engine: "sled".to_owned(),
-            all_in_first: false,
-        };
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+        let plan =
+            Plan { node: lines(node), limits: lines(limits), ..Plan::new(&REGIONS, folder.path(), program) };
         let cluster = Cluster::start(plan).await.unwrap();
         let buyer = cluster.user_of("north", &["bob"]);
         Stage { cluster, api: Api::default(), buyer, _folder: folder }
@@ -141,11 +131,8 @@ impl Stage {
 
 /// Asks again until it is so.
 async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let so = harness::until(WITHIN, LOOK_AGAIN, async || is().await.then_some(()).ok_or(()));
+    so.await.unwrap_or_else(|()| panic!("{what}: not within {WITHIN:?}"));
 }
 
 /// Two changes of another node of south: one whose event on the order nobody can read, and an ordinary one.

@@ -24,6 +24,7 @@ use futures::{Stream, StreamExt};
 use prost::Message as _;
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -185,7 +186,7 @@ impl NodeService for Grpc {
                     batch = batches.message(), if more && open.len() < BATCHES_MAX => {
                         match batch {
                             Ok(Some(batch)) => {
-                                match read_batch(batch).await {
+                                match read_along(batch.entries.len(), || Batch::read(batch)).await {
                                     Ok(batch) => open.push_back(apply_batch(&node, batch)),
                                     Err(error) => {
                                         tracing::error!(%error, "a batch could not be read; the stream ends");
@@ -227,11 +228,8 @@ impl NodeService for Grpc {
         if request.entities.len() > ENTITIES_MAX {
             return Err(Status::invalid_argument(format!("at most {ENTITIES_MAX} entities at once")));
         }
-        if request.entities.len() <= READ_ALONG_MAX {
-            return entities_of(&self.node, &request).map(Response::new);
-        }
-        let node = self.node.clone();
-        let read = tokio::task::spawn_blocking(move || entities_of(&node, &request)).await;
+        let (count, node) = (request.entities.len(), self.node.clone());
+        let read = read_along(count, move || entities_of(&node, &request)).await;
         read.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
 
@@ -551,12 +549,12 @@ impl Batch {
     }
 }
 
-/// A large batch is read where nobody's request waits for it.
-async fn read_batch(batch: v1::ApplyBatch) -> Result<Batch, tokio::task::JoinError> {
-    if batch.entries.len() <= READ_ALONG_MAX {
-        return Ok(Batch::read(batch));
-    }
-    tokio::task::spawn_blocking(|| Batch::read(batch)).await
+/// Reads so many; many are read where nobody's request waits for it.
+async fn read_along<T: Send + 'static>(
+    count: usize,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    if count <= READ_ALONG_MAX { Ok(read()) } else { tokio::task::spawn_blocking(read).await }
 }
 
 /// Gives a batch to the writer at once; what comes back is its answer, when it is durable.

@@ -55,7 +55,7 @@ pub(crate) struct Exchange {
 }
 
 /// What an exchange came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Tally {
     looked_at: u64,
     taken: u64,
@@ -234,7 +234,7 @@ impl Exchange {
 
     async fn take_all(&self, peer: RegionId) -> Result<Tally, Status> {
         let Comparer { node, peers, .. } = &self.comparer;
-        let mut tally = Tally::default();
+        let mut looked_at = 0;
         let baseline = peers.baseline(peer).await?.baseline;
         let all = v1::EntityDigestsRequest { slots: (0..u32::from(SLOT_COUNT)).collect() };
         let mut theirs = Listing::new(peers.entity_digests(peer, all.clone()).await?);
@@ -245,7 +245,7 @@ impl Exchange {
             let next = theirs.next().await?;
             let ended = next.is_none();
             if let Some((id, digest)) = next {
-                tally.looked_at += 1;
+                looked_at += 1;
                 if ours.digest_of(id).await?.as_ref() != Some(&digest) {
                     wanted.push(id);
                 }
@@ -258,7 +258,7 @@ impl Exchange {
                 tokio::time::sleep_until(due).await;
             }
             if logged.elapsed() > LOG_EVERY {
-                tracing::info!(%peer, looked_at = tally.looked_at, taken = fetching.taken, "takes state over");
+                tracing::info!(%peer, looked_at, taken = fetching.taken, "takes state over");
                 logged = Instant::now();
             }
             if ended {
@@ -266,10 +266,9 @@ impl Exchange {
             }
         }
         fetching.rest().await?;
-        tally.taken = fetching.taken;
         node.adopt(v1::AdoptRequest { baseline, from_region: peer.to_string() }).await?;
         self.adopted.send_modify(|times| *times += 1);
-        Ok(tally)
+        Ok(Tally { looked_at, taken: fetching.taken })
     }
 }
 

@@ -42,8 +42,9 @@ use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, Filt
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::fence::{Fence, contained, file_error, let_go};
-use super::folder::{Folder, home_of, sync_folder, unusable};
+use super::folder::{Folder, home_of, unusable};
 use super::{Batch, Engine, Scan, Store, StoreError};
+use crate::lock::sync_folder;
 
 const ENGINE: &str = "fjall";
 /// First bytes of the keys that come with every order, in their order: each kind has a keyspace, all others share one.

@@ -3,15 +3,13 @@
 //! A file named `engine` says so. It is written once the engine's own files are complete, and replaced only together with
 //! them, so a folder whose marker names files that are missing has lost them, and is not a new one.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Engine, StoreError};
-use crate::lock::{FolderLock, create_folder};
+use crate::lock::{FolderLock, create_folder, write_whole};
 
 const MARKER: &str = "engine";
-const MARKER_TEMPORARY: &str = "engine.new";
 
 /// A view's folder, locked for this process.
 #[derive(Debug)]
@@ -50,15 +48,8 @@ impl Folder {
         if self.marked {
             return Ok(());
         }
-        let write = || {
-            let temporary = self.dir.join(MARKER_TEMPORARY);
-            let mut file = File::create(&temporary)?;
-            writeln!(file, "{}", self.engine)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, self.dir.join(MARKER))?;
-            sync_folder(&self.dir)
-        };
-        write().map_err(|error| unusable(&self.dir, &error))?;
+        let written = write_whole(&self.dir, MARKER, &self.engine.to_string());
+        written.map_err(|error| unusable(&self.dir, &error))?;
         self.marked = true;
         Ok(())
     }
@@ -108,10 +99,6 @@ pub(super) fn home_of(engine: Engine) -> &'static str {
         Engine::Fjall => "fjall",
         Engine::Memory => "",
     }
-}
-
-pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 pub(super) fn unusable(dir: &Path, error: &io::Error) -> StoreError {

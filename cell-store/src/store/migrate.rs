@@ -7,8 +7,9 @@ use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::folder::{engine_of, sync_folder};
+use super::folder::engine_of;
 use super::{Batch, Engine, Scan, Store, StoreError, discard, open};
+use crate::lock::sync_folder;
 
 /// Pairs read and written at a time; at most 32 MiB.
 const PAIRS: usize = 512;

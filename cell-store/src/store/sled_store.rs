@@ -26,8 +26,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::fence::{Fence, contained, file_error, let_go};
-use super::folder::{Folder, sync_folder, unusable};
+use super::folder::{Folder, unusable};
 use super::{Batch, Engine, Scan, Store, StoreError};
+use crate::lock::sync_folder;
 
 const ENGINE: &str = "sled";
 const SEGMENT_BYTES: usize = 8 << 20;

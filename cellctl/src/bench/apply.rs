@@ -3,6 +3,7 @@
 //! Orders are placed over HTTP in one region while the other one hears nothing. Then their changes are handed to the
 //! other node over its internal port, as its agent would: no agent and no origin shares the processors with it.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -12,23 +13,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::ApplyArgs;
-use super::figure::{Aim, Figure, middle};
-use super::served::{FAR, ORIGIN, Served, folder_in};
+use super::figure::{Aim, Figure};
+use super::served::{FAR, ORIGIN, Served, each_run};
 
 /// As the agents do.
 const BATCH_BYTES: usize = 256 << 10;
 const APPLYING_MAX: usize = 4;
 
 pub(super) async fn run(args: &ApplyArgs) -> Result<Vec<Figure>> {
-    let folder = folder_in(args.data.as_deref())?;
-    middle(usize::from(args.runs), async || {
-        let folder = tempfile::tempdir_in(folder.path())?;
-        let served = Served::start(args.engine, &[ORIGIN, FAR], folder.path()).await?;
-        let figures = measure(args, &served).await;
-        served.cluster.stop().await?;
-        figures
-    })
-    .await
+    let start = async |folder: &Path| Served::start(args.runs.engine, &[ORIGIN, FAR], folder).await;
+    each_run(&args.runs, start, async |served| measure(args, served).await).await
 }
 
 async fn measure(args: &ApplyArgs, served: &Served) -> Result<Vec<Figure>> {

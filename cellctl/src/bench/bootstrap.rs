@@ -5,6 +5,7 @@
 //! and from then on until the digests of both agree. Beside it stands what everything on the way was busy with: what is
 //! busy all the time is the limit.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,11 +13,11 @@ use cell_proto::v1;
 use chaos_tests::harness::{Latency, Role};
 
 use super::BootstrapArgs;
-use super::figure::{Figure, middle, quantiles};
+use super::figure::{Figure, quantiles};
 use super::hops::{HOPS, hops, per_item};
 use super::load::Load;
 use super::machine::{Ticks, threads, written_bytes};
-use super::served::{FAR, ORIGIN, Served, folder_in};
+use super::served::{FAR, ORIGIN, Served, each_run};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Nothing new for this long is an error: what was waited for does not come.
@@ -26,17 +27,11 @@ const TRIMMED_AFTER: Duration = Duration::from_secs(3);
 const BEFORE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &BootstrapArgs) -> Result<Vec<Figure>> {
-    let folder = folder_in(args.data.as_deref())?;
     let one_way = Duration::from_millis(args.latency_ms);
     let latency = Latency { min: one_way, max: one_way };
-    middle(usize::from(args.runs), async || {
-        let folder = tempfile::tempdir_in(folder.path())?;
-        let mut served = Served::trimmed(args.engine, &[ORIGIN, FAR], latency, folder.path()).await?;
-        let figures = measure(args, &mut served).await;
-        served.cluster.stop().await?;
-        figures
-    })
-    .await
+    let start =
+        async |folder: &Path| Served::trimmed(args.runs.engine, &[ORIGIN, FAR], latency, folder).await;
+    each_run(&args.runs, start, async |served| measure(args, served).await).await
 }
 
 async fn measure(args: &BootstrapArgs, served: &mut Served) -> Result<Vec<Figure>> {
@@ -46,10 +41,8 @@ async fn measure(args: &BootstrapArgs, served: &mut Served) -> Result<Vec<Figure
     load.numbers.store(args.orders, std::sync::atomic::Ordering::Relaxed);
     trimmed(served).await?;
 
-    let mut figures = Vec::new();
-    let placing = (args.rate > 0).then(|| served.load()).transpose()?;
     let mut before = None;
-    if placing.is_some() {
+    if args.rate > 0 {
         let (load, phase) = served.load()?;
         let alone = tokio::spawn(load.open(args.rate));
         phase.count();
@@ -60,37 +53,34 @@ async fn measure(args: &BootstrapArgs, served: &mut Served) -> Result<Vec<Figure
     served.cluster.kill(Role::Node, FAR).await?;
     std::fs::remove_dir_all(served.cluster.data_folder().join(FAR).join("node"))?;
     let (actor, last) = served.written().await?;
-    let placing = placing.map(|(load, phase)| (tokio::spawn(load.open(args.rate)), phase));
+    let placing = before.map(|before| {
+        let (load, phase) = served.load()?;
+        Ok::<_, anyhow::Error>((before, tokio::spawn(load.open(args.rate)), phase))
+    });
+    let placing = placing.transpose()?;
     served.cluster.restart(Role::Node, FAR).await?;
 
     let started = Instant::now();
     until(served, fetched, |fetched| fetched > 0).await?;
     let first = Moment::now(served)?;
-    if let Some((_, phase)) = &placing {
+    if let Some((.., phase)) = &placing {
         phase.count();
     }
-    loop {
-        let before = fetched(served).await?;
-        let adopted = async |served: &Served| Ok(of(&status(served, FAR).await?, &actor));
-        match until(served, adopted, |seq| seq >= last).await {
-            Ok(()) => break,
-            Err(error) if fetched(served).await? == before => return Err(error),
-            // It goes on.
-            Err(_) => {}
-        }
-    }
+    let adopts =
+        async |served: &Served| Ok((of(&status(served, FAR).await?, &actor), fetched(served).await?));
+    until(served, adopts, |(seq, _)| seq >= last).await?;
     let adopted = Moment::now(served)?;
     let entities = fetched(served).await?;
     let doubted = async |served: &Served| {
-        let metrics = served.api.text(served.cluster.node_admin(FAR)?, "/metrics").await?;
-        sample(&metrics, "cell_doubted_slots").context("the node does not say what it doubts")
+        let metrics = served.api.metrics(served.cluster.node_admin(FAR)?).await?;
+        metrics.get("cell_doubted_slots").copied().context("the node does not say what it doubts")
     };
-    until(served, doubted, |slots| slots == 0).await?;
+    until(served, doubted, |slots| slots == 0.0).await?;
     let agreed = Instant::now();
-    if let Some((placing, phase)) = placing {
+    let mut figures = Vec::new();
+    if let Some((before, placing, phase)) = placing {
         phase.end();
         let during = placing.await??.0;
-        let before = before.context("timed before")?;
         figures.extend(quantiles(&format!("placement at {}/s before,", args.rate), &before, [None; 3]));
         figures.extend(quantiles(&format!("placement at {}/s meanwhile,", args.rate), &during, [None; 3]));
     }
@@ -179,10 +169,10 @@ async fn trimmed(served: &Served) -> Result<()> {
 }
 
 /// Waits until what is looked at is as it should be; as long as it changes, for ever.
-async fn until(
+async fn until<T: Copy + PartialEq>(
     served: &Served,
-    look: impl AsyncFn(&Served) -> Result<u64>,
-    mut is: impl FnMut(u64) -> bool,
+    look: impl AsyncFn(&Served) -> Result<T>,
+    mut is: impl FnMut(T) -> bool,
 ) -> Result<()> {
     let (mut seen, mut changed) = (None, Instant::now());
     loop {
@@ -208,25 +198,6 @@ fn of(status: &v1::StatusReply, actor: &v1::ActorId) -> u64 {
 
 /// Entities that the region's agent has fetched where it took state over.
 async fn fetched(served: &Served) -> Result<u64> {
-    let metrics = served.api.text(served.cluster.agent_admin(FAR)?, "/metrics").await?;
-    Ok(sample(&metrics, "cell_exchanged_entities_total").unwrap_or(0))
-}
-
-/// The sum of a metric's samples.
-fn sample(metrics: &str, name: &str) -> Option<u64> {
-    let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-    let samples: Vec<f64> = metrics.lines().filter(of_name).filter_map(value).collect();
-    (!samples.is_empty()).then(|| samples.iter().sum::<f64>() as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_metric_is_the_sum_of_its_samples() {
-        let metrics = "# TYPE a gauge\na 3\na_b 4\nc{peer=\"x\"} 5\nc{peer=\"y\"} 6\n";
-        assert_eq!(["a", "c", "d"].map(|name| sample(metrics, name)), [Some(3), Some(11), None]);
-    }
+    let metrics = served.api.metrics(served.cluster.agent_admin(FAR)?).await?;
+    Ok(metrics.get("cell_exchanged_entities_total").copied().unwrap_or(0.0) as u64)
 }

@@ -33,17 +33,19 @@ pub(super) fn threads(pid: u32) -> BTreeMap<u32, (String, f64)> {
 
 /// Bytes that a process has caused to be written to disks; 0 where `/proc` does not say.
 pub(super) fn written_bytes(pid: u32) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
-    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+    number(&format!("/proc/{pid}/io"), "write_bytes:")
 }
 
 /// Bytes that a process has in memory; 0 where `/proc` does not say.
 pub(super) fn resident_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
+    number(&format!("/proc/{pid}/status"), "VmRSS:") << 10
+}
+
+/// The first number behind this name in a file; 0 where there is none.
+fn number(path: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Ticks of all processors together.
@@ -67,14 +69,17 @@ impl Ticks {
 
     /// Percent of the time since then in which the processors had something to do.
     pub(super) fn busy_since(&self, before: &Ticks) -> f64 {
-        let all = self.all - before.all;
-        if all > 0.0 { 100.0 - (self.idle - before.idle) / all * 100.0 } else { 0.0 }
+        self.percent_since(before, |ticks| ticks.all - ticks.idle)
     }
 
     /// Percent of the time since then that the host took.
     pub(super) fn steal_since(&self, before: &Ticks) -> f64 {
+        self.percent_since(before, |ticks| ticks.steal)
+    }
+
+    fn percent_since(&self, before: &Ticks, of: impl Fn(&Ticks) -> f64) -> f64 {
         let all = self.all - before.all;
-        if all > 0.0 { (self.steal - before.steal) / all * 100.0 } else { 0.0 }
+        if all > 0.0 { (of(self) - of(before)) / all * 100.0 } else { 0.0 }
     }
 }
 

@@ -6,6 +6,7 @@
 //! request writes; so the time between the two includes the sync of what the delivery did.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,10 +30,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 use super::ParkArgs;
-use super::figure::{Aim, Figure, middle, quantiles};
+use super::figure::{Aim, Figure, quantiles};
 use super::load::{self, Load};
 use super::machine::resident_bytes;
-use super::served::{FAR, ORIGIN, Served, folder_in};
+use super::served::{FAR, ORIGIN, Served, each_run};
 
 const BATCH: u64 = 256;
 /// Sent and not acknowledged at most.
@@ -43,23 +44,18 @@ const DAY_MS: u64 = 24 * 3_600_000;
 const LATE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &ParkArgs) -> Result<Vec<Figure>> {
-    let folder = folder_in(args.data.as_deref())?;
-    middle(usize::from(args.runs), async || {
-        let folder = tempfile::tempdir_in(folder.path())?;
-        let room = args.messages + 10_000;
-        let gate = vec![
-            format!("waiting_max = {room}"),
-            format!("items_max = {room}"),
-            // Nobody has what is missing: asking for it again and again would be measured instead.
-            format!("fetch_after_ms = {DAY_MS}"),
-            format!("warn_after_ms = {DAY_MS}"),
-        ];
-        let served = Served::shared_out(args.engine, &[ORIGIN, FAR], folder.path(), gate).await?;
-        let figures = measure(args, &served).await;
-        served.cluster.stop().await?;
-        figures
-    })
-    .await
+    let room = args.messages + 10_000;
+    let gate = [
+        format!("waiting_max = {room}"),
+        format!("items_max = {room}"),
+        // Nobody has what is missing: asking for it again and again would be measured instead.
+        format!("fetch_after_ms = {DAY_MS}"),
+        format!("warn_after_ms = {DAY_MS}"),
+    ];
+    let start = async |folder: &Path| {
+        Served::shared_out(args.runs.engine, &[ORIGIN, FAR], folder, gate.to_vec()).await
+    };
+    each_run(&args.runs, start, async |served| measure(args, served).await).await
 }
 
 /// Resident bytes and processor seconds of the agent that parks.

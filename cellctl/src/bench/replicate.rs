@@ -4,6 +4,7 @@
 //! answer until the other node's log shows it durable, at half the rate that both sustain unless told otherwise. Then the
 //! link is cut, orders pile up, and the time to catch up is taken, with the origin idle and with it placing.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,24 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::ReplicateArgs;
 use super::arrivals::Arrivals;
-use super::figure::{Aim, Figure, middle, quantiles};
+use super::figure::{Aim, Figure, quantiles};
 use super::hops::{hops, per_item};
 use super::load::{self, Acked, Load};
-use super::served::{FAR, ORIGIN, Served, folder_in};
+use super::served::{FAR, ORIGIN, Served, each_run};
 
 const WARM_UP: Duration = Duration::from_secs(1);
 const ECHOES: usize = 2_000;
 
 pub(super) async fn run(args: &ReplicateArgs) -> Result<Vec<Figure>> {
-    let folder = folder_in(args.data.as_deref())?;
-    middle(usize::from(args.runs), async || {
-        let folder = tempfile::tempdir_in(folder.path())?;
-        let served = Served::start(args.engine, &[ORIGIN, FAR], folder.path()).await?;
-        let figures = measure(args, &served).await;
-        served.cluster.stop().await?;
-        figures
-    })
-    .await
+    let start = async |folder: &Path| Served::start(args.runs.engine, &[ORIGIN, FAR], folder).await;
+    each_run(&args.runs, start, async |served| measure(args, served).await).await
 }
 
 async fn measure(args: &ReplicateArgs, served: &Served) -> Result<Vec<Figure>> {

@@ -12,9 +12,10 @@ use chaos_tests::harness::{Api, Cluster, Kind, Latency, Plan, Role};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use super::EngineArg;
+use super::figure::{Figure, middle};
 use super::load::{self, Keys, Load, Phase};
 use super::machine::cpu_seconds;
+use super::{EngineArg, RunsArgs};
 use crate::demo::program;
 
 /// The region that is home of every slot, and under load.
@@ -35,6 +36,23 @@ pub(super) fn folder_in(data: Option<&Path>) -> Result<TempDir> {
     })
 }
 
+/// Measures a new deployment in each run, in a folder of its own, and takes the middle of each figure.
+pub(super) async fn each_run(
+    args: &RunsArgs,
+    start: impl AsyncFn(&Path) -> Result<Served>,
+    measure: impl AsyncFn(&mut Served) -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
+    let folder = folder_in(args.data.as_deref())?;
+    middle(usize::from(args.runs), async || {
+        let folder = tempfile::tempdir_in(folder.path())?;
+        let mut served = start(folder.path()).await?;
+        let figures = measure(&mut served).await;
+        served.cluster.stop().await?;
+        figures
+    })
+    .await
+}
+
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) cluster: Cluster,
@@ -46,19 +64,12 @@ pub(super) struct Served {
 
 fn plan(engine: EngineArg, regions: &[&str], folder: &Path) -> Plan {
     Plan {
-        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
-        folder: folder.to_owned(),
-        program,
-        latency: Latency::NONE,
-        node: Vec::new(),
-        limits: Vec::new(),
-        rules: Vec::new(),
-        gate: Vec::new(),
         ask_every_ms: 60_000,
         levels: "warn".to_owned(),
         engine: engine.as_str().to_owned(),
         // Whoever the load places orders for is at home in the first.
         all_in_first: true,
+        ..Plan::new(regions, folder, program)
     }
 }
 

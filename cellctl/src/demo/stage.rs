@@ -6,10 +6,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::{AgentStatusReply, AgentStatusRequest};
-use chaos_tests::harness::{Answer, Api, Cluster, Event, Events};
+use chaos_tests::harness::{self, Answer, Api, Cluster, Event, Events};
 use serde_json::{Value, json};
 
 use crate::output::line;
@@ -159,10 +159,8 @@ impl Stage {
 
     /// The value of a metric of a region's agent, summed over its labels; 0 if it was never set.
     pub(super) async fn metric(&self, region: &str, name: &str) -> Result<f64> {
-        let page = self.api.text(self.cluster.agent_admin(region)?, "/metrics").await?;
-        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-        Ok(page.lines().filter(of_name).filter_map(value).sum())
+        let metrics = self.api.metrics(self.cluster.agent_admin(region)?).await?;
+        Ok(metrics.get(name).copied().unwrap_or(0.0))
     }
 
     // === waiting ===
@@ -173,18 +171,10 @@ impl Stage {
         what: &str,
         mut look: impl AsyncFnMut(&Stage) -> Result<Result<T, String>>,
     ) -> Result<T> {
-        let begun = Instant::now();
-        loop {
-            let seen = match look(self).await {
-                Ok(Ok(found)) => return Ok(found),
-                Ok(Err(seen)) => seen,
-                Err(error) => format!("{error:#}"),
-            };
-            if begun.elapsed() > WITHIN {
-                bail!("{what}: not within {WITHIN:?}; last seen: {seen}");
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let looked = harness::until(WITHIN, LOOK_AGAIN, async || {
+            look(self).await.unwrap_or_else(|error| Err(format!("{error:#}")))
+        });
+        looked.await.map_err(|seen| anyhow!("{what}: not within {WITHIN:?}; last seen: {seen}"))
     }
 
     /// Waits until a region shows the order in this status.

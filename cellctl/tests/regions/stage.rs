@@ -1,16 +1,17 @@
 //! Three regions as real processes, and how they are looked at.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_proto::v1;
 use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::node_client::NodeClient;
-use chaos_tests::harness::{Answer, Api, Cluster, Latency, Plan, Role};
+use chaos_tests::harness::{self, Answer, Api, Cluster, Plan, Role};
 use serde_json::json;
 use tonic::transport::Channel;
 
 pub(super) const WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) struct Regions {
     pub(super) cluster: Cluster,
@@ -30,21 +31,12 @@ impl Regions {
 
     /// With lines in the settings of every node, and among the limits of every agent.
     pub(super) async fn start_with(node: &[&str], limits: &[&str]) -> Regions {
-        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
         let plan = Plan {
-            regions: ["north", "east", "south"].map(str::to_owned).into(),
-            folder: folder.path().to_owned(),
-            program,
-            latency: Latency::NONE,
             node: lines(node),
             limits: lines(limits),
-            rules: Vec::new(),
-            gate: Vec::new(),
-            ask_every_ms: 500,
-            levels: "info".to_owned(),
-            engine: "sled".to_owned(),
-            all_in_first: false,
+            ..Plan::new(&["north", "east", "south"], folder.path(), program)
         };
         let cluster = Cluster::start(plan).await.unwrap();
         let buyer = cluster.user_of("north", &["bob"]);
@@ -112,11 +104,8 @@ impl Regions {
 
 /// Asks again until it is so.
 pub(super) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let so = harness::until(WITHIN, LOOK_AGAIN, async || is().await.then_some(()).ok_or(()));
+    so.await.unwrap_or_else(|()| panic!("{what}: not within {WITHIN:?}"));
 }
 
 /// The node's log and view on disk.

@@ -1,6 +1,6 @@
 //! What clients of the API and of the gateway's control port see: plain HTTP and JSON.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -92,7 +92,15 @@ impl Api {
         self.call(at, "GET", path, user, "", &Value::Null).await
     }
 
-    /// The text of a page, for `/metrics`.
+    /// What `/metrics` at an admin port says, each metric summed up over its labels.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn metrics(&self, at: SocketAddr) -> Result<BTreeMap<String, f64>, ApiError> {
+        Ok(sums(&self.text(at, "/metrics").await?))
+    }
+
+    /// The text of a page.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -190,5 +198,26 @@ impl Events {
                 self.ready.push_back(event);
             }
         }
+    }
+}
+
+fn sums(page: &str) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let Some((name, value)) = line.rsplit_once(' ') else { continue };
+        let name = name.split('{').next().unwrap_or(name);
+        *sums.entry(name.to_owned()).or_insert(0.0) += value.parse().unwrap_or(0.0);
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_samples() {
+        let sums = sums("# TYPE a gauge\na 3\na_b 4\nc{peer=\"x\"} 5\nc{peer=\"y\"} 6\n");
+        assert_eq!(["a", "c", "d"].map(|name| sums.get(name)), [Some(&3.0), Some(&11.0), None]);
     }
 }

@@ -77,6 +77,26 @@ pub struct Plan {
     pub all_in_first: bool,
 }
 
+impl Plan {
+    /// The usual settings, views on sled, slots shared out, and nothing between the regions that slows them down.
+    pub fn new(regions: &[&str], folder: &Path, program: fn(Role) -> (PathBuf, Vec<String>)) -> Plan {
+        Plan {
+            regions: regions.iter().map(|region| (*region).to_owned()).collect(),
+            folder: folder.to_owned(),
+            program,
+            latency: Latency::NONE,
+            node: Vec::new(),
+            limits: Vec::new(),
+            rules: Vec::new(),
+            gate: Vec::new(),
+            ask_every_ms: 500,
+            levels: "info".to_owned(),
+            engine: "sled".to_owned(),
+            all_in_first: false,
+        }
+    }
+}
+
 /// The deployment could not be brought up, or a part of it not restarted.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::roles;
-use crate::harness::{Answer, Api, Cluster, Latency, Plan, Role};
+use crate::harness::{self, Answer, Api, Cluster, Plan, Role};
 
 /// The regions of every rehearsal.
 pub(super) const REGIONS: [&str; 2] = ["north", "east"];
@@ -43,18 +43,12 @@ impl Deployment {
     /// [`REGIONS`] with the patience of rehearsals.
     pub(super) fn plan(folder: PathBuf, engine: &str, node: &[&str]) -> Plan {
         Plan {
-            regions: REGIONS.map(str::to_owned).into(),
-            folder,
-            program: roles::program,
-            latency: Latency::NONE,
             node: node.iter().map(|line| (*line).to_owned()).collect(),
             limits: vec!["compare_every_ms = 200".to_owned()],
-            rules: Vec::new(),
             gate: vec!["retry_after_ms = 100".to_owned(), "retry_pause_max_ms = 500".to_owned()],
             ask_every_ms: 200,
-            levels: "info".to_owned(),
             engine: engine.to_owned(),
-            all_in_first: false,
+            ..Plan::new(&REGIONS, &folder, roles::program)
         }
     }
 
@@ -176,13 +170,7 @@ impl Deployment {
             Role::Node => self.cluster.node_admin(region)?,
             _ => self.cluster.agent_admin(region)?,
         };
-        let mut sums = BTreeMap::new();
-        for line in self.api.text(admin, "/metrics").await?.lines().filter(|line| !line.starts_with('#')) {
-            let Some((name, value)) = line.rsplit_once(' ') else { continue };
-            let name = name.split('{').next().unwrap_or(name);
-            *sums.entry(name.to_owned()).or_insert(0.0) += value.parse().unwrap_or(0.0);
-        }
-        Ok(sums)
+        Ok(self.api.metrics(admin).await?)
     }
 
     /// Harm done through the engine, behind the node's back.
@@ -213,17 +201,9 @@ pub(super) fn nothing() -> Value {
 }
 
 /// Asks again until it holds; the last reason why not is the error.
-pub(super) async fn until(within: Duration, mut holds: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        match holds().await {
-            Ok(()) => return Ok(()),
-            Err(error) if begun.elapsed() > within => {
-                return Err(error.context(format!("not within {within:?}")));
-            }
-            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
-        }
-    }
+pub(super) async fn until(within: Duration, holds: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let held = harness::until(within, LOOK_AGAIN, holds).await;
+    held.with_context(|| format!("not within {within:?}"))
 }
 
 /// Copies a folder and everything in it.
