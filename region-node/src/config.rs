@@ -13,6 +13,9 @@ use service_kit::{Problems, SecretFile, TelemetryConfig, Validate};
 
 pub use cell_proto::placement_file::load as load_placement;
 
+/// Signs of life and what starts write must fit, or every one of them is quarantined.
+const CHANGE_BYTES_LEAST: usize = 256;
+
 /// Which engine keeps the view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,9 +113,6 @@ fn default_low_water_mib() -> u64 {
 fn default_recovery_wait_ms() -> u64 {
     5_000
 }
-/// Signs of life and what starts write must fit, or every one of them is quarantined.
-const CHANGE_BYTES_LEAST: usize = 256;
-
 fn default_change_bytes_max() -> usize {
     8 << 20
 }

@@ -13,10 +13,7 @@ use super::stage::{Regions, damage_log, node_folder, until};
 async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_restarted() {
     let node = ["allow_damage = true", "scrub_every_ms = 300"];
     let regions = Regions::start_with(&node, &["compare_every_ms = 200"]).await;
-    let mut orders = Vec::new();
-    for i in 0..20 {
-        orders.push(regions.place(&format!("k{i}")).await);
-    }
+    let orders = regions.place_many(20).await;
     until("east has them", async || regions.sees("east", &orders[19]).await).await;
     let status_of = async |order: &str| {
         let at = regions.cluster.node_http("east").unwrap();
@@ -35,11 +32,8 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
     }
     assert_ne!(status_of(&orders[11]).await, 404, "damaged is not unknown");
     until("the agent sees that something differs", async || {
-        let metrics = regions.cluster.agent_admin("east").unwrap();
-        let page = regions.api.text(metrics, "/metrics").await.unwrap();
-        page.lines().any(|line| {
-            line.starts_with("cell_repaired_entities_total") && line.rsplit(' ').next() != Some("0")
-        })
+        let metrics = regions.api.metrics(regions.cluster.agent_admin("east").unwrap()).await.unwrap();
+        metrics.get("cell_repaired_entities_total").is_some_and(|repaired| *repaired > 0.0)
     })
     .await;
     for order in [&orders[3], &orders[11]] {
@@ -81,20 +75,16 @@ async fn a_sum_that_is_wrong_over_sound_entities_is_counted_anew() {
     let differs = async || regions.peer("east", "north").await.diverged_ms.is_some();
     until("the regions differ", differs).await;
     until("they agree, with nothing repaired", async || !differs().await).await;
-    let agent = regions.cluster.agent_admin("east").unwrap();
-    let page = regions.api.text(agent, "/metrics").await.unwrap();
-    let repaired = page.lines().find(|line| line.starts_with("cell_repaired_entities_total"));
-    assert!(repaired.is_none_or(|line| line.ends_with(" 0")), "{repaired:?}");
+    let metrics = regions.api.metrics(regions.cluster.agent_admin("east").unwrap()).await.unwrap();
+    let repaired = metrics.get("cell_repaired_entities_total");
+    assert!(repaired.is_none_or(|repaired| *repaired == 0.0), "{repaired:?}");
     regions.cluster.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers() {
     let mut regions = Regions::start().await;
-    let mut orders = Vec::new();
-    for i in 0..30 {
-        orders.push(regions.place(&format!("k{i}")).await);
-    }
+    let orders = regions.place_many(30).await;
     for region in ["east", "south"] {
         until("peers have all of them", async || regions.sees(region, orders.last().unwrap()).await).await;
     }
@@ -119,19 +109,15 @@ async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers()
     }
     assert!(lost > 0, "the damage hit no order");
     // Nothing is decided on what may be half known.
-    let cancel = format!("/v1/orders/{}/cancel", orders[0]);
     let at = regions.cluster.node_http("north").unwrap();
-    let refused = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    let refused = regions.cancel(at, &orders[0]).await;
     assert_eq!(refused.status, 503, "{}", refused.body);
     regions.cluster.data_into("north", LinkState::Open);
     for order in &orders {
         until("what was lost is back", async || status_of(order).await == 200).await;
     }
-    until("it decides again", async || {
-        let answer = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
-        answer.status == 201 || answer.status == 200
-    })
-    .await;
+    until("it decides again", async || matches!(regions.cancel(at, &orders[0]).await.status, 200 | 201))
+        .await;
     let of_north = |frontier: &[(String, u64, u64)]| {
         let first = frontier.iter().find(|(region, start, _)| region == "north" && *start == 1).unwrap();
         first.2

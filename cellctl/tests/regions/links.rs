@@ -36,18 +36,14 @@ async fn a_lag_grows_while_nothing_comes_and_nothing_is_lost_when_it_does() {
     })
     .await;
     regions.cluster.data_into("south", LinkState::Held);
-    let mut orders = Vec::new();
-    for i in 0..50 {
-        orders.push(regions.place(&format!("k{i}")).await);
-    }
+    let orders = regions.place_many(50).await;
     until("south says how far behind it is", async || {
         let north = regions.peer("south", "north").await;
         north.change_lag_ms.is_some_and(|lag_ms| lag_ms > 2_000) && north.changes != "idle"
     })
     .await;
     // Meanwhile its agent is killed: what it had under way comes again.
-    regions.cluster.kill(Role::Agent, "south").await.unwrap();
-    regions.cluster.restart(Role::Agent, "south").await.unwrap();
+    regions.restart(Role::Agent, "south").await;
     until("the new agent knows how far behind its node is", async || {
         regions.peer("south", "north").await.change_lag_ms.is_some_and(|lag_ms| lag_ms > 2_000)
     })
@@ -69,10 +65,7 @@ async fn a_region_that_was_away_catches_up_and_its_own_changes_reach_the_others(
     let mut regions = Regions::start().await;
     regions.cluster.kill(Role::Node, "east").await.unwrap();
     regions.cluster.kill(Role::Agent, "east").await.unwrap();
-    let mut orders = Vec::new();
-    for i in 0..300 {
-        orders.push(regions.place(&format!("k{i}")).await);
-    }
+    let orders = regions.place_many(300).await;
     // Its agent comes first, and finds no node.
     regions.cluster.restart(Role::Agent, "east").await.unwrap();
     regions.cluster.restart(Role::Node, "east").await.unwrap();

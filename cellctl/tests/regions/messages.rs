@@ -4,7 +4,6 @@ use bytes::Bytes;
 use cell_proto::v1;
 use cell_proto::v1::messages_client::MessagesClient;
 use chaos_tests::harness::{LinkState, Role};
-use serde_json::json;
 
 use super::stage::{Regions, WITHIN, until};
 
@@ -12,9 +11,7 @@ use super::stage::{Regions, WITHIN, until};
 async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_them() {
     let mut regions = Regions::start().await;
     // What a newer region might send, given to east's message port in south's name.
-    let config = std::fs::read_to_string(regions.cluster.data_folder().join("east/agent.toml")).unwrap();
-    let port = config.lines().find_map(|line| line.strip_prefix("messages = \"127")).unwrap();
-    let address = format!("http://127{}", port.trim_end_matches('"'));
+    let address = messages_of_east(&regions);
     let garbage = Bytes::from_static(b"\xff\xfe from the future");
     let batch = v1::MessageBatch {
         from_region: "south".to_owned(),
@@ -27,8 +24,7 @@ async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_the
     let mut acks = messages.send(stream).await.unwrap().into_inner();
     let ack = tokio::time::timeout(WITHIN, acks.message()).await.unwrap().unwrap().unwrap();
     assert_eq!(ack.accepted.len(), 1, "it is kept, so its sender need not send it again");
-    regions.cluster.kill(Role::Agent, "east").await.unwrap();
-    regions.cluster.restart(Role::Agent, "east").await.unwrap();
+    regions.restart(Role::Agent, "east").await;
     let mut agent = regions.agent("east").await;
     let dead = v1::ListHeldRequest { state: "dead".to_owned(), ..v1::ListHeldRequest::default() };
     let listed = agent.list_held(dead.clone()).await.unwrap().into_inner().messages;
@@ -64,9 +60,7 @@ async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_the
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_too_large_to_be_kept_is_refused_and_the_agent_lives() {
     let regions = Regions::start().await;
-    let config = std::fs::read_to_string(regions.cluster.data_folder().join("east/agent.toml")).unwrap();
-    let port = config.lines().find_map(|line| line.strip_prefix("messages = \"127")).unwrap();
-    let address = format!("http://127{}", port.trim_end_matches('"'));
+    let address = messages_of_east(&regions);
     let batch = v1::MessageBatch {
         from_region: "south".to_owned(),
         envelopes: vec![Bytes::from(vec![0xff; 20 << 20])],
@@ -92,31 +86,16 @@ async fn a_message_that_the_receiving_gate_lost_with_its_disk_is_sent_again() {
     let payer = regions.cluster.user_of("east", &["alice"]);
     regions.cluster.data_into("east", LinkState::Held);
     let order = regions.place("k").await;
-    let path = format!("/v1/orders/{order}/pay-requests");
-    let ask = json!({ "payer": payer });
-    let router = regions.cluster.router();
-    let asked = regions.api.call(router, "POST", &path, &regions.buyer, "q", &ask).await.unwrap();
-    assert_eq!(asked.status, 201, "{}", asked.body);
-    let parked = async |regions: &Regions| {
-        let list = v1::ListHeldRequest { state: "parked".to_owned(), ..v1::ListHeldRequest::default() };
-        regions.agent("east").await.list_held(list).await.unwrap().into_inner().messages.len() == 1
-    };
-    until("the request waits in east", async || parked(&regions).await).await;
+    let payment = regions.ask_to_pay(&order, &payer, "q").await;
+    until("the request waits in east", async || parked_in_east(&regions).await == 1).await;
     regions.cluster.kill(Role::Agent, "east").await.unwrap();
     std::fs::remove_dir_all(regions.cluster.data_folder().join("east/agent")).unwrap();
     regions.cluster.restart(Role::Agent, "east").await.unwrap();
     // The sender owes it still, acknowledged or not; a new link from its node begins with all that is owed.
-    regions.cluster.kill(Role::Agent, "north").await.unwrap();
-    regions.cluster.restart(Role::Agent, "north").await.unwrap();
-    until("the request waits in east again", async || parked(&regions).await).await;
+    regions.restart(Role::Agent, "north").await;
+    until("the request waits in east again", async || parked_in_east(&regions).await == 1).await;
     regions.cluster.data_into("east", LinkState::Open);
-    let payment = asked.body["payment"]["id"].as_str().unwrap().to_owned();
-    until("the payer is asked", async || {
-        let at = regions.cluster.node_http("east").unwrap();
-        let seen = regions.api.get(at, &format!("/v1/payments/{payment}"), &payer).await;
-        seen.is_ok_and(|seen| seen.body["status"] == "received")
-    })
-    .await;
+    until_payer_is_asked(&regions, &payment, &payer).await;
     regions.cluster.stop().await.unwrap();
 }
 
@@ -126,18 +105,10 @@ async fn messages_in_a_damaged_gate_log_come_again_and_the_others_were_never_awa
     let payer = regions.cluster.user_of("east", &["alice"]);
     regions.cluster.data_into("east", LinkState::Held);
     let mut payments = Vec::new();
-    let held = async |regions: &Regions| {
-        let list = v1::ListHeldRequest { state: "parked".to_owned(), ..v1::ListHeldRequest::default() };
-        regions.agent("east").await.list_held(list).await.unwrap().into_inner().messages.len()
-    };
     for i in 0..3 {
         let order = regions.place(&format!("k{i}")).await;
-        let (path, ask) = (format!("/v1/orders/{order}/pay-requests"), json!({ "payer": payer }));
-        let (router, key) = (regions.cluster.router(), format!("q{i}"));
-        let asked = regions.api.call(router, "POST", &path, &regions.buyer, &key, &ask).await.unwrap();
-        assert_eq!(asked.status, 201, "{}", asked.body);
-        payments.push(asked.body["payment"]["id"].as_str().unwrap().to_owned());
-        until("the request waits in east", async || held(&regions).await == i + 1).await;
+        payments.push(regions.ask_to_pay(&order, &payer, &format!("q{i}")).await);
+        until("the request waits in east", async || parked_in_east(&regions).await == i + 1).await;
     }
     regions.cluster.kill(Role::Agent, "east").await.unwrap();
     // A byte of the second message, inside what was promised.
@@ -150,21 +121,39 @@ async fn messages_in_a_damaged_gate_log_come_again_and_the_others_were_never_awa
     bytes[at] ^= 0x40;
     std::fs::write(&segment, bytes).unwrap();
     regions.cluster.restart(Role::Agent, "east").await.unwrap();
-    assert!((1..3).contains(&held(&regions).await), "what is damaged is gone, and the rest is there");
+    assert!(
+        (1..3).contains(&parked_in_east(&regions).await),
+        "what is damaged is gone, and the rest is there"
+    );
     // The sender owes it still, acknowledged or not; a new link from its node begins with all that is owed.
-    regions.cluster.kill(Role::Agent, "north").await.unwrap();
-    regions.cluster.restart(Role::Agent, "north").await.unwrap();
-    until("all wait in east again", async || held(&regions).await == 3).await;
+    regions.restart(Role::Agent, "north").await;
+    until("all wait in east again", async || parked_in_east(&regions).await == 3).await;
     regions.cluster.data_into("east", LinkState::Open);
     for payment in &payments {
-        until("the payer is asked", async || {
-            let at = regions.cluster.node_http("east").unwrap();
-            let seen = regions.api.get(at, &format!("/v1/payments/{payment}"), &payer).await;
-            seen.is_ok_and(|seen| seen.body["status"] == "received")
-        })
-        .await;
+        until_payer_is_asked(&regions, payment, &payer).await;
     }
     regions.cluster.stop().await.unwrap();
+}
+
+/// Where east's agent takes messages.
+fn messages_of_east(regions: &Regions) -> String {
+    let config = std::fs::read_to_string(regions.cluster.data_folder().join("east/agent.toml")).unwrap();
+    let port = config.lines().find_map(|line| line.strip_prefix("messages = \"127")).unwrap();
+    format!("http://127{}", port.trim_end_matches('"'))
+}
+
+/// How many messages wait in east for what they require.
+async fn parked_in_east(regions: &Regions) -> usize {
+    let list = v1::ListHeldRequest { state: "parked".to_owned(), ..v1::ListHeldRequest::default() };
+    regions.agent("east").await.list_held(list).await.unwrap().into_inner().messages.len()
+}
+
+async fn until_payer_is_asked(regions: &Regions, payment: &str, payer: &str) {
+    until("the payer is asked", async || {
+        let seen = regions.shown("east", &format!("/v1/payments/{payment}"), payer).await;
+        seen.is_some_and(|seen| seen["status"] == "received")
+    })
+    .await;
 }
 
 /// A stream that stays open behind its items, as an agent's does.

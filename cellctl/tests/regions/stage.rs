@@ -1,5 +1,6 @@
 //! Three regions as real processes, and how they are looked at.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,10 +45,13 @@ impl Regions {
     }
 
     pub(super) async fn place_answer(&self, key: &str) -> Answer {
+        self.place_at(self.cluster.router(), &self.buyer, key).await
+    }
+
+    pub(super) async fn place_at(&self, at: SocketAddr, user: &str, key: &str) -> Answer {
         let body = json!({ "content": { "currency": "CNY",
             "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
-        let router = self.cluster.router();
-        self.api.call(router, "POST", "/v1/orders", &self.buyer, key, &body).await.unwrap()
+        self.api.call(at, "POST", "/v1/orders", user, key, &body).await.unwrap()
     }
 
     pub(super) async fn place(&self, key: &str) -> String {
@@ -56,10 +60,64 @@ impl Regions {
         answer.body["id"].as_str().unwrap().to_owned()
     }
 
-    pub(super) async fn sees(&self, region: &str, order: &str) -> bool {
+    /// Orders with the keys `k0`, `k1` and so on.
+    pub(super) async fn place_many(&self, count: usize) -> Vec<String> {
+        let mut orders = Vec::with_capacity(count);
+        for i in 0..count {
+            orders.push(self.place(&format!("k{i}")).await);
+        }
+        orders
+    }
+
+    /// The buyer cancels an order.
+    pub(super) async fn cancel(&self, at: SocketAddr, order: &str) -> Answer {
+        let path = format!("/v1/orders/{order}/cancel");
+        self.api.call(at, "POST", &path, &self.buyer, "c", &json!({})).await.unwrap()
+    }
+
+    /// The buyer asks somebody to pay. The id of the payment.
+    pub(super) async fn ask_to_pay(&self, order: &str, payer: &str, key: &str) -> String {
+        let (path, ask) = (format!("/v1/orders/{order}/pay-requests"), json!({ "payer": payer }));
+        let asked =
+            self.api.call(self.cluster.router(), "POST", &path, &self.buyer, key, &ask).await.unwrap();
+        assert_eq!(asked.status, 201, "{}", asked.body);
+        asked.body["payment"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// What a region says of something to a user, if it does.
+    pub(super) async fn shown(&self, region: &str, path: &str, user: &str) -> Option<serde_json::Value> {
         let at = self.cluster.node_http(region).unwrap();
-        let answer = self.api.get(at, &format!("/v1/orders/{order}"), &self.buyer).await;
-        answer.is_ok_and(|answer| answer.status == 200)
+        let answer = self.api.get(at, path, user).await.ok()?;
+        (answer.status == 200).then_some(answer.body)
+    }
+
+    pub(super) async fn sees(&self, region: &str, order: &str) -> bool {
+        self.shown(region, &format!("/v1/orders/{order}"), &self.buyer).await.is_some()
+    }
+
+    /// Waits until every one of these regions says that the order is cancelled.
+    pub(super) async fn until_cancelled(&self, regions: &[&str], order: &str) {
+        let path = format!("/v1/orders/{order}");
+        for region in regions {
+            until("the cancel is everywhere", async || {
+                let seen = self.shown(region, &path, &self.buyer).await;
+                seen.is_some_and(|seen| seen["status"] == "Cancelled")
+            })
+            .await;
+        }
+    }
+
+    /// Kills a process and starts it again.
+    pub(super) async fn restart(&mut self, role: Role, region: &str) {
+        self.cluster.kill(role, region).await.unwrap();
+        self.cluster.restart(role, region).await.unwrap();
+    }
+
+    /// Kills a region's node, removes its disk and starts it.
+    pub(super) async fn wipe(&mut self, region: &str) {
+        self.cluster.kill(Role::Node, region).await.unwrap();
+        std::fs::remove_dir_all(node_folder(self, region)).unwrap();
+        self.cluster.restart(Role::Node, region).await.unwrap();
     }
 
     pub(super) async fn agent(&self, region: &str) -> AgentAdminClient<Channel> {

@@ -2,22 +2,16 @@
 
 use cell_proto::v1;
 use chaos_tests::harness::Role;
-use serde_json::json;
 
 use super::stage::{Regions, node_folder, node_status, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
     let mut regions = Regions::start().await;
-    let mut orders = Vec::new();
-    for i in 0..60 {
-        orders.push(regions.place(&format!("k{i}")).await);
-    }
+    let orders = regions.place_many(60).await;
     until("south has them", async || regions.sees("south", &orders[59]).await).await;
     until("east has them", async || regions.sees("east", &orders[59]).await).await;
-    regions.cluster.kill(Role::Node, "north").await.unwrap();
-    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
-    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    regions.wipe("north").await;
     // Writes go on meanwhile; a repeat of what was lost is the same order.
     let again = regions.place_answer("k7").await;
     assert!(matches!(again.status, 200 | 201), "{}", again.body);
@@ -27,18 +21,9 @@ async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
         until("what was wiped is back", async || regions.sees("north", order).await).await;
     }
     // It decides on what it knew before, and the others agree.
-    let cancel = format!("/v1/orders/{}/cancel", orders[3]);
-    let router = regions.cluster.router();
-    let done = regions.api.call(router, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    let done = regions.cancel(regions.cluster.router(), &orders[3]).await;
     assert_eq!(done.status, 201, "{}", done.body);
-    for region in ["east", "south"] {
-        until("the cancel is everywhere", async || {
-            let at = regions.cluster.node_http(region).unwrap();
-            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[3]), &regions.buyer).await;
-            seen.is_ok_and(|seen| seen.body["status"] == "Cancelled")
-        })
-        .await;
-    }
+    regions.until_cancelled(&["east", "south"], &orders[3]).await;
     // It is another actor than the one that was wiped.
     let actors = regions.frontier("east").await.into_iter().filter(|(region, ..)| region == "north").count();
     assert!(actors >= 2, "{actors}");
@@ -50,24 +35,14 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &[]).await;
     let order = regions.place("k").await;
     let neighbour = regions.cluster.user_of("south", &["carol"]);
-    let body = json!({ "content": { "currency": "CNY",
-        "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 900 }] } });
-    let router = regions.cluster.router();
-    let answer = regions.api.call(router, "POST", "/v1/orders", &neighbour, "k", &body).await.unwrap();
-    let of_south = answer.body["id"].as_str().unwrap().to_owned();
-    let north = regions.cluster.node_http("north").unwrap();
-    until("north has south's", async || {
-        let seen = regions.api.get(north, &format!("/v1/orders/{of_south}"), &neighbour).await;
-        seen.is_ok_and(|seen| seen.status == 200)
-    })
-    .await;
+    let answer = regions.place_at(regions.cluster.router(), &neighbour, "k").await;
+    let of_south = format!("/v1/orders/{}", answer.body["id"].as_str().unwrap());
+    until("north has south's", async || regions.shown("north", &of_south, &neighbour).await.is_some()).await;
     until("south has it", async || regions.sees("south", &order).await).await;
     for region in ["north", "east"] {
         regions.cluster.kill(Role::Agent, region).await.unwrap();
     }
-    regions.cluster.kill(Role::Node, "south").await.unwrap();
-    std::fs::remove_dir_all(node_folder(&regions, "south")).unwrap();
-    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.wipe("south").await;
     regions.cluster.ready(Role::Node, "south").await.unwrap();
     let (at, admin) = (regions.cluster.node_http("south"), regions.cluster.node_admin("south").unwrap());
     let at = at.unwrap();
@@ -81,24 +56,22 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
         assert_eq!(answer.status, 503, "{path}: {}", answer.body);
     }
     // Nor of its own, which it knows nothing of any more; what is new it takes.
-    let answer = regions.api.get(at, &format!("/v1/orders/{of_south}"), &neighbour).await.unwrap();
+    let answer = regions.api.get(at, &of_south, &neighbour).await.unwrap();
     assert_eq!(answer.status, 503, "{}", answer.body);
     let answer = regions.api.get(at, "/v1/orders", &neighbour).await.unwrap();
     assert_eq!(answer.status, 503, "{}", answer.body);
-    let body = json!({ "content": { "currency": "CNY",
-        "lines": [{ "sku": "tea", "quantity": 1, "unit_minor": 700 }] } });
-    let placed = regions.api.call(at, "POST", "/v1/orders", &neighbour, "new", &body).await.unwrap();
+    let placed = regions.place_at(at, &neighbour, "new").await;
     assert_eq!(placed.status, 201, "{}", placed.body);
     regions.cluster.restart(Role::Agent, "north").await.unwrap();
     until("it is back", async || regions.sees("south", &order).await).await;
     until("and so are lists", async || {
-        let answer = regions.api.get(at, "/v1/orders", &regions.buyer).await;
-        answer.is_ok_and(|answer| answer.body["items"][0]["id"] == order.as_str())
+        let seen = regions.shown("south", "/v1/orders", &regions.buyer).await;
+        seen.is_some_and(|seen| seen["items"][0]["id"] == order.as_str())
     })
     .await;
     until("its own, too", async || {
-        let answer = regions.api.get(at, "/v1/orders", &neighbour).await;
-        answer.is_ok_and(|answer| answer.body["items"].as_array().is_some_and(|items| items.len() == 2))
+        let seen = regions.shown("south", "/v1/orders", &neighbour).await;
+        seen.is_some_and(|seen| seen["items"].as_array().is_some_and(|items| items.len() == 2))
     })
     .await;
     regions.cluster.stop().await.unwrap();
@@ -129,9 +102,7 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
     // One peer is enough.
     regions.cluster.kill(Role::Agent, "south").await.unwrap();
     regions.cluster.kill(Role::Node, "south").await.unwrap();
-    regions.cluster.kill(Role::Node, "north").await.unwrap();
-    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
-    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    regions.wipe("north").await;
     let at = regions.cluster.node_http("north").unwrap();
     let mut placed = 0;
     until("north decides again", async || {
@@ -152,17 +123,9 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
     // It decides on what it knew before, and whoever comes back learns of it all.
     regions.cluster.restart(Role::Node, "south").await.unwrap();
     regions.cluster.restart(Role::Agent, "south").await.unwrap();
-    let cancel = format!("/v1/orders/{}/cancel", orders[3]);
-    let done = regions.api.call(at, "POST", &cancel, &regions.buyer, "c", &json!({})).await.unwrap();
+    let done = regions.cancel(at, &orders[3]).await;
     assert_eq!(done.status, 201, "{}", done.body);
-    for region in ["east", "south"] {
-        until("the cancel is everywhere", async || {
-            let at = regions.cluster.node_http(region).unwrap();
-            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[3]), &regions.buyer).await;
-            seen.is_ok_and(|seen| seen.body["status"] == "Cancelled")
-        })
-        .await;
-    }
+    regions.until_cancelled(&["east", "south"], &orders[3]).await;
     until("a comparison agrees", async || regions.peer("north", "east").await.agreed_ms.is_some()).await;
     let (known, digit) = orders[0].split_at(orders[0].len() - 1);
     let unknown = format!("/v1/orders/{known}{}", if digit == "0" { "1" } else { "0" });
@@ -224,8 +187,7 @@ async fn restarts_make_no_frontier_longer() {
     let mut regions = Regions::start_with(&[], &["upkeep_every_ms = 100", "close_after_ms = 0"]).await;
     for start in 0..4 {
         regions.place(&format!("k{start}")).await;
-        regions.cluster.kill(Role::Node, "north").await.unwrap();
-        regions.cluster.restart(Role::Node, "north").await.unwrap();
+        regions.restart(Role::Node, "north").await;
         regions.cluster.ready(Role::Node, "north").await.unwrap();
     }
     for region in ["north", "east", "south"] {
@@ -243,9 +205,7 @@ async fn restarts_make_no_frontier_longer() {
     // Who does not know what the stamp stands for is told everything: nothing of it is lost with a disk.
     let order = regions.place("last").await;
     until("east has the last", async || regions.sees("east", &order).await).await;
-    regions.cluster.kill(Role::Node, "east").await.unwrap();
-    std::fs::remove_dir_all(node_folder(&regions, "east")).unwrap();
-    regions.cluster.restart(Role::Node, "east").await.unwrap();
+    regions.wipe("east").await;
     regions.cluster.ready(Role::Node, "east").await.unwrap();
     for start in 0..4 {
         let again = regions.place_answer(&format!("k{start}")).await;
