@@ -41,7 +41,7 @@ async fn measure(args: &PlaceArgs, served: &Served, orders: u64, folder: &Path) 
         let cpu_us = (served.cpu_of(Role::Node, ORIGIN) - cpu) / latency.len() as f64 * 1e6;
         let resident = resident_bytes(pid);
         most = most.max(resident);
-        let upto = format!("up to {:.1} M", below as f64 / 1e6);
+        let upto = format!("up to {below}");
         let mib = resident >> 20;
         eprintln!("  {upto}: {rate:.0}/s, {cpu_us:.0} µs, {mib} MiB");
         rates.push(rate);

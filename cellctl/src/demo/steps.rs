@@ -1,6 +1,7 @@
-//! The tour: seven chapters, each of which does something and then checks what came of it, in the three regions' APIs and
+//! The tour: eight chapters, each of which does something and then checks what came of it, in the three regions' APIs and
 //! in the gateway's own books.
 
+mod case;
 mod endings;
 mod late;
 mod road;
@@ -19,6 +20,7 @@ pub(super) async fn tour(stage: &mut Stage) -> Result<()> {
     late::dead_letters(stage).await.context("chapter 5")?;
     late::killed(stage).await.context("chapter 6")?;
     wiped::wiped(stage).await.context("chapter 7")?;
+    case::decided_by_a_person(stage).await.context("chapter 8")?;
     balance(stage).await.context("the balance")
 }
 

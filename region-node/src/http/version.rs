@@ -135,7 +135,10 @@ pub(super) async fn at_least(api: &Api, parts: &Parts) -> Result<(), Problem> {
         ),
         Unmet::Never(dot) => Problem::new(
             "lost-or-late",
-            format!("{} ended before what the Cell-Version names: go on without it", dot.actor.node),
+            format!(
+                "what the Cell-Version names of {} is not known here and may never be: go on without it",
+                dot.actor.node
+            ),
         ),
         Unmet::Node(error) => error.into(),
     })
