@@ -4,20 +4,23 @@
 //! the next group forms while the disk syncs. The view is applied right behind by a second thread, in order, through a
 //! bounded queue.
 
+mod applier;
+mod group;
+mod submit;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cell_core::canon::Message;
-use cell_core::cell::{Alarm, Cell, Front, Quarantined, SlotDigests, Step, Unavailable, View};
+use cell_core::cell::{Alarm, Cell, Quarantined, Step, Unavailable, View};
 use cell_core::digest::Digest;
-use cell_core::duty::{Act, Duty, every_permit};
+use cell_core::duty::{Act, every_permit};
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{ActorId, EntityId, Slot};
-use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
@@ -25,8 +28,14 @@ use cell_core::version::Dot;
 use cell_store::{FRAME_BODY_BYTES_MAX, Log, Position};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::applier::Hurry;
+pub(crate) use self::group::{Group, Sheet};
+pub(crate) use self::submit::Submit;
+
+use self::applier::apply_all;
+use self::group::{grow, quarantined};
+use self::submit::Work;
 use crate::contain::contained;
-use crate::keys;
 use crate::record::Record;
 use crate::traces::Traces;
 use crate::working::{Stacked, Working};
@@ -37,13 +46,6 @@ const GROUP_MAX: usize = 128;
 const WAITING_MAX: usize = 4_096;
 /// Groups appended and not yet in the view at most; then the writer waits for the view.
 const BEHIND_MAX: usize = 256;
-/// The view waits this long for a batch to fill, unless somebody waits for it: a store that writes to the disk, or wakes
-/// its threads, at every batch would else be in the way of the log's next sync. Everything but lists is served from the
-/// working state meanwhile.
-const VIEW_LINGER: Duration = Duration::from_millis(8);
-/// Entities in one batch of the view, about.
-const VIEW_BATCH_MAX: usize = 256;
-
 /// Pause between two tries to write to a full disk.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -71,124 +73,6 @@ pub fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Called when the group is durable, or with why it is not.
-type Finish = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
-type Run =
-    Box<dyn FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, Finish), (Unavailable, Finish)> + Send>;
-
-/// What an entity needs done, as of a group. An empty list: nothing any more.
-#[derive(Clone, Debug)]
-pub(crate) struct Sheet {
-    pub(crate) entity: EntityId,
-    pub(crate) duties: Vec<Duty>,
-}
-
-impl Sheet {
-    /// It is looked at as soon as the node decides: it may be due.
-    pub(crate) fn soon(entity: EntityId) -> Sheet {
-        Sheet { entity, duties: vec![Duty { id: [0; 16], entity, due_ms: 1, act: Act::Decide }] }
-    }
-}
-
-/// A durable group on its way into the view.
-#[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) number: u64,
-    /// The position behind its last record.
-    pub(crate) end: Position,
-    pub(crate) entities: BTreeMap<EntityId, Arc<Entity>>,
-    pub(crate) command_keys: Vec<Bytes>,
-    pub(crate) frontier: BTreeMap<ActorId, Front>,
-    pub(crate) epochs: BTreeMap<Slot, Epoch>,
-    pub(crate) closed: BTreeMap<ActorId, u64>,
-    pub(crate) lives: Vec<ActorLife>,
-    /// As the view keeps them, by key: those of slots that changed.
-    pub(crate) digests: BTreeMap<u16, Bytes>,
-    /// By how much the digests of entities grew.
-    pub(crate) grown: BTreeMap<EntityId, Digest>,
-    /// The last changes of actors behind a hole; only a replay meets them.
-    pub(crate) beyond: Vec<Dot>,
-    /// Changes that could not be applied; `None` where one is applied by now.
-    pub(crate) quarantined: BTreeMap<Dot, Option<Quarantined>>,
-    pub(crate) sheets: Vec<Sheet>,
-}
-
-impl Group {
-    /// Nothing yet, up to this position.
-    pub(crate) fn at(end: Position) -> Group {
-        Group {
-            number: 0,
-            end,
-            entities: BTreeMap::new(),
-            command_keys: Vec::new(),
-            frontier: BTreeMap::new(),
-            epochs: BTreeMap::new(),
-            closed: BTreeMap::new(),
-            lives: Vec::new(),
-            digests: BTreeMap::new(),
-            grown: BTreeMap::new(),
-            beyond: Vec::new(),
-            quarantined: BTreeMap::new(),
-            sheets: Vec::new(),
-        }
-    }
-
-    /// Takes what a step did to entities.
-    pub(crate) fn take(&mut self, step: &Step) {
-        self.entities.extend(step.entities.iter().map(|(id, entity)| (*id, entity.clone())));
-        grow(&mut self.grown, &step.grown);
-        self.quarantined.extend(quarantined(step));
-    }
-
-    /// Takes the digests as they are now: of what grew, and of these slots.
-    pub(crate) fn note_digests(&mut self, digests: &SlotDigests, also: impl IntoIterator<Item = Slot>) {
-        let of_key = usize::from(keys::DIGESTS_OF_KEY);
-        for slot in self.grown.keys().map(EntityId::slot).chain(also) {
-            let nth = slot.number() / keys::DIGESTS_OF_KEY;
-            self.digests.entry(nth).or_insert_with(|| {
-                let of_key = &digests.all()[usize::from(nth) * of_key..][..of_key];
-                of_key.iter().flat_map(|digest| digest.to_bytes()).collect()
-            });
-        }
-    }
-
-    /// Whether somebody may be told of it: of a fresh order nobody is.
-    fn is_urgent(&self) -> bool {
-        self.entities.values().any(|entity| entity.id.order().is_none() || entity.items().count() > 1)
-    }
-
-    /// Takes the group behind this one: what is newer stands.
-    fn absorb(&mut self, next: Group) {
-        self.number = next.number;
-        self.end = next.end;
-        self.entities.extend(next.entities);
-        self.command_keys.extend(next.command_keys);
-        self.frontier.extend(next.frontier);
-        self.epochs.extend(next.epochs);
-        self.closed.extend(next.closed);
-        self.lives.extend(next.lives);
-        self.digests.extend(next.digests);
-        grow(&mut self.grown, &next.grown);
-        self.beyond.extend(next.beyond);
-        self.quarantined.extend(next.quarantined);
-        // In order, so that the last sheet of an entity is the one that stays.
-        self.sheets.extend(next.sheets);
-    }
-}
-
-/// What a step says of changes that could not be applied.
-fn quarantined(step: &Step) -> impl Iterator<Item = (Dot, Option<Quarantined>)> {
-    let kept = step.quarantined.iter().map(|kept| (kept.entry.dot, Some(kept.clone())));
-    kept.chain(step.released.iter().map(|dot| (*dot, None)))
-}
-
-fn grow(grown: &mut BTreeMap<EntityId, Digest>, more: &BTreeMap<EntityId, Digest>) {
-    for (id, digest) in more {
-        let of_entity = grown.entry(*id).or_default();
-        *of_entity = of_entity.plus(*digest);
-    }
-}
-
 /// What the writer tells the rest of the node after each group.
 pub(crate) trait Told: Send + 'static {
     fn sheets(&self, sheets: &[Sheet]);
@@ -196,115 +80,6 @@ pub(crate) trait Told: Send + 'static {
     /// A group is durable, and in the working state.
     fn published(&self, cell: &Cell, group: &Group);
     fn failed(&self, error: &NodeError);
-}
-
-/// The way in. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Submit {
-    work: SyncSender<Work>,
-}
-
-enum Work {
-    Run(Run),
-    /// Segments that end before this are not needed any more; answers with the first position that is left.
-    Trim(Position, oneshot::Sender<Position>),
-}
-impl std::fmt::Debug for Work {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Work")
-    }
-}
-
-impl Submit {
-    /// Runs `work` in the next group and returns its result once that is durable.
-    ///
-    /// # Errors
-    /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable.
-    ///
-    /// What is given in one order is run in it, whether or not the futures are waited for.
-    pub(crate) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, NodeError>> + Send + use<T, W>
-    where
-        T: Send + 'static,
-        W: FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64| match work(cell, view, now_ms) {
-            Ok((steps, value)) => {
-                let finish = move |durable: Result<(), NodeError>| {
-                    // Nobody waits any more: the work stands all the same.
-                    let _ = answer.send(durable.map(|()| value));
-                };
-                Ok((steps, Box::new(finish) as Finish))
-            }
-            Err(error) => {
-                let why = NodeError::from(error.clone());
-                let finish = move |_: Result<(), NodeError>| drop(answer.send(Err(why)));
-                Err((error, Box::new(finish) as Finish))
-            }
-        };
-        let taken = self.submit(Work::Run(Box::new(run)));
-        async move {
-            taken?;
-            let not_done = || NodeError::Unavailable("it was not carried out".to_owned());
-            answered.await.unwrap_or_else(|_| Err(not_done()))
-        }
-    }
-
-    /// Deletes the log's segments that hold only records before `before`; returns the first position that is left.
-    ///
-    /// # Errors
-    /// As [`Submit::run`].
-    pub(crate) async fn trim(&self, before: Position) -> Result<Position, NodeError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Work::Trim(before, answer))?;
-        answered.await.map_err(|_| NodeError::Unavailable("it was not carried out".to_owned()))
-    }
-
-    fn submit(&self, work: Work) -> Result<(), NodeError> {
-        self.work.try_send(work).map_err(|refused| match refused {
-            TrySendError::Full(_) => NodeError::Busy,
-            TrySendError::Disconnected(_) => NodeError::Unavailable("stopped".to_owned()),
-        })
-    }
-}
-
-/// Readers who wait for the view; as long as there are any, it does not wait for more groups. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Hurry(Arc<Waits>);
-
-#[derive(Debug, Default)]
-struct Waits {
-    count: Mutex<usize>,
-    changed: Condvar,
-}
-
-/// One who waits, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Waiting(Hurry);
-
-impl Hurry {
-    fn count(&self) -> MutexGuard<'_, usize> {
-        // Only assignments run under the lock.
-        self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn wait(&self) -> Waiting {
-        *self.count() += 1;
-        self.0.changed.notify_one();
-        Waiting(self.clone())
-    }
-
-    /// Returns after `at_most`, or as soon as somebody waits.
-    fn linger(&self, at_most: Duration) {
-        let lingered = self.0.changed.wait_timeout_while(self.count(), at_most, |count| *count == 0);
-        drop(lingered.unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        *self.0.count() -= 1;
-    }
 }
 
 /// The running writer and applier.
@@ -353,39 +128,6 @@ impl Writer {
                 tracing::error!("a storage thread panicked");
             }
         }
-    }
-}
-
-fn apply_all(
-    groups: &Receiver<Group>,
-    working: &Working,
-    hurry: &Hurry,
-    mut apply: impl FnMut(Group) -> Result<(), String>,
-) {
-    while let Ok(mut group) = groups.recv() {
-        fill(&mut group, groups);
-        // Not listening to what comes: being woken for every group would cost a lone request more than the view itself.
-        if group.entities.len() < VIEW_BATCH_MAX && !group.is_urgent() {
-            hurry.linger(VIEW_LINGER);
-            fill(&mut group, groups);
-        }
-        let (number, keys) = (group.number, std::mem::take(&mut group.command_keys));
-        let entities = group.entities.keys().copied().collect();
-        if let Err(error) = apply(group) {
-            // The log is whole; the view is behind and is replayed at the next start.
-            tracing::error!(error, "the view cannot be written; it stays behind the log");
-            return;
-        }
-        working.applied(number, entities, keys);
-    }
-}
-
-/// Takes the groups that wait behind this one, as far as they fit into a batch.
-fn fill(group: &mut Group, groups: &Receiver<Group>) {
-    while group.entities.len() < VIEW_BATCH_MAX
-        && let Ok(next) = groups.try_recv()
-    {
-        group.absorb(next);
     }
 }
 
@@ -685,6 +427,7 @@ pub(crate) fn epoch_bytes(epoch: &Epoch) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::{Condvar, Mutex};
 
     use cell_core::cell::{Ask, Command};
     use cell_core::id::{NodeId, RegionId, UserId};
@@ -804,20 +547,6 @@ mod tests {
         assert_eq!(replies.iter().filter(|reply| reply.repeated).count(), 1);
         assert!(working.entity(order).unwrap().is_some());
         writer.join();
-    }
-
-    #[test]
-    fn the_view_waits_for_more_groups_only_while_nobody_waits_for_it() {
-        const LONG: Duration = Duration::from_secs(3_600);
-        let hurry = Hurry::default();
-        let lingering = hurry.clone();
-        let lingering = std::thread::spawn(move || lingering.linger(LONG));
-        let (first, second) = (hurry.wait(), hurry.wait());
-        lingering.join().unwrap();
-        drop(first);
-        hurry.linger(LONG);
-        drop(second);
-        assert_eq!(*hurry.count(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]

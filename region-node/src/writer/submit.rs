@@ -1,0 +1,84 @@
+//! The way to the writer: pieces of work, and how their callers hear of them.
+
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use cell_core::cell::{Cell, Step, Unavailable, View};
+use cell_store::Position;
+use tokio::sync::oneshot;
+
+use super::NodeError;
+
+/// Called when the group is durable, or with why it is not.
+pub(super) type Finish = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
+type Run =
+    Box<dyn FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, Finish), (Unavailable, Finish)> + Send>;
+
+/// The way in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Submit {
+    pub(super) work: SyncSender<Work>,
+}
+
+pub(super) enum Work {
+    Run(Run),
+    /// Segments that end before this are not needed any more; answers with the first position that is left.
+    Trim(Position, oneshot::Sender<Position>),
+}
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+impl Submit {
+    /// Runs `work` in the next group and returns its result once that is durable.
+    ///
+    /// # Errors
+    /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable.
+    ///
+    /// What is given in one order is run in it, whether or not the futures are waited for.
+    pub(crate) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, NodeError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64| match work(cell, view, now_ms) {
+            Ok((steps, value)) => {
+                let finish = move |durable: Result<(), NodeError>| {
+                    // Nobody waits any more: the work stands all the same.
+                    let _ = answer.send(durable.map(|()| value));
+                };
+                Ok((steps, Box::new(finish) as Finish))
+            }
+            Err(error) => {
+                let why = NodeError::from(error.clone());
+                let finish = move |_: Result<(), NodeError>| drop(answer.send(Err(why)));
+                Err((error, Box::new(finish) as Finish))
+            }
+        };
+        let taken = self.submit(Work::Run(Box::new(run)));
+        async move {
+            taken?;
+            let not_done = || NodeError::Unavailable("it was not carried out".to_owned());
+            answered.await.unwrap_or_else(|_| Err(not_done()))
+        }
+    }
+
+    /// Deletes the log's segments that hold only records before `before`; returns the first position that is left.
+    ///
+    /// # Errors
+    /// As [`Submit::run`].
+    pub(crate) async fn trim(&self, before: Position) -> Result<Position, NodeError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Work::Trim(before, answer))?;
+        answered.await.map_err(|_| NodeError::Unavailable("it was not carried out".to_owned()))
+    }
+
+    fn submit(&self, work: Work) -> Result<(), NodeError> {
+        self.work.try_send(work).map_err(|refused| match refused {
+            TrySendError::Full(_) => NodeError::Busy,
+            TrySendError::Disconnected(_) => NodeError::Unavailable("stopped".to_owned()),
+        })
+    }
+}
