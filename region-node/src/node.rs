@@ -3,6 +3,7 @@
 
 mod announce;
 mod exchange;
+mod holes;
 mod opening;
 mod recovery;
 mod time;
@@ -89,16 +90,18 @@ impl Node {
         &self,
         work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Step, T), Unavailable> + Send + 'static,
     ) -> Result<T, NodeError> {
-        let work = |cell: &mut Cell, view: &dyn View, now_ms: u64| {
-            work(cell, view, now_ms).map(|(step, value)| (vec![step], value))
+        let work = |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
+            let (step, value) = work(cell, view, now_ms)?;
+            steps.push(step);
+            Ok(value)
         };
         self.submit.run(work).await
     }
 
-    /// The same with several steps.
+    /// The same with several steps, each pushed as it is done: see [`Submit::run`].
     pub(crate) async fn run_all<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
+        work: impl FnOnce(&mut Cell, &dyn View, u64, &mut Vec<Step>) -> Result<T, Unavailable> + Send + 'static,
     ) -> Result<T, NodeError> {
         self.submit.run(work).await
     }
@@ -235,8 +238,9 @@ impl Node {
     pub async fn wake(&self, entity: EntityId) -> Result<(), NodeError> {
         // It is written down as touched even where nothing was decided, so that its due time is computed anew.
         self.decide(move |cell, view, now_ms| {
+            let before = view.entity(entity)?;
             let mut step = cell.wake(view, entity, now_ms)?;
-            if let Some(state) = view.entity(entity)? {
+            if let Some(state) = before {
                 step.entities.entry(entity).or_insert(state);
             }
             Ok((step, ()))

@@ -137,7 +137,7 @@ impl Node {
         + Send
         + 'static,
     ) -> Result<Outcome, NodeError> {
-        self.run_all(move |cell, view, now_ms| {
+        self.run_all(move |cell, view, now_ms, steps| {
             let step = act(cell, view, &kept, now_ms)?;
             let what = if step.quarantined.iter().any(|kept| kept.given_up) {
                 "given up"
@@ -149,11 +149,11 @@ impl Node {
             let kept = step.quarantined.first().cloned().unwrap_or(kept);
             let over = crate::working::Stacked::new(view);
             over.put(&step);
-            let mut steps = vec![step];
+            steps.push(step);
             if let Some(audit) = audit {
                 steps.push(cell.audit(&over, audit, now_ms)?);
             }
-            Ok((steps, Outcome { kept, what }))
+            Ok(Outcome { kept, what })
         })
         .await
     }

@@ -35,6 +35,9 @@ use crate::{keys, notice, stopped, view};
 const CHUNK_MAX: usize = 512;
 /// What seemed not to be due when it should is looked at again after this: the view is behind the log.
 const UNDUE_PAUSE: Duration = Duration::from_secs(1);
+/// A view that the disk does not give back is read again after this, and lost after so many tries.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(10);
+const UNREADABLE_MAX: u32 = 3;
 
 /// A slot whose entities are not those that were counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,7 +250,7 @@ pub(crate) async fn miscount(node: &Node, slot: Slot) -> Result<(), NodeError> {
 
 /// Passes over the view, one at once and then again and again, or when something is missed; until the shutdown begins.
 pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shutdown: Shutdown) {
-    let mut at_once = true;
+    let (mut at_once, mut unreadable) = (true, 0);
     loop {
         let per_s = if at_once { u32::MAX } else { pace.per_s };
         let passed = tokio::select! {
@@ -269,22 +272,31 @@ pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shu
             }
             damaged => damaged,
         };
-        match passed {
-            Ok(()) => {}
-            Err(StoreError::Damaged(error)) => {
-                tracing::error!(
-                    error,
-                    "the view is damaged beyond its entities; the next start makes it anew"
-                );
-                stopped::condemn(&dir);
-                return shutdown.fail(format!("the view is damaged: {error}"));
+        let again = match passed {
+            Ok(()) => {
+                unreadable = 0;
+                pace.every
             }
-            Err(error) => tracing::error!(%error, "the view cannot be read through"),
-        }
+            Err(error) => {
+                unreadable += 1;
+                // A disk that cannot read once may the next time; one that never can has lost what is there.
+                let lost = unreadable >= UNREADABLE_MAX && !node.is_low_on_disk();
+                if lost || matches!(error, StoreError::Damaged(_)) {
+                    tracing::error!(
+                        %error,
+                        "the view is damaged beyond its entities; the next start makes it anew"
+                    );
+                    stopped::condemn(&dir);
+                    return shutdown.fail(format!("the view is damaged: {error}"));
+                }
+                tracing::error!(%error, "the view cannot be read through; tried again");
+                UNREADABLE_PAUSE.min(pace.every)
+            }
+        };
         at_once = tokio::select! {
             () = shutdown.begun() => return,
             () = node.working().missed() => true,
-            () = tokio::time::sleep(pace.every) => false,
+            () = tokio::time::sleep(again) => unreadable > 0,
         };
     }
 }

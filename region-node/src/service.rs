@@ -144,6 +144,7 @@ impl RegionNode {
             );
             shutdown.spawn("scrub", scrubbed);
             shutdown.spawn("timers", self.node.clone().keep_time(shutdown.clone()));
+            shutdown.spawn("holes", self.node.clone().close_holes(shutdown.clone()));
             let desk = Desk {
                 node: self.node.clone(),
                 tray: self.node.tray().clone(),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cell_core::cell::{Baseline, Front, Step};
+use cell_core::cell::{Baseline, Front};
 use cell_core::id::{ActorId, SLOT_COUNT};
 use cell_store::Position;
 
@@ -19,9 +19,9 @@ use crate::writer::NodeError;
 const QUARANTINED_BYTES_MAX: usize = 8 << 20;
 /// How long the view may take to show what is durable.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
-/// Moments between which the log's age is told apart, and how many are kept.
+/// Moments between which the log's age is told apart are so far apart at least, and so many of them are told apart.
 const MOMENT: Duration = Duration::from_secs(60);
-const MOMENTS_MAX: usize = 4_096;
+const MOMENTS_MAX: u32 = 4_096;
 
 /// Remembers when the log was how long; clones share it.
 #[derive(Clone, Debug)]
@@ -43,14 +43,16 @@ impl Retention {
     /// Notes where the log ends now; returns the position before which everything is too old. A start begins anew.
     fn aged(&self, now: Instant, end: u64) -> u64 {
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-        if moments.back().is_none_or(|(at, _)| now.duration_since(*at) >= MOMENT) {
+        let apart = MOMENT.max(self.age_max / MOMENTS_MAX);
+        if moments.back().is_none_or(|(at, _)| now.duration_since(*at) >= apart) {
             moments.push_back((now, end));
         }
-        while moments.len() > MOMENTS_MAX {
+        // Of those that are too old only the last says anything.
+        let is_old = |(at, _): &(Instant, u64)| now.duration_since(*at) >= self.age_max;
+        while moments.get(1).is_some_and(is_old) {
             moments.pop_front();
         }
-        let old = moments.iter().take_while(|(at, _)| now.duration_since(*at) >= self.age_max);
-        old.last().map_or(0, |(_, end)| *end)
+        moments.front().filter(|moment| is_old(moment)).map_or(0, |(_, end)| *end)
     }
 }
 
@@ -125,8 +127,7 @@ impl Node {
         if self.is_recovering() {
             return Ok(0);
         }
-        let work = move |cell: &mut cell_core::cell::Cell, view: &dyn cell_core::cell::View, now_ms: u64| {
-            let mut steps: Vec<Step> = Vec::new();
+        self.run_all(move |cell, view, now_ms, steps| {
             for (actor, front) in actors {
                 let ended = actor.node == cell.me().node && actor < cell.me();
                 let fronts = cell.fronts();
@@ -134,10 +135,9 @@ impl Node {
                     steps.push(cell.close_actor(view, actor, front.seq, now_ms)?);
                 }
             }
-            let closed = u32::try_from(steps.len()).unwrap_or(u32::MAX);
-            Ok((steps, closed))
-        };
-        self.submit().run(work).await
+            Ok(u32::try_from(steps.len()).unwrap_or(u32::MAX))
+        })
+        .await
     }
 
     /// Deletes what need not be kept of the log: every other region has everything before `all_have`, and some other
@@ -231,5 +231,18 @@ mod tests {
         let half = Duration::from_secs(1_800);
         let aged: Vec<u64> = (0..5).map(|i| retention.aged(begin + i * half, 100 * u64::from(i))).collect();
         assert_eq!(aged, [0, 0, 0, 100, 200]);
+    }
+
+    #[test]
+    fn the_usual_age_is_reached_by_a_node_that_runs_for_long() {
+        let (retention, begin) = (Retention::new(LogSettings::default()), Instant::now());
+        let hours = LogSettings::default().keep_h;
+        let aged = |minute: u64| retention.aged(begin + Duration::from_secs(60 * minute), minute);
+        let of_minutes: Vec<u64> = (0..hours * 60 * 2).map(aged).collect();
+        let first = of_minutes.iter().position(|end| *end > 0).unwrap() as u64;
+        assert!((hours * 60..hours * 61).contains(&first), "after {first} minutes");
+        let last = *of_minutes.last().unwrap();
+        assert!(hours * 60 - last < 10, "{last}: only what is too old");
+        assert!(retention.moments.lock().unwrap().len() <= MOMENTS_MAX as usize + 2);
     }
 }

@@ -166,7 +166,6 @@ impl<T: Told> Loop<T> {
         self.number += 1;
         let mut made = Made::default();
         let mut finishes = Vec::with_capacity(work.len());
-        let mut refused = Vec::new();
         // What a group makes is seen by the rest of the group at once, and by nobody else before it is durable.
         let over = Stacked::new(&self.working);
         let mut trims = Vec::new();
@@ -178,22 +177,17 @@ impl<T: Told> Loop<T> {
                     continue;
                 }
             };
-            // Whoever waits for a piece that panicked hears that it was not carried out.
-            let Ok(ran) = contained("work", &"a piece of work", || run(&mut self.cell, &over, now_ms()))
-            else {
-                continue;
-            };
-            match ran {
-                Ok((steps, finish)) => {
-                    for step in steps {
-                        self.traces.note(&step.trace, step.entities.keys());
-                        over.put(&step);
-                        made.take(step);
-                    }
-                    finishes.push(finish);
-                }
-                Err((_, finish)) => refused.push(finish),
+            let mut steps = Vec::new();
+            let ran =
+                contained("work", &"a piece of work", || run(&mut self.cell, &over, now_ms(), &mut steps));
+            // What it did stands, however it ended.
+            for step in steps {
+                self.traces.note(&step.trace, step.entities.keys());
+                over.put(&step);
+                made.take(step);
             }
+            // Whoever waits for a piece that panicked hears that it was not carried out.
+            finishes.extend(ran.ok());
         }
         drop(over);
         let durable = self.append(&made.records, waiting);
@@ -205,7 +199,7 @@ impl<T: Told> Loop<T> {
             self.published.send_replace(end.0);
         }
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
-        finishes.into_iter().chain(refused).for_each(|finish| finish(outcome.clone()));
+        finishes.into_iter().for_each(|finish| finish(outcome.clone()));
         let end = durable?;
         self.hand_on(made, end)?;
         trims.into_iter().for_each(|(before, answer)| self.trim(before, answer));
@@ -530,9 +524,10 @@ mod tests {
         let submit = |command: Command| {
             let submit = writer.submit.clone();
             tokio::spawn(async move {
-                let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+                let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
                     let (step, reply) = cell.command(view, &command, now_ms)?;
-                    Ok((vec![step], reply))
+                    steps.push(step);
+                    Ok(reply)
                 };
                 submit.run(work).await
             })
@@ -566,9 +561,10 @@ mod tests {
             let (user, key, record) = (user.clone(), "o".to_owned(), Box::new(record(&user)));
             Command { user, key, body: Vec::new(), trace: String::new(), ask: Ask::Place { record } }
         };
-        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
+        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
             let (step, reply) = cell.command(view, &place, now_ms)?;
-            Ok((vec![step], reply))
+            steps.push(step);
+            Ok(reply)
         };
         let reply = writer.submit.run(work).await.unwrap().unwrap();
         assert!(!reply.repeated && working.entity(order).unwrap().is_some());
@@ -585,21 +581,30 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_piece_of_work_that_panics_is_not_carried_out_and_the_next_one_is() {
+    async fn what_a_piece_of_work_did_stands_however_it_ends_and_the_next_one_is_carried_out() {
         let (log, _) = Log::open(Arc::new(FaultMedium::new(1)), LogConfig::default()).unwrap();
         let working = Working::new(cell_store::open(Engine::Memory, std::path::Path::new("")).unwrap());
         let north = RegionId::new("north").unwrap();
         let me = ActorId { node: NodeId { region: north, index: 0 }, start: 1, nonce: 1 };
         let cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
         let writer = Writer::start(cell, log, working, Traces::default(), Nobody, |_| Ok(())).unwrap();
-        let panics = writer
-            .submit
-            .run(|_: &mut Cell, _: &dyn View, _| -> Result<(Vec<Step>, ()), Unavailable> { panic!("a bug") });
-        assert!(matches!(panics.await, Err(NodeError::Unavailable(_))));
-        let beats = writer.submit.run(|cell: &mut Cell, view: &dyn View, now_ms: u64| {
-            Ok((vec![cell.beat(view, now_ms)?], cell.fronts().seq(&cell.me())))
+        let beat = |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
+            steps.push(cell.beat(view, now_ms)?);
+            Ok(cell.fronts().seq(&cell.me()))
+        };
+        let fails = writer.submit.run(move |cell, view, now_ms, steps| {
+            beat(cell, view, now_ms, steps)?;
+            Err::<(), _>(Unavailable("one entity".to_owned()))
         });
-        assert_eq!(beats.await, Ok(1));
+        assert_eq!(fails.await, Err(NodeError::Unavailable("one entity".to_owned())));
+        let panics = writer.submit.run(move |cell, view, now_ms, steps| -> Result<(), Unavailable> {
+            beat(cell, view, now_ms, steps)?;
+            panic!("a bug")
+        });
+        assert!(matches!(panics.await, Err(NodeError::Unavailable(_))));
+        assert_eq!(writer.submit.run(beat).await, Ok(3));
+        // As many records as the cell knows of: none is missing in front of the last.
+        writer.durable.clone().wait_for(|position| *position == 3).await.unwrap();
         writer.join();
     }
 }

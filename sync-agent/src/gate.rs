@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cell_core::gate::{Action, Envelope, Gate, Input, MessageId, Output, Record};
 use cell_core::id::RegionId;
+use cell_store::LogError;
 use service_kit::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 
@@ -198,8 +199,12 @@ impl GateRunner {
             tokio::select! {
                 () = shutdown.begun() => {
                     // The folder is let go of with it.
-                    self.wait_for_disk().await?;
-                    return Ok(());
+                    self.shelf.end();
+                    return match self.wait_for_disk().await {
+                        // Nothing of it was promised: its senders owe it still.
+                        Err(ShelfError::Log(LogError::Full { .. })) => Ok(()),
+                        ended => ended,
+                    };
                 }
                 written = self.wait_for_disk(), if self.writing.is_some() => {
                     written?;

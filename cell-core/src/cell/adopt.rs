@@ -71,16 +71,14 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.
     pub fn adopt(&mut self, view: &dyn View, baseline: Baseline, now_ms: u64) -> Result<Step, Unavailable> {
-        let before = self.fronts.clone();
+        let holes = Cell::holes_to_take(view, &baseline.quarantined, |dot| self.fronts.covers(dot))?;
         let mut draft = Draft::new(self, view, now_ms, "");
         for placed in &baseline.placed {
             placed.slots.iter().for_each(|slot: &Slot| draft.contact(*slot, &placed.epoch));
         }
         draft.cell.learn(&baseline);
         let mut step = draft.finish(Vec::new())?;
-        let held = self.take_holes(view, &baseline.quarantined, |dot| before.covers(dot))?;
-        step.entities.extend(held.entities);
-        step.quarantined = held.quarantined;
+        self.take_holes(holes, &mut step);
         step.adopted = Some(baseline);
         Ok(step)
     }
@@ -90,14 +88,16 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails.
     pub fn replay_adopted(&mut self, view: &dyn View, baseline: &Baseline) -> Result<Step, Unavailable> {
-        let before = self.fronts.clone();
+        let holes = Cell::holes_to_take(view, &baseline.quarantined, |dot| self.fronts.covers(dot))?;
         for placed in &baseline.placed {
             for slot in &placed.slots {
                 self.placement.join(*slot, &placed.epoch);
             }
         }
         self.learn(baseline);
-        self.take_holes(view, &baseline.quarantined, |dot| before.covers(dot))
+        let mut step = Step::default();
+        self.take_holes(holes, &mut step);
+        Ok(step)
     }
 
     fn learn(&mut self, baseline: &Baseline) {

@@ -154,12 +154,13 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Contact by a message: if this node loses the slot by it, everybody is told, the new home too. Its own log may
-    /// have gone down with the decree, and then nobody would feel responsible.
+    /// Contact by a message: of a home that moved everybody is told, the new one too, whoever it was that moved. The log of
+    /// the new home may have gone down with the decree; then nobody would feel responsible, or two would.
     pub(super) fn contact_by_message(&mut self, slot: Slot, epoch: &Epoch) -> Result<(), Unavailable> {
-        let before = self.lost.len();
+        let known = self.cell.placement().home(slot);
+        let moved = (epoch.term, epoch.step) > (known.term, known.step);
         self.contact(slot, epoch);
-        if self.lost.len() > before {
+        if moved {
             let placed = Placed { slots: vec![slot], epoch: *epoch };
             self.push(Event::new(Vec::new(), Body::Placed(placed)))?;
         }

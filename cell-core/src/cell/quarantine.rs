@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::draft::Draft;
 use super::{Alarm, Cell, Front, Incoming, Refused, Step, Unavailable, View};
@@ -205,21 +206,21 @@ impl Cell {
     /// [`Unavailable`] if the view fails; nothing was touched.
     pub fn retry(&mut self, view: &dyn View, kept: &Quarantined, now_ms: u64) -> Result<Step, Unavailable> {
         let dot = kept.entry.dot;
-        let Some(hole) = self.quarantine.remove(&dot) else { return Ok(Step::default()) };
+        let Some(hole) = self.quarantine.get(&dot).cloned() else { return Ok(Step::default()) };
+        let beside = beside(view, &hole.entities)?;
+        self.quarantine.remove(&dot);
         match self.attempt(view, &Incoming::read(kept.entry.clone()), now_ms) {
             Ok(Ok(mut step)) => {
-                for id in hole.entities {
-                    if !step.entities.contains_key(&id) {
-                        // It came as state before: what is owed on it is looked at anew.
-                        step.entities.extend(view.entity(id)?.map(|entity| (id, entity)));
-                    }
+                // What came as state before: what is owed on it is looked at anew.
+                for (id, entity) in beside {
+                    step.entities.entry(id).or_insert(entity);
                 }
                 step.released.push(dot);
                 Ok(step)
             }
             Ok(Err((cause, detail))) => {
                 let (cause, software) = (cause.to_string(), self.ability.software.clone());
-                self.keep(view, Quarantined { cause, detail, software, ..kept.clone() })
+                Ok(self.keep(beside, Quarantined { cause, detail, software, ..kept.clone() }))
             }
             Err(error) => {
                 self.quarantine.insert(dot, hole);
@@ -236,7 +237,7 @@ impl Cell {
         if !self.quarantine.contains_key(&kept.entry.dot) {
             return Ok(Step::default());
         }
-        self.keep(view, Quarantined { given_up: true, ..kept.clone() })
+        Ok(self.keep(beside(view, &kept.entities)?, Quarantined { given_up: true, ..kept.clone() }))
     }
 
     /// A quarantined change as the log holds it: replay after a restart.
@@ -244,8 +245,9 @@ impl Cell {
     /// # Errors
     /// [`Unavailable`] if the view fails; nothing was touched.
     pub fn replay_quarantined(&mut self, view: &dyn View, kept: &Quarantined) -> Result<Step, Unavailable> {
+        let beside = beside(view, &kept.entities)?;
         self.pass(&kept.entry);
-        self.keep(view, kept.clone())
+        Ok(self.keep(beside, kept.clone()))
     }
 
     /// The frontier goes on over a change that the log holds, or stays in front of a gap before it.
@@ -325,7 +327,7 @@ impl Cell {
             software: self.ability.software.clone(),
             given_up: false,
         };
-        let step = self.keep(view, kept)?;
+        let step = self.keep(beside(view, &kept.entities)?, kept);
         self.pass(entry);
         if planted(Bug::PoisonSkipped) {
             self.quarantine.remove(&entry.dot);
@@ -334,34 +336,51 @@ impl Cell {
     }
 
     /// Holes of a region whose state is taken over: here, too, where the changes themselves were not. What an operator did
-    /// without there, nobody did without here.
-    pub(super) fn take_holes(
-        &mut self,
+    /// without there, nobody did without here. With them what each would have changed, as it is in the view.
+    pub(super) fn holes_to_take(
         view: &dyn View,
         theirs: &[Quarantined],
         passed_before: impl Fn(&Dot) -> bool,
-    ) -> Result<Step, Unavailable> {
-        let mut step = Step::default();
-        for kept in theirs.iter().filter(|kept| !passed_before(&kept.entry.dot)) {
-            let held = self.keep(view, Quarantined { given_up: false, ..kept.clone() })?;
+    ) -> Result<Vec<(Quarantined, Beside)>, Unavailable> {
+        let new = theirs.iter().filter(|kept| !passed_before(&kept.entry.dot));
+        let with = |kept: &Quarantined| {
+            Ok((Quarantined { given_up: false, ..kept.clone() }, beside(view, &kept.entities)?))
+        };
+        new.map(with).collect()
+    }
+
+    pub(super) fn take_holes(&mut self, holes: Vec<(Quarantined, Beside)>, step: &mut Step) {
+        for (kept, beside) in holes {
+            let held = self.keep(beside, kept);
             step.entities.extend(held.entities);
             step.quarantined.extend(held.quarantined);
         }
-        Ok(step)
     }
 
     /// What it would have changed is looked at anew: nothing is owed on it for now, or again.
-    fn keep(&mut self, view: &dyn View, kept: Quarantined) -> Result<Step, Unavailable> {
+    fn keep(&mut self, beside: Beside, kept: Quarantined) -> Step {
         let mut step = Step::default();
-        for id in &kept.entities {
-            step.entities.extend(view.entity(*id)?.map(|entity| (*id, entity)));
-        }
+        step.entities.extend(beside);
         // An epoch of it may have been joined.
         step.lost = self.placement.learned().filter(|(slot, _)| self.owned(*slot).is_none()).collect();
         self.quarantine.insert(kept.entry.dot, Hole::from(&kept));
         step.quarantined.push(kept);
-        Ok(step)
+        step
     }
+}
+
+/// What a quarantined change would have changed, as far as it is there.
+type Beside = Vec<(EntityId, Arc<Entity>)>;
+
+fn beside<'a>(
+    view: &dyn View,
+    entities: impl IntoIterator<Item = &'a EntityId>,
+) -> Result<Beside, Unavailable> {
+    let mut beside = Vec::new();
+    for id in entities {
+        beside.extend(view.entity(*id)?.map(|entity| (*id, entity)));
+    }
+    Ok(beside)
 }
 
 /// See [`Cell::withheld_by`].

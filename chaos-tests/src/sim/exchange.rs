@@ -98,6 +98,7 @@ impl World {
         let node = &mut self.nodes[i];
         let Ok(step) = node.cell.adopt(&node.shelf, baseline, now_ms) else { return };
         self.commit(i, step, Some(Effect::MadeGood));
+        self.go_on_behind_holes(i);
         // What the peer's software could not apply, this one may.
         self.retry_quarantined(i);
         self.wake_all(i);

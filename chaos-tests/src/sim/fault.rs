@@ -174,6 +174,7 @@ impl World {
         if let Ok(step) = node.cell.start(&node.shelf, old, now_ms) {
             self.commit(i, step, None);
         }
+        self.go_on_behind_holes(i);
         self.retry_quarantined(i);
         self.subscribe_all(i);
         self.after(20, Event::Link { node: i });

@@ -11,6 +11,7 @@ use cell_core::event::{Change, Entry};
 use cell_core::fronts::Said;
 use cell_core::gate::Requirement;
 use cell_core::id::{ActorId, Hash};
+use cell_core::version::Dot;
 
 use super::disk::{Held, Logged};
 use super::museum::Exhibit;
@@ -131,6 +132,32 @@ impl World {
                 }
                 Err(_) => return,
             }
+        }
+        self.go_on_behind_holes(i);
+    }
+
+    /// What the log holds behind a hole counts again where the hole closed: nobody else may have it.
+    pub(crate) fn go_on_behind_holes(&mut self, i: usize) {
+        loop {
+            let node = &self.nodes[i];
+            let next = node.cell.holes().find_map(|(actor, known, _)| {
+                let dot = Dot { actor, seq: known + 1 };
+                let logged = node.disk.log.between(node.disk.log.first(), node.disk.log.end()).iter();
+                logged.filter_map(|logged| logged.entry()).find(|entry| entry.dot == dot).cloned()
+            });
+            let Some(entry) = next else { return };
+            let now_ms = node.local(self.now_ms);
+            let node = &mut self.nodes[i];
+            let Ok(Ok(step)) = node.cell.replicate(&node.shelf, &Incoming::read(entry), now_ms) else {
+                return;
+            };
+            self.note(|| {
+                format!(
+                    "{i} goes on in its own log with {}",
+                    step.entries.first().map_or(String::new(), |entry| entry.dot.to_string())
+                )
+            });
+            self.commit(i, step, None);
         }
     }
 

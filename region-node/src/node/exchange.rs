@@ -78,13 +78,13 @@ impl Node {
     /// These slots were counted and are off: from now on their digests are what is there, and they are in doubt.
     pub(crate) async fn correct(&self, off: Vec<Off>) -> Result<(), NodeError> {
         let working = self.working.clone();
-        let work = move |cell: &mut Cell, _: &dyn View, _| {
+        self.run_all(move |cell, _, _, steps| {
             let correct = |off: &Off| cell.correct_digest(off.slot, off.found, off.expected);
-            let steps = off.iter().map(correct).collect();
+            steps.extend(off.iter().map(correct));
             working.doubt_slots(off.iter().map(|off| off.slot));
-            Ok((steps, ()))
-        };
-        self.submit.run(work).await
+            Ok(())
+        })
+        .await
     }
 
     /// The version and each slot's digest of what it covers: of what a peer said, or of the node's own.
@@ -122,34 +122,27 @@ impl Node {
     pub(crate) fn replicate(
         &self,
         changes: Vec<Incoming>,
-    ) -> impl Future<Output = Result<Vec<(Dot, Refused, Option<Front>)>, NodeError>> + Send + use<> {
-        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64| {
-            let (mut steps, mut refused) = (Vec::new(), Vec::new());
-            let over = Stacked::new(view);
-            let mut came_back = 0;
-            for change in &changes {
-                let dot = change.entry.dot;
-                match cell.replicate(&over, change, now_ms)? {
-                    Ok(step) => {
-                        let own = dot.actor.node == cell.me().node;
-                        came_back += usize::from(own && !step.entries.is_empty());
-                        over.put(&step);
-                        steps.push(step);
-                    }
-                    Err(why) => {
-                        refused.push((dot, why, cell.fronts().get(&dot.actor).copied()));
-                    }
-                }
-            }
+    ) -> impl Future<Output = Result<Refusals, NodeError>> + Send + use<> {
+        let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
+            let (refused, came_back) = replicate_all(cell, view, &changes, now_ms, steps)?;
             if came_back > 0 {
                 tracing::error!(
                     came_back,
                     "changes of this node's own came back from a peer: its disk had lost them"
                 );
             }
-            Ok((steps, refused))
+            Ok(refused)
         };
         self.submit.run(work)
+    }
+
+    /// Changes that stand in this node's own log behind a hole which closed meanwhile; how many were taken.
+    pub(crate) async fn go_on_over(&self, changes: Vec<Incoming>) -> Result<usize, NodeError> {
+        self.run_all(move |cell, view, now_ms, steps| {
+            let (refused, _) = replicate_all(cell, view, &changes, now_ms, steps)?;
+            Ok(changes.len() - refused.len())
+        })
+        .await
     }
 
     /// Merges states of another region; returns how many of them brought something new, and which cannot be taken.
@@ -157,8 +150,8 @@ impl Node {
         let most = self.ability.entity_bytes_max.min(STATE_BYTES_MAX);
         let (entities, large): (Vec<_>, Vec<_>) = entities.into_iter().partition(|it| it.bytes() <= most);
         let large: Vec<EntityId> = large.iter().map(|entity| entity.id).collect();
-        self.run_all(move |cell, view, now_ms| {
-            let (mut steps, mut refused) = (Vec::new(), large);
+        self.run_all(move |cell, view, now_ms, steps| {
+            let mut refused = large;
             match contained("merge", &"states", || cell.merge(view, entities.clone(), now_ms)) {
                 Ok(step) => steps.push(step?),
                 // One of them: the others are as good.
@@ -178,7 +171,7 @@ impl Node {
                 }
             }
             let changed = steps.iter().map(|step| step.merged.len()).sum();
-            Ok((steps, (changed, refused)))
+            Ok((changed, refused))
         })
         .await
     }
@@ -262,4 +255,31 @@ impl Node {
         }
         Ok(document)
     }
+}
+
+type Refusals = Vec<(Dot, Refused, Option<Front>)>;
+
+/// Those refused, with what is known of their actors; and how many were this node's own and not known here.
+fn replicate_all(
+    cell: &mut Cell,
+    view: &dyn View,
+    changes: &[Incoming],
+    now_ms: u64,
+    steps: &mut Vec<Step>,
+) -> Result<(Refusals, usize), Unavailable> {
+    let (mut refused, mut came_back) = (Vec::new(), 0);
+    let over = Stacked::new(view);
+    for change in changes {
+        let dot = change.entry.dot;
+        match cell.replicate(&over, change, now_ms)? {
+            Ok(step) => {
+                let own = dot.actor.node == cell.me().node;
+                came_back += usize::from(own && !step.entries.is_empty());
+                over.put(&step);
+                steps.push(step);
+            }
+            Err(why) => refused.push((dot, why, cell.fronts().get(&dot.actor).copied())),
+        }
+    }
+    Ok((refused, came_back))
 }

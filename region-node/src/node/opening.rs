@@ -114,6 +114,8 @@ impl Opened {
         let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
         let replayed = replayed.map_err(|error| match error {
             StartError::Store(error) => of_view(error),
+            // What the log goes on from cannot be read, damaged or by the disk's fault: the log has it, or the peers.
+            StartError::View(error) => OpenError::View(format!("{}: {error}", view_dir.display())),
             // All that it shows is in the log. Else the peers are needed, and an operator says when.
             error @ StartError::OtherFormat if log.reader().first() == Position(0) => {
                 OpenError::View(error.to_string())

@@ -10,8 +10,7 @@ use super::NodeError;
 
 /// Called when the group is durable, or with why it is not.
 pub(super) type Finish = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
-type Run =
-    Box<dyn FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, Finish), (Unavailable, Finish)> + Send>;
+type Run = Box<dyn FnOnce(&mut Cell, &dyn View, u64, &mut Vec<Step>) -> Finish + Send>;
 
 /// The way in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,31 +30,27 @@ impl std::fmt::Debug for Work {
 }
 
 impl Submit {
-    /// Runs `work` in the next group and returns its result once that is durable.
+    /// Runs `work` in the next group and returns its result once that is durable. What it did to the cell it pushes, step
+    /// by step as it does it: a step stands, and is durable, whatever becomes of the rest, since the cell knows of it.
     ///
     /// # Errors
-    /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable.
+    /// [`NodeError::Busy`] if too much waits, [`NodeError::Unavailable`] if the group did not become durable or the work
+    /// ended so.
     ///
     /// What is given in one order is run in it, whether or not the futures are waited for.
     pub(crate) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, NodeError>> + Send + use<T, W>
     where
         T: Send + 'static,
-        W: FnOnce(&mut Cell, &dyn View, u64) -> Result<(Vec<Step>, T), Unavailable> + Send + 'static,
+        W: FnOnce(&mut Cell, &dyn View, u64, &mut Vec<Step>) -> Result<T, Unavailable> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64| match work(cell, view, now_ms) {
-            Ok((steps, value)) => {
-                let finish = move |durable: Result<(), NodeError>| {
-                    // Nobody waits any more: the work stands all the same.
-                    let _ = answer.send(durable.map(|()| value));
-                };
-                Ok((steps, Box::new(finish) as Finish))
-            }
-            Err(error) => {
-                let why = NodeError::from(error.clone());
-                let finish = move |_: Result<(), NodeError>| drop(answer.send(Err(why)));
-                Err((error, Box::new(finish) as Finish))
-            }
+        let run = move |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
+            let done = work(cell, view, now_ms, steps).map_err(NodeError::from);
+            let finish = move |durable: Result<(), NodeError>| {
+                // Nobody waits any more: the work stands all the same.
+                let _ = answer.send(done.and_then(|value| durable.map(|()| value)));
+            };
+            Box::new(finish) as Finish
         };
         let taken = self.submit(Work::Run(Box::new(run)));
         async move {

@@ -1,8 +1,9 @@
 //! The JSON API, and the internal port behind it.
 
-use cell_core::id::Slot;
+use cell_core::id::{EntityId, OrderId, Slot};
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
+use cell_store::Batch;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
@@ -550,6 +551,47 @@ async fn a_damaged_view_is_put_aside_and_made_anew_from_the_log() {
         all_there(&node, &orders).await;
         node.stop().await;
         assert!(data.join("view.damaged-1").exists(), "{engine:?}: it was not noticed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_the_log_cannot_go_on_from_is_put_aside_and_made_anew() {
+    for engine in [EngineName::Sled, EngineName::Fjall] {
+        let folder = tempfile::tempdir().unwrap();
+        let (orders, gateway) = twenty(folder.path(), engine).await;
+        let (view, behind) = (folder.path().join("north/view"), folder.path().join("behind"));
+        copy(&view, &behind);
+        let id = EntityId::from(orders[3].parse::<OrderId>().unwrap());
+        let store = cell_store::open(engine.into(), &behind).unwrap();
+        let key = [b"e", &id.to_bytes()[..], &[0; 2]].concat();
+        let mut value = store.get(&key).unwrap().unwrap().to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        let mut batch = Batch::new();
+        batch.put(key, value);
+        store.write(batch).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let of = || config(folder.path(), engine, gateway, "north");
+        let node = Service::of(of()).await;
+        let (a, path) = (user_of("north", 0), format!("/v1/orders/{}", orders[3]));
+        assert_eq!(node.call("POST", &format!("{path}/cancel"), &a, "c", json!({})).await.0, 201);
+        node.stop().await;
+        // As after a power cut: the view is of an earlier moment, and what the log changes next is damaged in it.
+        std::fs::remove_dir_all(&view).unwrap();
+        copy(&behind, &view);
+        let node = Service::of(of()).await;
+        node.until(&path, &a, "Cancelled").await;
+        all_there(&node, &[&orders[..3], &orders[4..]].concat()).await;
+        node.stop().await;
+        assert!(folder.path().join("north/view.damaged-1").exists(), "{engine:?}: it was not noticed");
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    for file in walk(from) {
+        let copied = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(copied.parent().unwrap()).unwrap();
+        std::fs::copy(&file, copied).unwrap();
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cell_core::canon::{Malformed, Message};
@@ -15,6 +17,8 @@ const READ_BYTES: usize = 1 << 20;
 /// Records written in one frame while the log is written anew.
 const CHUNK: usize = 1_024;
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// Pause between two tries to write to a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// The gate's log cannot be used. What was acknowledged before is on disk or owed by its sender.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,8 @@ pub(crate) struct Shelf {
     reader: LogReader,
     /// Where the log was written anew last, or begins.
     tidied_at: u64,
+    /// Nobody waits for room on the disk any more.
+    ending: Arc<AtomicBool>,
 }
 
 impl Shelf {
@@ -69,7 +75,7 @@ impl Shelf {
         }
         let reader = log.reader();
         let tidied_at = reader.first().0;
-        Ok(Shelf { log: Some(log), reader, tidied_at })
+        Ok(Shelf { log: Some(log), reader, tidied_at, ending: Arc::default() })
     }
 
     /// Everything in the log, from which the gate is restored.
@@ -78,17 +84,46 @@ impl Shelf {
         Records { reader: self.reader.clone(), at, read: Vec::new().into_iter(), failed: None }
     }
 
-    /// Begins to make records durable. Until they are, and [`Shelf::kept`] is told, nothing more is written.
+    /// Begins to make records durable. Until they are, and [`Shelf::kept`] is told, nothing more is written. On a full disk
+    /// that takes until there is room, or until [`Shelf::end`]: nothing is promised meanwhile, and what is kept is delivered.
     ///
     /// # Errors
     /// [`ShelfError::Ended`].
     pub(crate) fn keep(&mut self, records: &[Record]) -> Result<Writing, ShelfError> {
+        let ending = self.ending.clone();
+        self.write(records, move || ending.load(Ordering::Relaxed))
+    }
+
+    /// From now on a full disk is an error.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    fn write(
+        &mut self,
+        records: &[Record],
+        gives_up: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Writing, ShelfError> {
         metrics::counter!("cell_gate_records_total").increment(records.len() as u64);
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
         let bytes: Vec<_> = records.iter().map(Message::to_canon).collect();
         Ok(tokio::task::spawn_blocking(move || {
             let first = log.next().0;
-            let synced = log.append(&bytes).and_then(|()| log.sync());
+            let mut said = false;
+            let synced = loop {
+                // After a full disk a part of them may be written.
+                let written = (log.next().0 - first) as usize;
+                match log.append(&bytes[written..]) {
+                    Err(LogError::Full { source }) if !gives_up() => {
+                        if !said {
+                            tracing::error!(%source, "the gate's log has no room: no message is taken until there is some");
+                            said = true;
+                        }
+                        std::thread::sleep(FULL_PAUSE);
+                    }
+                    appended => break appended.and_then(|()| log.sync()),
+                }
+            };
             (log, synced.map(|_| first))
         }))
     }
@@ -166,8 +201,12 @@ impl Shelf {
                     records.extend(self.record(Some(note))?);
                 }
             }
-            let written = self.keep(&records)?.await;
-            self.kept(gate, &records, written)?;
+            let written = self.write(&records, || true)?.await;
+            match self.kept(gate, &records, written) {
+                // Later, then: as long as nothing is deleted nothing is lost.
+                Err(ShelfError::Log(LogError::Full { .. })) => return Ok(()),
+                kept => kept?,
+            }
         }
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
         let deleted = tokio::task::spawn_blocking(move || {

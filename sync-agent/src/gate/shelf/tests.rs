@@ -2,6 +2,7 @@ use bytes::Bytes;
 use cell_core::gate::{Action, Answer, Config, DeadReason, Input, MessageKind, Output, Stage};
 use cell_core::id::{ActorId, EntityId, NodeId, RegionId, Slot};
 use cell_core::placement::Epoch;
+use cell_store::FaultMedium;
 
 use super::*;
 
@@ -166,4 +167,26 @@ async fn writing_the_log_anew_keeps_what_is_kept_with_its_notes_and_happens_once
     assert_eq!(last, [1, 1, 3, 3, 2].map(id), "each with its notes right behind it");
     assert_eq!((east.stage(1), east.body(2), east.body(9)), (POISON, Some(Bytes::from(vec![2; 100])), None));
     assert!(east.gate.inspect(&id(3)).unwrap().message.unwrap().discarded);
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_up_what_comes_and_nothing_is_promised_before_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut east = East::open(folder.path());
+    let disk = FaultMedium::new(1);
+    let (log, _) = Log::open(Arc::new(disk.clone()), LogConfig::default()).unwrap();
+    let reader = log.reader();
+    east.shelf = Shelf { log: Some(log), reader, tidied_at: 0, ending: Arc::default() };
+    disk.fail_next_append(std::io::ErrorKind::StorageFull);
+    assert_eq!(east.take([arrived(1), arrived(2)]).await, 2);
+    assert_eq!((east.body(1), east.body(2)), (Some(vec![1; 100].into()), Some(vec![2; 100].into())));
+    // At the end of the agent nobody waits for room.
+    disk.fail_next_append(std::io::ErrorKind::StorageFull);
+    east.shelf.end();
+    let written = east.shelf.keep(&[]).unwrap().await;
+    east.shelf.kept(&mut east.gate, &[], written).unwrap();
+    let records: Vec<Record> = east.shelf.records().map(|(_, record)| record).collect();
+    let written = east.shelf.keep(&records).unwrap().await;
+    let full = east.shelf.kept(&mut east.gate, &records, written).unwrap_err();
+    assert!(matches!(full, ShelfError::Log(LogError::Full { .. })), "{full}");
 }
