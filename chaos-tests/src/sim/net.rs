@@ -47,7 +47,6 @@ impl Net {
     pub(crate) fn is_cut(&self, from: usize, to: usize, channel: Channel, now_ms: u64) -> bool {
         self.cuts.get(&(from, to, channel)).is_some_and(|until| now_ms < *until)
     }
-    #[expect(dead_code, reason = "for scripted schedules")]
     pub(crate) fn join(&mut self, from: usize, to: usize, channel: Channel) {
         self.cuts.remove(&(from, to, channel));
     }

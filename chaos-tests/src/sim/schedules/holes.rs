@@ -167,3 +167,41 @@ pub(super) fn view_lost_behind_a_trim() -> Result<(), String> {
     // The user came again, and was heard.
     stage.is("Cancelled")
 }
+
+pub(super) fn tail_behind_a_hole() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    stage.pass(2_000);
+    // What was in the beginning of N's log the others have as state alone, and nobody has what N writes next.
+    for i in [N, E, S] {
+        stage.world.trim(i, 0);
+    }
+    stage.isolate(N);
+    stage.place(1, D, N)?;
+    let before = stage.world.nodes[N].cell.me();
+    stage.world.lose_view(N, false, 50);
+    stage.pass(2_000);
+    let known = |stage: &Stage| stage.world.nodes[N].cell.fronts().seq(&before);
+    let holes = stage.world.nodes[N].cell.holes().count();
+    expect(holes > 0 && known(&stage) == 0, "what is left of the log begins behind a hole")?;
+    stage.mend();
+    for _ in 0..2_000 {
+        if known(&stage) == 0 {
+            stage.pass(1);
+        }
+    }
+    expect(known(&stage) > 0, "what was missing came as state")?;
+    // The others lose their disks before they have what is behind the hole: they need N's state, whole.
+    stage.isolate(N);
+    stage.world.lose_disk(E, 50);
+    stage.world.lose_disk(S, 50);
+    stage.pass(500);
+    stage.mend();
+    stage.rest()?;
+    let order = stage.world.handle(1).map(|handle| handle.id).ok_or("no order")?;
+    for i in [N, E, S] {
+        let node = &stage.world.nodes[i];
+        expect(node.order(order, |_| ()).is_some(), format!("{i} lacks what was acknowledged"))?;
+        expect(node.cell.holes().next().is_none(), format!("{i} has a hole left"))?;
+    }
+    Ok(())
+}

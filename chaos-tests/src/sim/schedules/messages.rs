@@ -6,7 +6,7 @@ use cell_core::gate::{DeadReason, Filter, MessageId, MessageKind, Stage as GateS
 use cell_core::order::How;
 use cell_core::payment::PaymentPhase;
 
-use super::{A, B, Channel, D, E, LONG, N, Op, S, Stage, expect};
+use super::{A, B, C, Channel, D, E, LONG, N, Op, S, Stage, expect};
 
 /// A asks B, and the message is in E without its order.
 fn parked() -> Result<(Stage, cell_core::id::PaymentId), String> {
@@ -335,4 +335,35 @@ pub(super) fn poison() -> Result<(), String> {
     stage.pass(3_000);
     stage.is("Paid")?;
     expect(stage.kept(E) == 0, "its need is gone, and with that the letter")
+}
+
+pub(super) fn move_heard_by_message_alone() -> Result<(), String> {
+    let mut stage = Stage::new();
+    stage.place(0, C, S)?;
+    stage.ask(S, B)?;
+    stage.pass(500);
+    // N learns of the decline before S does, and not of what S makes of it; nobody has N's changes.
+    stage.mute_data(N);
+    stage.cut(S, N, Channel::Data);
+    stage.cut(S, E, Channel::Data);
+    stage.cut(S, E, Channel::Message);
+    stage.ok(E, Op::Decline { order: 0, payer: B })?;
+    stage.pass(500);
+    stage.cut(E, N, Channel::Data);
+    stage.decree(N, B);
+    stage.pass(500);
+    expect(stage.kept(S) == 1, "N's message waits in S for the decline")?;
+    stage.world.net.join(S, E, Channel::Data);
+    stage.world.net.join(E, S, Channel::Data);
+    stage.pass(5_000);
+    let slots = stage.slots(B);
+    let term = |stage: &Stage, i: usize| {
+        slots.iter().map(|slot| stage.world.nodes[i].cell.placement().home(*slot).term).max()
+    };
+    expect(term(&stage, S) == Some(2), "S heard of the move by N's message")?;
+    // The decree goes down with N's disk.
+    stage.world.lose_disk(N, 50);
+    stage.mend();
+    stage.rest()?;
+    expect(term(&stage, E) == Some(2), "whom it was taken from knows")
 }
