@@ -265,6 +265,15 @@ impl NodeLink {
         }
         let fronts = Arc::new(fronts);
         let actor = status.actor.and_then(|actor| ActorId::try_from(actor).ok());
+        let known = Arc::clone(&self.known.borrow().fronts);
+        if known.iter().any(|(actor, front)| fronts.seq(actor) < front.seq) {
+            tracing::error!(
+                "the node knows less than it did: its disk is an older one. Until a comparison with a peer agrees it \
+                 denies nothing"
+            );
+            let told = tokio::time::timeout(ANSWER_WITHIN, self.catching_up(true)).await;
+            told.map_err(|_| TailError::Silent)??;
+        }
         let lives = status.lives.into_iter().filter_map(|life| ActorLife::try_from(life).ok());
         *self.lives() = lives.fold(Lives::default(), |mut lives, life| {
             lives.restore(life);

@@ -1,5 +1,7 @@
 //! Nodes that start again, with another disk or the same.
 
+use std::path::Path;
+
 use cell_proto::v1;
 use chaos_tests::harness::Role;
 
@@ -75,6 +77,68 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     })
     .await;
     regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_an_older_disk_that_hears_nobody_denies_nothing() {
+    let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &[]).await;
+    let first = regions.place("k").await;
+    until("south has the first", async || regions.sees("south", &first).await).await;
+    let (folder, older) = (node_folder(&regions, "south"), regions.cluster.data_folder().join("older"));
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    copy(&folder, &older);
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.ready(Role::Node, "south").await.unwrap();
+    let neighbour = regions.cluster.user_of("south", &["carol"]);
+    let at = regions.cluster.node_http("south").unwrap();
+    let own = regions.place_at(at, &neighbour, "own").await.body["id"].as_str().unwrap().to_owned();
+    let own = format!("/v1/orders/{own}");
+    until("north has south's", async || regions.shown("north", &own, &neighbour).await.is_some()).await;
+    let later = regions.place("later").await;
+    until("south has the later one", async || regions.sees("south", &later).await).await;
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    for region in ["north", "east"] {
+        regions.cluster.kill(Role::Agent, region).await.unwrap();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    copy(&older, &folder);
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.ready(Role::Node, "south").await.unwrap();
+    until("it decides", async || !node_status(&regions, "south").await.recovering).await;
+    until("its agent has seen that it lost something", async || {
+        let answer = regions.api.get(at, "/v1/orders", &regions.buyer).await.unwrap();
+        answer.status == 503
+    })
+    .await;
+    assert!(regions.sees("south", &first).await, "what it has it shows");
+    for (path, user) in [(&format!("/v1/orders/{later}"), &regions.buyer), (&own, &neighbour)] {
+        let answer = regions.api.get(at, path, user).await.unwrap();
+        assert_eq!(answer.status, 503, "{path}: {}", answer.body);
+    }
+    regions.cluster.restart(Role::Agent, "north").await.unwrap();
+    until("the later one is back", async || regions.sees("south", &later).await).await;
+    until("its own, too", async || regions.shown("south", &own, &neighbour).await.is_some()).await;
+    until("lists are whole again", async || {
+        let seen = regions.shown("south", "/v1/orders", &regions.buyer).await;
+        seen.is_some_and(|seen| seen["items"].as_array().is_some_and(|items| items.len() == 2))
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
