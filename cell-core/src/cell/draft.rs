@@ -158,7 +158,8 @@ impl<'a> Draft<'a> {
     /// the new home may have gone down with the decree; then nobody would feel responsible, or two would.
     pub(super) fn contact_by_message(&mut self, slot: Slot, epoch: &Epoch) -> Result<(), Unavailable> {
         let known = self.cell.placement().home(slot);
-        let moved = (epoch.term, epoch.step) > (known.term, known.step);
+        // To a newer start of the same node it did not.
+        let moved = (epoch.term, epoch.step, epoch.actor.node) > (known.term, known.step, known.node);
         self.contact(slot, epoch);
         if moved {
             let placed = Placed { slots: vec![slot], epoch: *epoch };
@@ -362,7 +363,7 @@ impl<'a> Draft<'a> {
                 };
                 let (Some(next), Some(order)) = (next, id.order()) else {
                     self.touch_later_twins(&reading)?;
-                    return Ok(false);
+                    return self.record_permits(&reading, &glance).map(|()| false);
                 };
                 self.rows.extend(next.row);
                 let last = next.decisions.len().saturating_sub(1);
@@ -399,6 +400,26 @@ impl<'a> Draft<'a> {
             }
             _ => Ok(false),
         }
+    }
+
+    /// A payment of this node's own that went down with a disk while its order came as state: what it is stands in the
+    /// order. To another owner a message says so.
+    fn record_permits(
+        &mut self,
+        order: &Reading<'_, Order>,
+        glance: &dyn Fn(&PaymentId) -> PaymentGlance,
+    ) -> Result<(), Unavailable> {
+        for (payment, permit) in crate::duty::every_permit(order) {
+            if glance(&payment).ended.is_some() || self.cell.owned(payment.slot()).is_none() {
+                continue;
+            }
+            let record = Event::new(vec![payment.into()], Body::Record(Record::Permit(permit)));
+            if !self.holds(&record)? {
+                self.push(record)?;
+                self.touch(payment.into());
+            }
+        }
+        Ok(())
     }
 
     /// A payment beside a touched order is worth a look if this node owns it and would decide something.
