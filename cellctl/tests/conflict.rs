@@ -55,8 +55,8 @@ async fn a_case_is_listed_shown_and_resolved_through_any_region() {
     let intents = format!("/v1/intents?reference={payment}");
     let intent = api.get(gateway, &intents, "").await.unwrap().body[0]["id"].clone();
     let callback = format!("http://{}/v1/payments/callback", cluster.node_http("north").unwrap());
-    let refund = json!({ "key": "a".repeat(32), "intent_id": intent, "amount_minor": 100,
-        "reference": payment, "metadata": { "order": order }, "callback_urls": [callback] });
+    let refund = json!({ "key": "by hand, ticket 4711", "intent_id": intent, "amount_minor": 100,
+        "reference": "", "metadata": {}, "callback_urls": [callback] });
     let back = api.call(gateway, "POST", "/v1/refunds", "", "r", &refund).await.unwrap();
     assert_eq!(back.status, 200, "{}", back.body);
 

@@ -225,6 +225,9 @@ async fn what_an_older_software_cannot_apply_comes_as_state_to_who_waits_and_is_
     let too_large = ("east".to_owned(), "too-large".to_owned());
     until("east cannot take it", async || stage.quarantined().contains(&too_large)).await;
     assert_eq!(stage.order_status("east", &order).await, 503, "and does not deny it");
+    let buyer = stage.buyer.clone();
+    let list = stage.get("east", "/v1/orders", &buyer).await.unwrap();
+    assert_eq!(list.status, 503, "nor lists the buyer's orders without it: {}", list.body);
     let router = stage.cluster.router();
     let path = format!("/v1/orders/{order}/pay-requests");
     let ask = json!({ "payer": payer });

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cell_core::canon::Message;
 use cell_core::duty::Charge;
 use cell_core::event::{Barred, Capture, Fact, Failure, FailureKind, Refund};
-use cell_core::id::{OrderId, PaymentId};
+use cell_core::id::{Hash, OrderId, PaymentId};
 use cell_core::order::RefundCase;
 use cell_core::payment::Permit;
 use cell_core::placement::Epoch;
@@ -205,7 +205,10 @@ impl HttpGateway {
             let refunds: Vec<RefundShape> =
                 serde_json::from_value(refunds).map_err(|error| error.to_string())?;
             facts.extend(
-                refunds.iter().filter(|refund| refund.intent_id == intent.id).filter_map(refund_fact),
+                refunds
+                    .iter()
+                    .filter(|refund| refund.intent_id == intent.id)
+                    .filter_map(|refund| refund_fact(refund, parties(intent))),
             );
         }
         Ok(facts)
@@ -279,7 +282,15 @@ impl Gateway for HttpGateway {
             Ok((200, refund)) => read_refund(refund),
             // It was asked for with another amount before: what happened is what happened.
             Ok((409, problem)) if problem["type"] == "key-reused" => self.ask_refund(&case.case).await,
-            Ok((status, _)) => Answer::Unknown(format!("status {status}")),
+            Ok((status, problem)) => {
+                if (400..500).contains(&status) {
+                    tracing::warn!(
+                        status, %problem, payment = %case.payment, %order, amount_minor = case.amount_minor,
+                        "the gateway refuses a refund that is owed; it is asked again"
+                    );
+                }
+                Answer::Unknown(format!("status {status}"))
+            }
             Err(error) => Answer::Unknown(error),
         }
     }
@@ -326,7 +337,11 @@ impl Callbacks {
             serde_json::from_slice(body).map_err(|error| CallbackError::Malformed(error.to_string()))?;
         let mut facts: Vec<Fact> =
             intent_fact(&shape.intent).map_err(CallbackError::Malformed)?.into_iter().collect();
-        facts.extend(shape.refund.iter().filter_map(refund_fact));
+        if let Some(refund) = shape.refund.filter(is_done) {
+            let fact = refund_fact(&refund, parties(&shape.intent));
+            let unread = || CallbackError::Malformed("the refund names no payment or no order".to_owned());
+            facts.push(fact.ok_or_else(unread)?);
+        }
         Ok(facts)
     }
 }
@@ -394,19 +409,39 @@ fn intent_fact(intent: &IntentShape) -> Result<Option<Fact>, String> {
 
 fn read_refund(refund: Value) -> Answer {
     match serde_json::from_value::<RefundShape>(refund) {
-        Ok(refund) => Answer::Facts(refund_fact(&refund).into_iter().collect()),
+        Ok(refund) => Answer::Facts(refund_fact(&refund, None).into_iter().collect()),
         Err(error) => Answer::Unknown(error.to_string()),
     }
 }
 
-fn refund_fact(refund: &RefundShape) -> Option<Fact> {
-    (refund.status == "done").then_some(())?;
+fn is_done(refund: &RefundShape) -> bool {
+    refund.status == "done"
+}
+
+/// Who pays for what, by the permit that an intent carries.
+fn parties(intent: &IntentShape) -> Option<(PaymentId, OrderId)> {
+    let permit = Permit::decode(&unhex(intent.metadata.get("permit")?)?).ok()?;
+    Some((permit.payment_id(), permit.order))
+}
+
+/// What this cluster asked for has its case as the key; what somebody gave back by hand has any key, and may name nothing
+/// but its intent, whose `parties` these are.
+fn refund_fact(refund: &RefundShape, parties: Option<(PaymentId, OrderId)>) -> Option<Fact> {
+    is_done(refund).then_some(())?;
+    let by_hand = || {
+        let hash = Hash::of_parts(&[b"refund by hand", refund.key.as_bytes()]);
+        std::array::from_fn(|i| hash.0[i])
+    };
     Some(Fact::Refund(Refund {
         refund: refund.id.clone(),
         intent: refund.intent_id.clone(),
-        case: key16(&refund.key)?,
-        payment: refund.reference.parse().ok()?,
-        order: refund.metadata.get("order")?.parse().ok()?,
+        case: key16(&refund.key).unwrap_or_else(by_hand),
+        payment: refund.reference.parse().ok().or(parties.map(|(payment, _)| payment))?,
+        order: refund
+            .metadata
+            .get("order")
+            .and_then(|id| id.parse().ok())
+            .or(parties.map(|(_, order)| order))?,
         amount_minor: refund.amount_minor,
         currency: refund.currency.clone(),
         at_ms: refund.created_at_ms,

@@ -560,6 +560,10 @@ async fn callback(State(api): Shared, headers: HeaderMap, body: Bytes) -> Result
     let signature =
         headers.get("x-gateway-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let facts = api.gateway.callback(signature, &body, now_ms()).map_err(|error| {
+        if let CallbackError::Malformed(_) = &error {
+            // Genuine, and money may have moved.
+            tracing::error!(%error, "a callback of the gateway cannot be understood");
+        }
         let name = match error {
             CallbackError::Unsigned => "callback-unsigned",
             CallbackError::Forged => "callback-forged",

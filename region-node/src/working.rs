@@ -214,6 +214,12 @@ impl Working {
         self.withheld.read().unwrap_or_else(PoisonError::into_inner).by.get(&id).copied()
     }
 
+    /// Whether something is withheld of which the view has nothing: whose it is, nobody knows here.
+    fn withholds_unseen(&self, slot: Slot) -> bool {
+        let withheld = self.withheld.read().unwrap_or_else(PoisonError::into_inner);
+        withheld.by.keys().any(|id| id.slot() == slot && !self.known.contains(id))
+    }
+
     fn withheld_mut(&self) -> RwLockWriteGuard<'_, Withheld> {
         self.withheld.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -357,16 +363,23 @@ impl Working {
         if !*self.verified.borrow() {
             return Some("the view is being read through after the start");
         }
-        self.why_a_list_may_be_short(slot)
+        self.why_the_slot_may_lack(slot)
     }
 
     /// Whether an id that is not found may have been here.
     pub(crate) fn may_be_lost(&self, id: EntityId) -> bool {
-        self.known.contains(&id) || self.why_a_list_may_be_short(id.slot()).is_some()
+        self.known.contains(&id) || self.why_the_slot_may_lack(id.slot()).is_some()
     }
 
     /// Why what is found under users of this slot may not be all of it.
     pub(crate) fn why_a_list_may_be_short(&self, slot: Slot) -> Option<&'static str> {
+        if self.withholds_unseen(slot) {
+            return Some("a change of something new could not be applied here: an operator has to look");
+        }
+        self.why_the_slot_may_lack(slot)
+    }
+
+    fn why_the_slot_may_lack(&self, slot: Slot) -> Option<&'static str> {
         if self.unheard().contains_key(&slot) {
             return Some("a part of the disk is new or was lost, and its home was not heard since");
         }
