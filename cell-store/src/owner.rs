@@ -41,18 +41,28 @@ pub fn has_room(dir: &Path) -> Result<(), FolderError> {
 /// [`FolderError::Foreign`], or it cannot be marked.
 pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
     let io = unusable(dir);
-    match std::fs::read_to_string(dir.join(NAME)) {
-        Ok(found) if found.trim() == owner => return Ok(()),
-        // Empty: made in place once, and a crash came before it was written.
-        Ok(found) if !found.trim().is_empty() => {
-            let (dir, owner, asked) = (dir.to_path_buf(), found.trim().to_owned(), owner.to_owned());
-            return Err(FolderError::Foreign { dir, owner, asked });
-        }
-        Ok(_) => {}
+    match std::fs::read(dir.join(NAME)) {
+        Ok(found) => match std::str::from_utf8(&found).map(str::trim) {
+            Ok(found) if found == owner => return Ok(()),
+            Ok(found) if is_name(found) => {
+                let (dir, owner, asked) = (dir.to_path_buf(), found.to_owned(), owner.to_owned());
+                return Err(FolderError::Foreign { dir, owner, asked });
+            }
+            // Made in place once, and a crash came before it was written; or damaged. What lies beside it names its owner too.
+            Ok(_) | Err(_) => tracing::error!(
+                file = %dir.join(NAME).display(), owner,
+                "the mark of whose folder this is cannot be read; it is written anew"
+            ),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
     write_whole(dir, NAME, owner).map_err(io)
+}
+
+/// Whether somebody may be called so.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_. ".contains(&byte))
 }
 
 #[cfg(test)]
@@ -66,7 +76,10 @@ mod tests {
         claim(folder.path(), "north-0").unwrap();
         let refused = claim(folder.path(), "south-0").unwrap_err().to_string();
         assert!(refused.ends_with("is the folder of north-0, not of south-0"), "{refused}");
-        std::fs::write(folder.path().join(NAME), "").unwrap();
-        claim(folder.path(), "south-0").unwrap();
+        for damaged in [&b""[..], b"\0\0\0\0\0\0\0", b"north\xff0"] {
+            std::fs::write(folder.path().join(NAME), damaged).unwrap();
+            claim(folder.path(), "south-0").unwrap();
+            claim(folder.path(), "north-0").unwrap_err();
+        }
     }
 }

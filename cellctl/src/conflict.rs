@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Region};
-use crate::output::{Format, Refused, age, show};
+use crate::output::{Format, Refused, age, rfc3339, show};
 
 /// Regions that a resolution is sent on to at most: a home may move meanwhile, not for ever.
 const HOPS_MAX: usize = 3;
@@ -174,7 +174,11 @@ fn side(side: &Value) -> String {
     let by = side["user"].as_str().map(|user| format!(", by {user}")).unwrap_or_default();
     let (what, value) = (text(&side["what"]), text(&side["value"]));
     let said = if value.is_empty() { what } else { format!("{what}: {value}") };
-    format!("{said}  [{}{by}, {} at {} ms]", text(&side["region"]), text(&side["dot"]), side["at_ms"])
+    format!("{said}  [{}{by}, {} at {}]", text(&side["region"]), text(&side["dot"]), moment(&side["at_ms"]))
+}
+
+fn moment(at_ms: &Value) -> String {
+    rfc3339(at_ms.as_u64().unwrap_or(0))
 }
 
 fn print(json: &str, format: Format) -> Result<(), Refused> {
@@ -189,7 +193,7 @@ fn print(json: &str, format: Format) -> Result<(), Refused> {
         line("other", side(&entry["other"])),
         line("decided", text(&entry["ruling"])),
         line("why", text(&entry["why"])),
-        line("at", format!("{} ms", entry["at_ms"])),
+        line("at", moment(&entry["at_ms"])),
         line("open", text(&entry["open"])),
     ];
     let commands = entry["commands"].as_array().into_iter().flatten();

@@ -35,6 +35,10 @@ impl From<tonic::Status> for Refused {
         match status.code() {
             tonic::Code::InvalidArgument => Refused::Usage(status.message().to_owned()),
             tonic::Code::FailedPrecondition => Refused::Unsafe(status.message().to_owned()),
+            // These say everything in words.
+            tonic::Code::NotFound | tonic::Code::Aborted | tonic::Code::Unavailable => {
+                Refused::Failed(status.message().to_owned())
+            }
             code => Refused::Failed(format!("{code:?}: {}", status.message())),
         }
     }

@@ -90,6 +90,11 @@ async fn a_case_is_listed_shown_and_resolved_through_any_region() {
         ask(&cluster, &[&["conflict", "resolve", id, "--region", "east", "--as", "mo"], extra].concat())
     };
     assert_eq!(resolve(&["--with", "refund"]).status.code(), Some(2), "a reason is needed");
+    assert_eq!(
+        resolve(&["--with", "refund", "--reason", "  "]).status.code(),
+        Some(2),
+        "a reason says something"
+    );
     assert_eq!(resolve(&["--with", "burn", "--reason", "x"]).status.code(), Some(2));
     let reason = ["--with", "refund", "--reason", "the shop agreed"];
     assert!(resolve(&[&reason[..], &["--dry-run"]].concat()).status.success());
@@ -104,6 +109,8 @@ async fn a_case_is_listed_shown_and_resolved_through_any_region() {
     .await;
     let late = ["--with", "keep", "--reason", "on second thoughts"];
     assert_eq!(resolve(&late).status.code(), Some(1));
+    let said = resolve(&[&late[..], &["--dry-run"]].concat());
+    assert_eq!(said.status.code(), Some(1), "nothing is left to resolve");
     let metrics = api.text(cluster.node_admin("north").unwrap(), "/metrics").await.unwrap();
     for line in [
         "cell_conflicts_total{class=\"unasked\"} 1",

@@ -104,6 +104,7 @@ fn bar(length: u64) -> Result<ProgressBar> {
 }
 
 fn simulate(seeds: u64, from: u64, failures_max: u64) -> Result<()> {
+    let Some(end) = from.checked_add(seeds) else { bail!("there are no {seeds} seeds from {from} on") };
     let started = Instant::now();
     let bar = bar(seeds)?;
     let next = std::sync::atomic::AtomicU64::new(from);
@@ -114,7 +115,7 @@ fn simulate(seeds: u64, from: u64, failures_max: u64) -> Result<()> {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= from.saturating_add(seeds) {
+                    if seed >= end {
                         return;
                     }
                     let outcome = run_seed(seed, false);

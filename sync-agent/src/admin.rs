@@ -65,7 +65,14 @@ impl AgentAdmin for Operators {
             };
             self.node.client().record_audit(audit).await?;
         }
-        self.comparer.report(peer, repair).await.map(Response::new)
+        let reported = self.comparer.report(peer, repair).await;
+        reported.map(Response::new).map_err(|status| match status.code() {
+            // Of the way there: the peer said nothing.
+            tonic::Code::Unknown | tonic::Code::DeadlineExceeded => {
+                Status::unavailable(format!("{peer} does not answer: {}", status.message()))
+            }
+            _ => status,
+        })
     }
 
     async fn list_held(

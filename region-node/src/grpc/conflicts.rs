@@ -226,7 +226,10 @@ pub(super) async fn resolve(node: &Node, request: v1::ResolveRequest) -> Result<
     let v1::ResolveRequest { id, with, identity, reason, dry_run } = request;
     let with = named("remedy", &with, Remedy::ALL, Remedy::as_str)?
         .ok_or_else(|| bad("a case is resolved with something: keep, refund or cancel"))?;
-    if identity.is_empty() || reason.is_empty() || identity.len().max(reason.len()) > REASON_BYTES_MAX {
+    if identity.trim().is_empty()
+        || reason.trim().is_empty()
+        || identity.len().max(reason.len()) > REASON_BYTES_MAX
+    {
         let detail = format!("who and why are 1 to {REASON_BYTES_MAX} bytes each: both are kept");
         return Err(bad(detail));
     }
@@ -241,6 +244,9 @@ pub(super) async fn resolve(node: &Node, request: v1::ResolveRequest) -> Result<
         return Err(Status::aborted(format!("'{with}' is not possible by now; {}", names.join(", "))));
     }
     if dry_run {
+        if !conflict.open {
+            return Err(Status::aborted(format!("nothing is left to resolve: {}", conflict.ruling)));
+        }
         return Ok(v1::ResolveReply { json: document(&conflict, &order).to_string(), home: String::new() });
     }
     let (entity, subject) = (conflict.entity, conflict.subject);

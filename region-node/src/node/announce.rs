@@ -1,10 +1,11 @@
 //! What the writer tells the rest of the node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cell_core::cell::{Alarm, Cell};
-use cell_core::id::EntityId;
+use cell_core::id::{ActorId, EntityId};
 use service_kit::Shutdown;
 use tokio::sync::broadcast;
 
@@ -13,6 +14,8 @@ use crate::session::Sessions;
 use crate::writer::{Group, NodeError, Sheet, Told};
 
 const ALARMED_MAX: usize = 10_000;
+/// How often it is said of one actor that its clock is ahead.
+const AHEAD_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Announce {
@@ -20,6 +23,8 @@ pub(super) struct Announce {
     pub(super) shutdown: Shutdown,
     /// What was warned of; forgotten as a whole beyond [`ALARMED_MAX`], and then said again.
     pub(super) alarmed: Mutex<BTreeSet<EntityId>>,
+    /// Whose clock was said to be ahead, and when.
+    pub(super) ahead: Mutex<BTreeMap<ActorId, Instant>>,
     pub(super) tray: Tray,
     pub(super) sessions: Sessions,
 }
@@ -43,7 +48,12 @@ impl Told for Announce {
                     }
                     !alarmed.insert(*id)
                 }
-                Alarm::ClockAhead { .. } => false,
+                // Every change of that region says it.
+                Alarm::ClockAhead { actor, .. } => {
+                    let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+                    ahead.retain(|_, said| said.elapsed() < AHEAD_EVERY);
+                    ahead.contains_key(actor) || ahead.insert(*actor, Instant::now()).is_some()
+                }
             };
             if !said {
                 tracing::warn!(?alarm, "alarm");

@@ -197,6 +197,7 @@ impl Node {
             signals: signals.clone(),
             shutdown: shutdown.clone(),
             alarmed: Mutex::default(),
+            ahead: Mutex::default(),
             tray: tray.clone(),
             sessions: sessions.clone(),
         };
