@@ -20,6 +20,7 @@ mod owner;
 mod space;
 mod store;
 
+pub use lock::write_whole;
 pub use log::{
     Damage, DamageReason, FRAME_BODY_BYTES_MAX, Log, LogConfig, LogError, LogReader, Position, Recovery,
 };

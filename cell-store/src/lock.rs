@@ -48,7 +48,10 @@ pub(crate) fn sync_folder(dir: &Path) -> io::Result<()> {
 }
 
 /// Puts one line into a file, durably and whole, or leaves what was there.
-pub(crate) fn write_whole(dir: &Path, name: &str, line: &str) -> io::Result<()> {
+///
+/// # Errors
+/// The folder or the file cannot be written.
+pub fn write_whole(dir: &Path, name: &str, line: &str) -> io::Result<()> {
     let unfinished = dir.join(format!("{name}.new"));
     let mut file = File::create(&unfinished)?;
     writeln!(file, "{line}")?;

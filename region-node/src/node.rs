@@ -8,6 +8,7 @@ mod opening;
 mod recovery;
 mod time;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +32,9 @@ use crate::desk::Tray;
 use crate::grpc::Members;
 use crate::scrub::Scrub;
 use crate::session::Sessions;
+use crate::stopped;
 use crate::upkeep::Retention;
+use crate::view;
 use crate::working::{Whole, Working};
 use crate::writer::{Hurry, NodeError, Submit, Writer};
 
@@ -83,6 +86,7 @@ pub struct Node {
 #[derive(Debug)]
 pub struct Running {
     writer: Writer,
+    dir: PathBuf,
 }
 
 impl Node {
@@ -315,8 +319,10 @@ impl Running {
     /// Waits until everything accepted is in the view and on disk. Every [`Node`] must be gone by then.
     pub fn join(self, store: &Arc<dyn Store>) {
         self.writer.join();
-        if let Err(error) = store.sync() {
-            tracing::error!(%error, "the view is not synced; it is replayed at the next start");
+        let synced = store.sync().and_then(|()| view::position(store));
+        match synced {
+            Ok(at) => at.into_iter().for_each(|at| stopped::close(&self.dir, at)),
+            Err(error) => tracing::error!(%error, "the view is not synced; it is replayed at the next start"),
         }
     }
 }

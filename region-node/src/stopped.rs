@@ -3,12 +3,16 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cell_store::{DiskMedium, Engine, MediumError, MigrateError, Migrated, Stage, StoreError};
+use cell_store::{DiskMedium, Engine, MediumError, MigrateError, Migrated, Position, Stage, StoreError};
 
 pub(crate) const LOG: &str = "log";
 pub(crate) const VIEW: &str = "view";
 /// A file that says that the view is damaged.
 const CONDEMNED: &str = "view.is-damaged";
+/// A file that says how far the view was when it was closed in order.
+const CLOSED: &str = "view.closed-at";
+/// Damaged views that are kept; older ones go.
+const ASIDE_MAX: usize = 3;
 /// Where a view grows that is to take the place of the other.
 const VIEW_BESIDE: &str = "view.new";
 
@@ -81,9 +85,36 @@ impl StoppedNode {
 /// Moves a damaged view out of the way, for whoever wants to look at it, and says where; a new one is made from the log.
 pub(crate) fn put_aside(dir: &Path) -> std::io::Result<PathBuf> {
     let name = |nth: u32| dir.join(format!("{VIEW}.damaged-{nth}"));
-    let aside = (1..).map(name).find(|aside| !aside.exists()).unwrap_or_else(|| name(0));
+    let number = |entry: std::fs::DirEntry| {
+        entry.file_name().to_str()?.strip_prefix(VIEW)?.strip_prefix(".damaged-")?.parse::<u32>().ok()
+    };
+    let mut kept: Vec<u32> = std::fs::read_dir(dir)?.flatten().filter_map(number).collect();
+    kept.sort_unstable();
+    let aside = name(kept.last().map_or(1, |last| last.saturating_add(1)));
+    for nth in kept.iter().rev().skip(ASIDE_MAX - 1) {
+        tracing::warn!(folder = %name(*nth).display(), "too many damaged views are kept; the oldest goes");
+        std::fs::remove_dir_all(name(*nth))?;
+    }
     std::fs::rename(dir.join(VIEW), &aside)?;
     Ok(aside)
+}
+
+/// The view is as far as this, and closed.
+pub(crate) fn close(dir: &Path, at: Position) {
+    if let Err(error) = cell_store::write_whole(dir, CLOSED, &at.0.to_string()) {
+        tracing::warn!(%error, "the next start does not know how far the view was");
+    }
+}
+
+/// How far the view was when it was closed, if it was; it is asked once.
+pub(crate) fn closed_at(dir: &Path) -> Option<Position> {
+    let mark = dir.join(CLOSED);
+    let at = std::fs::read_to_string(&mark).ok()?.trim().parse().ok().map(Position);
+    match std::fs::remove_file(&mark) {
+        Ok(()) => at,
+        // It would be asked again when it is not true any more.
+        Err(_) => None,
+    }
 }
 
 /// A running node found its view damaged: the next start makes it anew.

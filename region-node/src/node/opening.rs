@@ -85,6 +85,13 @@ impl Opened {
         // What is in the view was in the log: its positions are not given out again.
         let position = view::position(working.store()).map_err(of_view)?;
         let least = position.unwrap_or(Position(0));
+        if let Some(closed_at) = stopped::closed_at(dir).filter(|closed_at| least < *closed_at) {
+            tracing::error!(
+                closed_at = closed_at.0,
+                is_at = least.0,
+                "the view lost its end: it is of an earlier moment than when it was closed. The log has the rest"
+            );
+        }
         let segment_bytes_max = settings.segment_kib.saturating_mul(1 << 10);
         let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
@@ -254,7 +261,7 @@ impl Node {
             retention: Retention::new(identity.log),
             started_ms: now_ms(),
         };
-        Ok((node.with_start(old), Running { writer }))
+        Ok((node.with_start(old), Running { writer, dir: dir.to_path_buf() }))
     }
 
     /// The first work of the new actor: to say whom it follows.

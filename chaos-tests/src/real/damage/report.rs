@@ -65,6 +65,17 @@ impl fmt::Display for Row {
     }
 }
 
+/// What is said of harm to bytes that nobody reads any more.
+pub(super) const HARMLESS: &str = "nothing, and nothing was lost";
+
+const LEGEND: &str = "\
+said    what the node said of it, first of all; `-o json` has every word
+healed  how what was lost came back; everything is compared with the other region before a cell passes
+s       seconds from the start of the harmed node to everything being whole
+503     answers to acknowledged orders that were not available meanwhile; one 404 and the cell fails
+harmless: nothing said and nothing lost, for the bytes were of no use any more (what an engine has written anew elsewhere,
+room that was taken ahead), or the harm was made good by what every beat writes before anybody looked";
+
 /// Longest text in a column.
 const CELL_CHARS_MAX: usize = 110;
 
@@ -99,5 +110,13 @@ pub(super) fn print(rows: &[Row], format: Format) -> Result<()> {
         ]);
     }
     println!("{table}");
+    println!("\n{LEGEND}");
+    let harmless = rows.iter().filter(|row| row.passed() && row.said == [HARMLESS]).count();
+    let failed = rows.iter().filter(|row| !row.passed()).count();
+    println!(
+        "{} cells: {} named and healed, {harmless} harmless, {failed} silent or not healed",
+        rows.len(),
+        rows.len() - harmless - failed
+    );
     Ok(())
 }
