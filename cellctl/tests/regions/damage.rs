@@ -62,6 +62,43 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_in_one_batch_with_a_change_of_an_unreadable_entity_is_not_lost() {
+    let mut regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
+    // Of different users, so that what heals one of them touches no other.
+    let mut orders = Vec::new();
+    let of_north = |user: &String| regions.cluster.user_of("north", &[user]) == *user;
+    for user in (0..).map(|n| format!("buyer-{n}")).filter(of_north).take(6) {
+        let placed = regions.place_at(regions.cluster.router(), &user, "k").await;
+        orders.push((user, format!("/v1/orders/{}", placed.body["id"].as_str().unwrap())));
+    }
+    for (user, path) in &orders {
+        until("east has them", async || regions.shown("east", path, user).await.is_some()).await;
+    }
+    // What is cancelled meanwhile comes together.
+    regions.cluster.kill(Role::Agent, "east").await.unwrap();
+    for (user, path) in &orders {
+        let (at, path) = (regions.cluster.router(), format!("{path}/cancel"));
+        let answer = regions.api.call(at, "POST", &path, user, "c", &json!({})).await.unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let node = NodeClient::connect(east).await.unwrap();
+    let id = EntityId::from(orders[5].1.rsplit('/').next().unwrap().parse::<OrderId>().unwrap());
+    let entity = Bytes::copy_from_slice(&id.to_bytes());
+    let damage = v1::DamageRequest { entity, how: "flip".to_owned(), part: String::new() };
+    until("it is in the view", async || node.clone().damage(damage.clone()).await.is_ok()).await;
+    regions.cluster.restart(Role::Agent, "east").await.unwrap();
+    for (user, path) in &orders {
+        until("the cancel is in east", async || {
+            let seen = regions.shown("east", path, user).await;
+            seen.is_some_and(|seen| seen["status"] == "Cancelled")
+        })
+        .await;
+    }
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sum_that_is_wrong_over_sound_entities_is_counted_anew() {
     let regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
     let order = regions.place("k").await;
