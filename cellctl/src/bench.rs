@@ -160,7 +160,7 @@ pub(crate) struct ReplicateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BootstrapArgs {
-    /// Orders that the peer has.
+    /// Orders that the peer has; 5,000 at least, so that its log does not reach back.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(5_000..=10_000_000))]
     orders: u64,
     /// Concurrent clients that place them.

@@ -67,7 +67,8 @@ pub(crate) struct ListArgs {
     /// Only what is not ruled upon, not given back, or not looked at.
     #[arg(long)]
     open: bool,
-    #[arg(long, default_value_t = 100)]
+    /// At most so many.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// The region that is asked; the first that answers without it.
     #[arg(long)]

@@ -35,7 +35,7 @@ pub(crate) enum Verb {
         #[arg(long)]
         all: bool,
         /// At most so many in a second.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         per_second: u32,
         #[command(flatten)]
         act: ActArgs,
@@ -70,7 +70,7 @@ pub(crate) struct FilterArgs {
     #[arg(long, default_value_t = 0)]
     older_than: u64,
     /// At most so many of each region.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct ActArgs {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Why; kept in the audit.
+    /// Why; kept in the audit. A discard needs it.
     #[arg(long, default_value = "")]
     reason_text: String,
     /// Who; kept in the audit.
@@ -104,6 +104,9 @@ impl FilterArgs {
 }
 
 pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result<(), Refused> {
+    if let Verb::List { filter, .. } | Verb::Redrive { filter, .. } = &verb {
+        cluster.some(filter.from.as_deref())?;
+    }
     match verb {
         Verb::List { filter, parked } => list(cluster, &filter, parked, format).await,
         Verb::Inspect { id, region } => inspect(cluster, &id, region.as_deref(), format).await,

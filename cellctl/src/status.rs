@@ -1,6 +1,8 @@
 //! `region status`: who is up, how far each knows the others.
 
-use cell_proto::v1::{AgentStatusReply, AgentStatusRequest, StatusReply, StatusRequest};
+use cell_proto::v1::{
+    ActorFrontier, AgentStatusReply, AgentStatusRequest, Closed, StatusReply, StatusRequest,
+};
 use clap::Subcommand;
 use futures::future::join_all;
 use serde::Serialize;
@@ -47,11 +49,16 @@ impl<T> Seen<T> {
     }
 }
 
+const COLUMNS: usize = 14;
+
 #[derive(Debug, Serialize)]
 struct NodeRow {
     actor: String,
     durable_position: u64,
+    /// Closed ones too, whose last change every region has.
     actors_known: usize,
+    /// Those of which more may come: what a version vector names.
+    actors_open: usize,
     version: String,
 }
 
@@ -82,9 +89,9 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
     let Verb::Status { region } = verb;
     let rows = join_all(cluster.some(region.as_deref())?.into_iter().map(look)).await;
     let lines = rows.iter().flat_map(lines).collect();
-    let head = [
+    let head: [&str; COLUMNS] = [
         "region", "node", "position", "agent", "parked", "dead", "holes", "peer", "changes", "lag",
-        "messages", "lag", "protocol",
+        "messages", "lag", "protocol", "why",
     ];
     show(format, &head, lines, &rows);
     let mut silent = Silent::default();
@@ -118,8 +125,14 @@ fn node_row(reply: StatusReply) -> NodeRow {
         actor: actor.unwrap_or_default(),
         durable_position: reply.durable_position,
         actors_known: reply.frontier.len(),
+        actors_open: reply.frontier.iter().filter(|front| !is_closed(&reply.closed, front)).count(),
         version: reply.version,
     }
+}
+
+/// Whether every region has all that the actor ever wrote.
+fn is_closed(closed: &[Closed], front: &ActorFrontier) -> bool {
+    closed.iter().any(|it| it.actor == front.actor && it.last == front.seq)
 }
 
 fn agent_row(reply: AgentStatusReply) -> AgentRow {
@@ -151,7 +164,7 @@ fn lines(row: &Row) -> Vec<Vec<String>> {
         Seen::Answered(agent) => agent,
         Seen::Silent { .. } => {
             let mut line = vec![row.region.clone(), node, position, "does not answer".to_owned()];
-            line.resize(13, String::new());
+            line.resize(COLUMNS, String::new());
             return vec![line];
         }
     };
@@ -174,6 +187,7 @@ fn lines(row: &Row) -> Vec<Vec<String>> {
             peer.messages.clone(),
             lag(peer.message_lag_ms),
             if peer.protocol == 0 { "–".to_owned() } else { peer.protocol.to_string() },
+            peer.detail.clone(),
         ]);
     }
     lines

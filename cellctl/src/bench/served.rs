@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use cell_core::id::{SLOT_COUNT, UserId};
 use cell_proto::v1;
 use cell_proto::v1::node_client::NodeClient;
@@ -29,8 +29,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub(super) fn folder_in(data: Option<&Path>) -> Result<TempDir> {
     Ok(match data {
         Some(folder) => {
-            std::fs::create_dir_all(folder)?;
-            tempfile::tempdir_in(folder)?
+            let named = || format!("--data {}", folder.display());
+            std::fs::create_dir_all(folder).with_context(named)?;
+            tempfile::tempdir_in(folder).with_context(named)?
         }
         None => tempfile::tempdir()?,
     })
