@@ -95,3 +95,40 @@ fn read_on(
     });
     Ok((records.last().map(|(last, _)| Position(last.0 + 1)), entries))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cell_core::event::{Beat, Body, Change, Event};
+    use cell_core::id::{Hash, NodeId, RegionId};
+    use cell_core::version::Dot;
+    use cell_store::{FaultMedium, Log, LogConfig};
+
+    use super::*;
+
+    #[test]
+    fn what_goes_on_behind_a_hole_is_read_and_nothing_behind_the_next_one() {
+        let node = |region| NodeId { region: RegionId::new(region).unwrap(), index: 0 };
+        let [a, b] = ["east", "south"].map(|region| ActorId { node: node(region), start: 1, nonce: 1 });
+        let entry = |actor, seq| {
+            let events = vec![Arc::new(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: seq })))];
+            let (dot, trace) = (Dot { actor, seq }, String::new());
+            Change { dot, at: cell_core::clock::Hlc::default(), trace, events }.seal(&Hash::ZERO)
+        };
+        let (mut log, _) = Log::open(Arc::new(FaultMedium::new(1)), LogConfig::default()).unwrap();
+        let held = [entry(a, 5), entry(b, 1), entry(a, 3), entry(a, 4), entry(b, 2), entry(a, 6)];
+        let records: Vec<Vec<u8>> =
+            held.iter().cloned().map(|entry| Record::Entry(entry).to_bytes()).collect();
+        log.append(&records).unwrap();
+        log.sync().unwrap();
+        let mut next = BTreeMap::from([(a, 3)]);
+        let (behind, found) = read_on(&log.reader(), Position(0), &mut next).unwrap();
+        // 5 stands before what it builds on: the next reading finds it, and 6 behind it.
+        assert_eq!((behind, &found[..], next[&a]), (Some(Position(6)), &held[2..4], 5));
+        let (_, found) = read_on(&log.reader(), Position(0), &mut next).unwrap();
+        assert_eq!((found, next[&a]), (vec![held[0].clone(), held[5].clone()], 7));
+        let (behind, found) = read_on(&log.reader(), Position(6), &mut next).unwrap();
+        assert_eq!((behind, found.len()), (None, 0));
+    }
+}
