@@ -172,6 +172,10 @@ impl Disk {
         for entry in self.log.between(self.log.first, self.log.end()).iter().filter_map(Logged::entry) {
             left.entry(entry.dot.actor).or_default().insert(entry.dot.seq, entry);
         }
+        // The view may be past changes that stand behind a gap, and know of none before it.
+        for actor in left.keys() {
+            fronts.entry(*actor).or_insert(Held::default().trimmed);
+        }
         let held = |(actor, front)| {
             let left = left.remove(&actor).unwrap_or_default();
             (actor, Held::of(front, &left))
