@@ -124,8 +124,7 @@ impl Stage {
 
     async fn metric(&self, region: &str, name: &str) -> Option<f64> {
         let at = self.cluster.node_admin(region).unwrap();
-        let page = self.api.text(at, "/metrics").await.unwrap();
-        page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        self.api.metrics(at).await.unwrap().get(name).copied()
     }
 }
 

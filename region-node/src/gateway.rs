@@ -204,12 +204,9 @@ impl HttpGateway {
             }
             let refunds: Vec<RefundShape> =
                 serde_json::from_value(refunds).map_err(|error| error.to_string())?;
-            facts.extend(
-                refunds
-                    .iter()
-                    .filter(|refund| refund.intent_id == intent.id)
-                    .filter_map(|refund| refund_fact(refund, parties(intent))),
-            );
+            let permit = permit_of(intent)?;
+            let of_intent = refunds.iter().filter(|refund| refund.intent_id == intent.id);
+            facts.extend(of_intent.filter_map(|refund| refund_fact(refund, Some(&permit)).ok().flatten()));
         }
         Ok(facts)
     }
@@ -337,10 +334,9 @@ impl Callbacks {
             serde_json::from_slice(body).map_err(|error| CallbackError::Malformed(error.to_string()))?;
         let mut facts: Vec<Fact> =
             intent_fact(&shape.intent).map_err(CallbackError::Malformed)?.into_iter().collect();
-        if let Some(refund) = shape.refund.filter(is_done) {
-            let fact = refund_fact(&refund, parties(&shape.intent));
-            let unread = || CallbackError::Malformed("the refund names no payment or no order".to_owned());
-            facts.push(fact.ok_or_else(unread)?);
+        if let Some(refund) = &shape.refund {
+            let permit = permit_of(&shape.intent).map_err(CallbackError::Malformed)?;
+            facts.extend(refund_fact(refund, Some(&permit)).map_err(CallbackError::Malformed)?);
         }
         Ok(facts)
     }
@@ -362,11 +358,19 @@ fn metadata(charge: &Charge) -> BTreeMap<&'static str, String> {
     metadata
 }
 
+fn bytes_of(intent: &IntentShape, name: &str) -> Option<Vec<u8>> {
+    unhex(intent.metadata.get(name)?)
+}
+
+/// Who pays how much for what, as the intent carries it.
+fn permit_of(intent: &IntentShape) -> Result<Permit, String> {
+    let permit = bytes_of(intent, "permit").ok_or("the intent names no permit")?;
+    Permit::decode(&permit).map_err(|error| error.to_string())
+}
+
 /// The fact that an intent stands for; `None` while it is pending.
 fn intent_fact(intent: &IntentShape) -> Result<Option<Fact>, String> {
-    let decode = |name: &str| intent.metadata.get(name).and_then(|text| unhex(text));
-    let permit = decode("permit").ok_or("the intent names no permit")?;
-    let permit = Permit::decode(&permit).map_err(|error| error.to_string())?;
+    let permit = permit_of(intent)?;
     let payment = permit.payment_id();
     if payment.to_string() != intent.reference {
         return Err("the permit does not prove the payment".to_owned());
@@ -392,7 +396,7 @@ fn intent_fact(intent: &IntentShape) -> Result<Option<Fact>, String> {
             amount_minor: intent.captured_minor,
             currency: intent.currency.clone(),
             at_ms: intent.captured_at_ms.unwrap_or(0),
-            order_epoch: decode("order_epoch").and_then(|bytes| Epoch::decode(&bytes).ok()),
+            order_epoch: bytes_of(intent, "order_epoch").and_then(|bytes| Epoch::decode(&bytes).ok()),
             payment_epoch: None,
             permit,
         })),
@@ -409,41 +413,31 @@ fn intent_fact(intent: &IntentShape) -> Result<Option<Fact>, String> {
 
 fn read_refund(refund: Value) -> Answer {
     match serde_json::from_value::<RefundShape>(refund) {
-        Ok(refund) => Answer::Facts(refund_fact(&refund, None).into_iter().collect()),
+        Ok(refund) => Answer::Facts(refund_fact(&refund, None).ok().flatten().into_iter().collect()),
         Err(error) => Answer::Unknown(error.to_string()),
     }
 }
 
-fn is_done(refund: &RefundShape) -> bool {
-    refund.status == "done"
-}
-
-/// Who pays for what, by the permit that an intent carries.
-fn parties(intent: &IntentShape) -> Option<(PaymentId, OrderId)> {
-    let permit = Permit::decode(&unhex(intent.metadata.get("permit")?)?).ok()?;
-    Some((permit.payment_id(), permit.order))
-}
-
-/// What this cluster asked for has its case as the key; what somebody gave back by hand has any key, and may name nothing
-/// but its intent, whose `parties` these are.
-fn refund_fact(refund: &RefundShape, parties: Option<(PaymentId, OrderId)>) -> Option<Fact> {
-    is_done(refund).then_some(())?;
-    let by_hand = || {
-        let hash = Hash::of_parts(&[b"refund by hand", refund.key.as_bytes()]);
-        std::array::from_fn(|i| hash.0[i])
+/// The fact that a refund stands for; `None` before it is done. What this cluster asked for has its case as the key; what
+/// somebody gave back by hand has any key, and may name nothing but its intent, whose `permit` this is.
+fn refund_fact(refund: &RefundShape, permit: Option<&Permit>) -> Result<Option<Fact>, String> {
+    if refund.status != "done" {
+        return Ok(None);
+    }
+    let by_hand = || Hash::of_parts(&[b"refund by hand", refund.key.as_bytes()]).short();
+    let payment = refund.reference.parse().ok().or(permit.map(Permit::payment_id));
+    let order = refund.metadata.get("order").and_then(|id| id.parse().ok()).or(permit.map(|it| it.order));
+    let (Some(payment), Some(order)) = (payment, order) else {
+        return Err("the refund names no payment or no order".to_owned());
     };
-    Some(Fact::Refund(Refund {
+    Ok(Some(Fact::Refund(Refund {
         refund: refund.id.clone(),
         intent: refund.intent_id.clone(),
         case: key16(&refund.key).unwrap_or_else(by_hand),
-        payment: refund.reference.parse().ok().or(parties.map(|(payment, _)| payment))?,
-        order: refund
-            .metadata
-            .get("order")
-            .and_then(|id| id.parse().ok())
-            .or(parties.map(|(_, order)| order))?,
+        payment,
+        order,
         amount_minor: refund.amount_minor,
         currency: refund.currency.clone(),
         at_ms: refund.created_at_ms,
-    }))
+    })))
 }

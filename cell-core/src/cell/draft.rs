@@ -413,10 +413,8 @@ impl<'a> Draft<'a> {
             if glance(&payment).ended.is_some() || self.cell.owned(payment.slot()).is_none() {
                 continue;
             }
-            let record = Event::new(vec![payment.into()], Body::Record(Record::Permit(permit)));
-            if !self.holds(&record)? {
-                self.push(record)?;
-                self.touch(payment.into());
+            if self.read::<Payment, _>(payment.into(), |reading| reading.record.is_some())? != Some(true) {
+                self.learn_permit(&permit)?;
             }
         }
         Ok(())

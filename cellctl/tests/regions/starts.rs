@@ -182,8 +182,8 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
         until("what was wiped is back", async || regions.sees("north", order).await).await;
     }
     let admin = regions.cluster.node_admin("north").unwrap();
-    let metrics = regions.api.text(admin, "/metrics").await.unwrap();
-    assert!(metrics.contains("cell_baselines_adopted_total 1"), "it came by another way");
+    let metrics = regions.api.metrics(admin).await.unwrap();
+    assert_eq!(metrics.get("cell_baselines_adopted_total"), Some(&1.0), "it came by another way");
     // It decides on what it knew before, and whoever comes back learns of it all.
     regions.cluster.restart(Role::Node, "south").await.unwrap();
     regions.cluster.restart(Role::Agent, "south").await.unwrap();

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::time::MissedTickBehavior;
+
 /// Asks again, `every` so often, until the answer is good.
 ///
 /// # Errors
@@ -11,11 +13,14 @@ pub async fn until<T, E>(
     every: Duration,
     mut ask: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, E> {
-    let begun = Instant::now();
+    let (begun, mut look) = (Instant::now(), tokio::time::interval(every));
+    // Whoever takes long to answer is not asked without a pause.
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match ask().await {
-            Err(_) if begun.elapsed() <= within => tokio::time::sleep(every).await,
-            answer => return answer,
+        look.tick().await;
+        let answer = ask().await;
+        if answer.is_ok() || begun.elapsed() > within {
+            return answer;
         }
     }
 }
