@@ -188,6 +188,8 @@ fn run(engine: Engine, orders: u64, ordered: bool, sums: bool, dir: &Path) -> Re
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // As every service does.
+    rustix::thread::disable_transparent_huge_pages(true)?;
     let mut arguments = std::env::args().skip(1);
     let counts = arguments.next().unwrap_or_else(|| "200000,1000000".to_owned());
     let parent = arguments.next().map_or_else(std::env::temp_dir, Into::into);

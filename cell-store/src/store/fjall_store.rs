@@ -16,7 +16,7 @@
 //! - Its own lock file is named like ours, so it lives one folder deeper.
 //!
 //! Memory: the block cache, and write buffers, of which a keyspace has five at most (one filling, four being written).
-//! Threads: two, one that writes buffers out and one that merges. `sync` syncs the journal; tables and manifests are synced
+//! Threads: four, one that writes buffers out and three that merge. `sync` syncs the journal; tables and manifests are synced
 //! by fjall before what they replace goes.
 //!
 //! Damage. Detected at open, by fjall or by [`verify`]: missing or unreadable manifests, tables and journals, a journal
@@ -53,8 +53,9 @@ const APART: &[u8] = b"dekmrux";
 const OPENED: &str = "opened";
 /// Where the folder is made; what is found here was never finished.
 const UNFINISHED: &str = "fjall.new";
-/// One writes buffers out, so that it never waits for the other, which merges.
-const WORKERS: usize = 2;
+/// The first only writes buffers out. What is to be merged it puts back and takes again, without a pause, for as long as all
+/// others merge: with so many there is mostly one that does not.
+const WORKERS: usize = 4;
 /// Journals beyond this are cleared away by writing buffers out early. They are what is read again at open.
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 const OPEN_FILES_MAX: usize = 256;

@@ -19,16 +19,18 @@ fn check(world: &World) -> Result<(), String> {
     for node in world.nodes.iter().filter(|node| node.up) {
         let now_ms = node.local(world.now_ms);
         if node.linked && node.agent.up {
+            // Whenever the link comes up everything waits anew for an answer, also what had been handed over and came back busy.
+            let asked = world.now_ms > node.linked_at_ms + GRACE_MS;
             let filter = Filter { older_than_ms: Some(GRACE_MS), ..Filter::default() };
             for entry in node.agent.gate.list(now_ms, &filter, None, 64) {
                 let Some(message) = entry.message.filter(|_| entry.stage == Stage::Waiting) else { continue };
-                let late = message.deadline_ms > 0 && message.deadline_ms + GRACE_MS < now_ms;
+                let late = asked && message.deadline_ms > 0 && message.deadline_ms + GRACE_MS < now_ms;
                 ensure(!late, || format!("{}: {} waits past its deadline", node.region, entry.id))?;
                 let quiet = node.is_synced() && world.now_ms > node.slow_until_ms + GRACE_MS;
                 let there = !message.missing.is_empty()
                     && quiet
-                    && message.missing.iter().all(|need| node.whole_seq(&need.dot.actor) >= need.dot.seq)
-                    && world.now_ms > node.linked_at_ms + GRACE_MS;
+                    && asked
+                    && message.missing.iter().all(|need| node.whole_seq(&need.dot.actor) >= need.dot.seq);
                 ensure(!there, || format!("{}: {} waits for what is there", node.region, entry.id))?;
             }
         }
