@@ -22,7 +22,8 @@ mod store;
 
 pub use lock::write_whole;
 pub use log::{
-    Damage, DamageReason, FRAME_BODY_BYTES_MAX, Log, LogConfig, LogError, LogReader, Position, Recovery,
+    Damage, DamageReason, FRAME_BODY_BYTES_MAX, Log, LogConfig, LogError, LogReader, LogTrimmer, Position,
+    Recovery,
 };
 pub use medium::{DiskMedium, FaultMedium, Medium, MediumError};
 pub use owner::{FolderError, claim, has_room};

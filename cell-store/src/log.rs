@@ -12,11 +12,13 @@ mod reader;
 mod recovery;
 mod segment;
 mod tail;
+mod trimmer;
 
 pub use error::LogError;
 pub use frame::FRAME_BODY_BYTES_MAX;
 pub use reader::LogReader;
 pub use recovery::{Damage, DamageReason, Recovery};
+pub use trimmer::LogTrimmer;
 
 use std::fmt;
 use std::io;
@@ -57,6 +59,7 @@ impl fmt::Display for Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
     /// A segment that would grow beyond this ends, and the next begins. One larger frame may still have a segment alone.
+    /// The larger it is, the longer a file system may keep syncs waiting while it is deleted.
     pub segment_bytes_max: u64,
     /// How much of the newest records is kept in memory for readers that follow right behind the writer.
     pub recent_bytes_max: usize,
@@ -67,7 +70,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_bytes_max: 64 << 20, recent_bytes_max: 8 << 20, least: Position(0) }
+        Self { segment_bytes_max: 16 << 20, recent_bytes_max: 8 << 20, least: Position(0) }
     }
 }
 
@@ -81,7 +84,6 @@ pub struct Log {
     active: ActiveSegment,
     next: u64,
     unsynced_bytes: u64,
-    poisoned: bool,
 }
 
 #[derive(Debug)]
@@ -120,8 +122,7 @@ impl Log {
         recovery.next = Position(next);
         let active = ActiveSegment { name, salt: last.salt, bytes: last.bytes };
         let shared = Arc::new(Shared::new(medium, segments, next, config.recent_bytes_max));
-        let log =
-            Self { shared, config, frame: Vec::new(), active, next, unsynced_bytes: 0, poisoned: false };
+        let log = Self { shared, config, frame: Vec::new(), active, next, unsynced_bytes: 0 };
         Ok((log, recovery))
     }
 
@@ -152,7 +153,7 @@ impl Log {
     /// [`LogError::TooLarge`] and [`LogError::Full`] leave the log as it was, and it may be used on. After any other
     /// error it is poisoned: what is on disk is decided by opening it again.
     pub fn append_group<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<Range<Position>, LogError> {
-        self.refuse_if_poisoned()?;
+        self.shared.refuse_if_poisoned()?;
         let start = self.next;
         if records.is_empty() {
             return Ok(Position(start)..Position(start));
@@ -194,7 +195,7 @@ impl Log {
     /// Any error poisons the log: after a failed sync nobody knows what is on disk, and a second sync that succeeds
     /// proves nothing. Stop serving, open anew, trust what the fresh read confirms.
     pub fn sync(&mut self) -> Result<Position, LogError> {
-        self.refuse_if_poisoned()?;
+        self.shared.refuse_if_poisoned()?;
         if self.unsynced_bytes > 0 {
             self.sync_active()?;
         }
@@ -217,36 +218,14 @@ impl Log {
         LogReader::new(Arc::clone(&self.shared))
     }
 
-    /// Deletes segments that hold only durable records before `before`, oldest first, never the one being written.
-    /// Returns the first position that is left.
-    ///
-    /// # Errors
-    /// [`LogError::Io`]: what was deleted so far is gone for readers; call again.
-    pub fn delete_before(&mut self, before: Position) -> Result<Position, LogError> {
-        self.refuse_if_poisoned()?;
-        let before = before.0.min(self.shared.durable());
-        let medium = Arc::clone(&self.shared.medium);
-        while let Some(name) = self.shared.forget_first_segment(before) {
-            match medium.delete(&name) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(LogError::io("delete", &name)(source));
-                }
-                _ => {}
-            }
-            // Each name on its own: were a later one to go before an earlier one, a power cut would leave a hole.
-            medium.sync_dir().map_err(LogError::io("sync the folder of", &name))?;
-            tracing::debug!(segment = %name, "deleted a segment");
-        }
-        Ok(Position(self.shared.first()))
-    }
-
-    fn refuse_if_poisoned(&self) -> Result<(), LogError> {
-        if self.poisoned { Err(LogError::Poisoned) } else { Ok(()) }
+    /// The same, for whoever deletes what is not needed.
+    pub fn trimmer(&self) -> LogTrimmer {
+        LogTrimmer::new(Arc::clone(&self.shared))
     }
 
     fn poison(&mut self, error: LogError) -> LogError {
         tracing::error!(%error, segment = %self.active.name, "the log is poisoned");
-        self.poisoned = true;
+        self.shared.poison();
         error
     }
 

@@ -111,9 +111,9 @@ fn segments_roll_over_without_a_seam() {
 #[test]
 fn whole_segments_before_a_position_are_deleted_and_reading_them_says_so() {
     let medium = FaultMedium::new(1);
-    let mut log = log_of(&medium, small_segments(), 300);
+    let log = log_of(&medium, small_segments(), 300);
     let reader = log.reader();
-    let first = log.delete_before(Position(150)).unwrap();
+    let first = log.trimmer().delete_before(Position(150)).unwrap();
     assert!(first.0 > 100 && first.0 <= 150, "{first}");
     assert_eq!(reader.first(), first);
     assert!(
@@ -125,10 +125,40 @@ fn whole_segments_before_a_position_are_deleted_and_reading_them_says_so() {
     medium.power_cut();
     let (mut log, recovery) = reopen(&medium, small_segments());
     assert_eq!((recovery.first, recovery.damage.len()), (first, 0));
-    let last = log.delete_before(Position(u64::MAX)).unwrap();
+    let last = log.trimmer().delete_before(Position(u64::MAX)).unwrap();
     assert!(last.0 <= 300, "the segment being written stays");
     log.append_group(&[support::record(300, 10)]).unwrap();
     assert_eq!(log.sync().unwrap(), Position(301));
+}
+
+#[test]
+fn segments_go_in_their_order_whoever_deletes_them_while_the_writer_goes_on() {
+    const RECORDS: u64 = 2_000;
+    let medium = FaultMedium::new(1);
+    let (mut log, _) = reopen(&medium, small_segments());
+    let (reader, trimmer) = (log.reader(), log.trimmer());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let (reader, trimmer) = (reader.clone(), trimmer.clone());
+            scope.spawn(move || {
+                while reader.durable() < Position(RECORDS) {
+                    let left = trimmer.delete_before(reader.durable()).unwrap();
+                    assert!(left <= reader.durable());
+                }
+            });
+        }
+        for n in 0..RECORDS {
+            log.append_group(&[support::record(n, 100)]).unwrap();
+            log.sync().unwrap();
+        }
+    });
+    let first = log.reader().first();
+    assert!(first > Position(0), "nothing was deleted");
+    drop(log);
+    medium.power_cut();
+    let (log, recovery) = reopen(&medium, small_segments());
+    assert_eq!((recovery.first, recovery.next, recovery.damage.len()), (first, Position(RECORDS), 0));
+    assert_eq!(read_all(&log), (first.0..RECORDS).collect::<Vec<_>>());
 }
 
 #[test]
@@ -138,7 +168,7 @@ fn records_that_are_not_durable_are_never_deleted() {
     for n in 0..50 {
         log.append_group(&[support::record(n, 100)]).unwrap();
     }
-    assert_eq!(log.delete_before(Position(50)).unwrap(), Position(0));
+    assert_eq!(log.trimmer().delete_before(Position(50)).unwrap(), Position(0));
 }
 
 #[test]
@@ -330,7 +360,8 @@ fn a_sync_reaches_the_device_behind_the_file() {
 #[test]
 fn records_of_many_bytes_become_frames_that_one_sync_makes_durable() {
     let medium = FaultMedium::new(1);
-    let (mut log, _) = reopen(&medium, LogConfig::default());
+    let config = LogConfig { segment_bytes_max: 64 << 20, ..LogConfig::default() };
+    let (mut log, _) = reopen(&medium, config);
     let syncs = medium.sync_count();
     log.append(&numbered(0..40, 1 << 20)).unwrap();
     assert_eq!(log.next(), Position(40));

@@ -251,7 +251,7 @@ fn a_failed_sync_poisons_the_log_and_only_what_a_fresh_read_confirms_comes_back(
         assert!(matches!(log.sync(), Err(LogError::Sync { .. })));
         assert!(matches!(log.sync(), Err(LogError::Poisoned)), "a second sync proves nothing");
         assert!(matches!(log.append_group(&group(12, &[10])), Err(LogError::Poisoned)));
-        assert!(matches!(log.delete_before(Position(5)), Err(LogError::Poisoned)));
+        assert!(matches!(log.trimmer().delete_before(Position(5)), Err(LogError::Poisoned)));
         assert_eq!(
             (log.durable(), read_all(&log).len()),
             (Position(10), 10),

@@ -94,7 +94,7 @@ pub struct GatewayConfig {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
-    /// One segment's size.
+    /// One segment's size. While a large one is deleted, a file system may keep syncs waiting.
     pub segment_kib: u64,
     /// Kept for a peer that does not have it yet; beyond it the peer takes over state.
     pub keep_mib: u64,
@@ -103,7 +103,7 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { segment_kib: 64 << 10, keep_mib: 8 << 10, keep_h: 7 * 24 }
+        LogSettings { segment_kib: 16 << 10, keep_mib: 8 << 10, keep_h: 7 * 24 }
     }
 }
 

@@ -22,7 +22,7 @@ use cell_core::id::{ActorId, EntityId, PaymentId, RegionId, UserId};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
 use cell_core::version::Dot;
-use cell_store::{LogReader, Store};
+use cell_store::{LogReader, LogTrimmer, Store};
 pub(crate) use exchange::{Compared, Known};
 pub use opening::OpenError;
 use tokio::sync::{broadcast, watch};
@@ -68,6 +68,7 @@ pub struct Node {
     sessions: Sessions,
     hurry: Hurry,
     log: LogReader,
+    trimmer: LogTrimmer,
     members: Members,
     me: Arc<Mutex<ActorId>>,
     view_id: u64,
@@ -284,10 +285,6 @@ impl Node {
         self.run(move |cell, _, _| Ok((Step::default(), look(cell)))).await
     }
 
-    pub(crate) fn submit(&self) -> &Submit {
-        &self.submit
-    }
-
     pub(crate) fn heard_of_more(&self) -> &watch::Sender<Instant> {
         &self.more
     }
@@ -302,6 +299,10 @@ impl Node {
 
     pub(crate) fn log(&self) -> &LogReader {
         &self.log
+    }
+
+    pub(crate) fn trimmer(&self) -> &LogTrimmer {
+        &self.trimmer
     }
 
     pub(crate) fn durable_watch(&self) -> watch::Receiver<u64> {

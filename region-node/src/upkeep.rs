@@ -152,13 +152,15 @@ impl Node {
         if log.first_after_deleting(Position(before)).0 == first {
             return Ok(first);
         }
-        let working = self.working().clone();
-        // The view is on disk as far as it shows, and says that the log may begin here.
-        let note = move || view::put_trimmed(&working, before).and_then(|()| working.store().sync());
-        let synced = tokio::task::spawn_blocking(note).await;
-        let failed = |error: &dyn std::fmt::Display| NodeError::Unavailable(error.to_string());
-        synced.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-        let left = self.submit().trim(Position(before)).await?.0;
+        let (working, trimmer) = (self.working().clone(), self.trimmer().clone());
+        let trimmed = tokio::task::spawn_blocking(move || {
+            let failed = |error: &dyn std::fmt::Display| NodeError::Unavailable(error.to_string());
+            // The view is on disk as far as it shows, and says that the log may begin here.
+            view::put_trimmed(&working, before).map_err(|error| failed(&error))?;
+            working.store().sync().map_err(|error| failed(&error))?;
+            trimmer.delete_before(Position(before)).map_err(|error| failed(&error))
+        });
+        let left = trimmed.await.map_err(|error| NodeError::Unavailable(error.to_string()))??.0;
         metrics::counter!("cell_log_trimmed_records_total").increment(left.saturating_sub(first));
         tracing::info!(from = first, to = left, "deleted a part of the log that others have");
         Ok(left)
@@ -212,7 +214,7 @@ mod tests {
             log.sync().unwrap();
         }
         assert_eq!(started_from(&log), [3, 7]);
-        assert_eq!(log.delete_before(Position(1)).unwrap(), Position(1));
+        assert_eq!(log.trimmer().delete_before(Position(1)).unwrap(), Position(1));
         assert_eq!(started_from(&log), [0; 0], "the state it came with may have been deleted with the rest");
     }
 

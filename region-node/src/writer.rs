@@ -26,7 +26,7 @@ use cell_core::payment::Payment;
 use cell_core::placement::Epoch;
 use cell_core::version::Dot;
 use cell_store::{FRAME_BODY_BYTES_MAX, Log, Position};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 pub(crate) use self::applier::Hurry;
 pub(crate) use self::group::{Group, Sheet};
@@ -168,15 +168,7 @@ impl<T: Told> Loop<T> {
         let mut finishes = Vec::with_capacity(work.len());
         // What a group makes is seen by the rest of the group at once, and by nobody else before it is durable.
         let over = Stacked::new(&self.working);
-        let mut trims = Vec::new();
-        for work in work {
-            let run = match work {
-                Work::Run(run) => run,
-                Work::Trim(before, answer) => {
-                    trims.push((before, answer));
-                    continue;
-                }
-            };
+        for Work(run) in work {
             let mut steps = Vec::new();
             let ran =
                 contained("work", &"a piece of work", || run(&mut self.cell, &over, now_ms(), &mut steps));
@@ -202,7 +194,6 @@ impl<T: Told> Loop<T> {
         finishes.into_iter().for_each(|finish| finish(outcome.clone()));
         let end = durable?;
         self.hand_on(made, end)?;
-        trims.into_iter().for_each(|(before, answer)| self.trim(before, answer));
         Ok(())
     }
 
@@ -225,14 +216,6 @@ impl<T: Told> Loop<T> {
         let named = made.quarantined.values().flatten().flat_map(|kept| kept.entities.iter().copied());
         let ids: BTreeSet<EntityId> = made.entities.keys().copied().chain(named).collect();
         Ok(self.working.withhold(&self.cell, ids)?)
-    }
-
-    fn trim(&mut self, before: Position, answer: oneshot::Sender<Position>) {
-        match self.log.delete_before(before) {
-            // Nobody waits any more: it is trimmed all the same.
-            Ok(first) => drop(answer.send(first)),
-            Err(error) => tracing::warn!(%error, "segments could not be deleted; tried again"),
-        }
     }
 
     /// Closings that the view was not given yet.

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
@@ -21,7 +21,10 @@ const READ_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) medium: Arc<dyn Medium>,
+    /// Held by whoever deletes segments, so that they go in their order.
+    pub(crate) deleting: Mutex<()>,
     durable: AtomicU64,
+    poisoned: AtomicBool,
     contents: RwLock<Contents>,
 }
 
@@ -195,7 +198,22 @@ impl Shared {
         tail_bytes_max: usize,
     ) -> Self {
         let contents = Contents { segments: segments.into(), tail: Tail::new(next, tail_bytes_max) };
-        Self { medium, durable: AtomicU64::new(next), contents: RwLock::new(contents) }
+        Self {
+            medium,
+            deleting: Mutex::default(),
+            durable: AtomicU64::new(next),
+            poisoned: AtomicBool::new(false),
+            contents: RwLock::new(contents),
+        }
+    }
+
+    /// Nobody knows what is on disk: nothing is written or deleted from now on.
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn refuse_if_poisoned(&self) -> Result<(), LogError> {
+        if self.poisoned.load(Ordering::Acquire) { Err(LogError::Poisoned) } else { Ok(()) }
     }
 
     pub(crate) fn durable(&self) -> u64 {

@@ -179,7 +179,7 @@ impl Node {
             opened => opened?,
         };
         let Opened { log, records, working, traces, cell: restored, replayed, gap, lacking } = opened;
-        let reader = log.reader();
+        let (reader, trimmer) = (log.reader(), log.trimmer());
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
         let old = restored.fronts().actors().filter(|actor| actor.node == node).max().copied();
@@ -249,6 +249,7 @@ impl Node {
             sessions,
             hurry: writer.hurry.clone(),
             log: reader,
+            trimmer,
             members,
             me: Arc::new(Mutex::new(me)),
             view_id,

@@ -3,7 +3,6 @@
 use std::sync::mpsc::{SyncSender, TrySendError};
 
 use cell_core::cell::{Cell, Step, Unavailable, View};
-use cell_store::Position;
 use tokio::sync::oneshot;
 
 use super::NodeError;
@@ -18,11 +17,8 @@ pub(crate) struct Submit {
     pub(super) work: SyncSender<Work>,
 }
 
-pub(super) enum Work {
-    Run(Run),
-    /// Segments that end before this are not needed any more; answers with the first position that is left.
-    Trim(Position, oneshot::Sender<Position>),
-}
+pub(super) struct Work(pub(super) Run);
+
 impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Work")
@@ -52,22 +48,12 @@ impl Submit {
             };
             Box::new(finish) as Finish
         };
-        let taken = self.submit(Work::Run(Box::new(run)));
+        let taken = self.submit(Work(Box::new(run)));
         async move {
             taken?;
             let not_done = || NodeError::Unavailable("it was not carried out".to_owned());
             answered.await.unwrap_or_else(|_| Err(not_done()))
         }
-    }
-
-    /// Deletes the log's segments that hold only records before `before`; returns the first position that is left.
-    ///
-    /// # Errors
-    /// As [`Submit::run`].
-    pub(crate) async fn trim(&self, before: Position) -> Result<Position, NodeError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Work::Trim(before, answer))?;
-        answered.await.map_err(|_| NodeError::Unavailable("it was not carried out".to_owned()))
     }
 
     fn submit(&self, work: Work) -> Result<(), NodeError> {

@@ -208,13 +208,10 @@ impl Shelf {
                 kept => kept?,
             }
         }
-        let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
-        let deleted = tokio::task::spawn_blocking(move || {
-            let deleted = log.delete_before(Position(end));
-            (log, deleted)
-        });
-        let (log, deleted) = deleted.await.map_err(|_| ShelfError::Ended)?;
-        self.log = Some(log);
+        let Some(log) = &self.log else { return Err(ShelfError::Ended) };
+        let trimmer = log.trimmer();
+        let deleted = tokio::task::spawn_blocking(move || trimmer.delete_before(Position(end)));
+        let deleted = deleted.await.map_err(|_| ShelfError::Ended)?;
         self.tidied_at = self.reader.durable().0;
         tracing::info!(kept, first = deleted?.0, "the gate's log was written anew");
         Ok(())
