@@ -13,6 +13,7 @@
 //!   level. Kinds have keyspaces of their own ([`APART`]): what comes in the order of its keys is moved then, not merged. A
 //!   batch is whole over all of them: they share the journal, which fjall syncs before it writes a buffer out. One that was
 //!   filled in that moment may go with it; a power cut then leaves a journal that is behind, and that is named.
+//! - It syncs its journal seldom, and much of it then: see [`write_back`].
 //! - Its own lock file is named like ours, so it lives one folder deeper.
 //!
 //! Memory: the block cache, and write buffers, of which a keyspace has five at most (one filling, four being written).
@@ -28,11 +29,12 @@
 //! the reason to itself. The applied position (an earlier moment) and the digests (single keys) are there for that.
 
 mod verify;
+mod write_back;
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +47,7 @@ use super::fence::{Fence, contained, file_error, let_go};
 use super::folder::{Folder, home_of, unusable};
 use super::{Batch, Engine, Scan, Store, StoreError};
 use crate::lock::sync_folder;
+use write_back::WriteBack;
 
 const ENGINE: &str = "fjall";
 /// First bytes of the keys that come with every order, in their order: each kind has a keyspace, all others share one.
@@ -88,6 +91,7 @@ impl Default for FjallConfig {
 pub struct FjallStore {
     /// `None` only while it is dropped.
     open: Option<Open>,
+    write_back: WriteBack,
     fence: Fence,
     /// Released last.
     folder: Folder,
@@ -158,7 +162,16 @@ impl FjallStore {
             Ok(Open { keyspaces, db })
         })?;
         folder.mark()?;
-        Ok(FjallStore { open: Some(open), fence: Fence::new(ENGINE), folder })
+        Ok(FjallStore {
+            open: Some(open),
+            write_back: WriteBack::default(),
+            fence: Fence::new(ENGINE),
+            folder,
+        })
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder.dir().join(home_of(Engine::Fjall))
     }
 
     fn inner(&self) -> Result<&Open, StoreError> {
@@ -195,20 +208,23 @@ impl Store for FjallStore {
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.fence.change(|| {
             let open = self.inner()?;
-            let mut writes = open.db.batch();
+            let (mut writes, mut bytes) = (open.db.batch(), 0);
             let mut entries = entries.into_iter().peekable();
             while let Some((key, value)) = entries.next() {
                 if entries.peek().is_some_and(|(next, _)| next.cmp(&key) == Ordering::Equal) {
                     continue;
                 }
                 let keyspace = open.of(&key);
+                bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
                 match value {
                     Some(value) => writes.insert(keyspace, key.as_ref(), value.as_ref()),
                     None => writes.remove(keyspace, key.as_ref()),
                 }
             }
             wait_for_merging(open)?;
-            writes.commit().map_err(error)
+            writes.commit().map_err(error)?;
+            self.write_back.written(&self.home(), bytes);
+            Ok(())
         })
     }
 

@@ -62,7 +62,12 @@ fn manifest(keyspace: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn journals(home: &Path) -> io::Result<Option<u64>> {
+pub(super) fn journal_name(id: u64) -> String {
+    format!("{id}.jnl")
+}
+
+/// Of every journal, the one being written last.
+pub(super) fn journal_ids(home: &Path) -> io::Result<Vec<u64>> {
     let mut ids = Vec::new();
     for entry in std::fs::read_dir(home)? {
         let name = entry?.file_name();
@@ -72,13 +77,18 @@ fn journals(home: &Path) -> io::Result<Option<u64>> {
         }
     }
     ids.sort_unstable();
+    Ok(ids)
+}
+
+fn journals(home: &Path) -> io::Result<Option<u64>> {
+    let ids = journal_ids(home)?;
     let Some(last) = ids.last().copied() else { return Err(damaged("its journal is missing")) };
     if ids.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
         return Err(damaged("a journal between two others is missing"));
     }
     let mut before = None;
     for id in ids {
-        let name = format!("{id}.jnl");
+        let name = journal_name(id);
         let bytes = std::fs::read(home.join(&name))?;
         let end = journal(&bytes, &mut before).map_err(|at| damaged(format!("'{name}' at byte {at}")))?;
         let rest = without_zeros(&bytes[end..]);
