@@ -158,7 +158,10 @@ impl Node {
             // The view is on disk as far as it shows, and says that the log may begin here.
             view::put_trimmed(&working, before).map_err(|error| failed(&error))?;
             working.store().sync().map_err(|error| failed(&error))?;
-            trimmer.delete_before(Position(before)).map_err(|error| failed(&error))
+            trimmer.delete_before(Position(before)).map_err(|error| {
+                tracing::warn!(%error, "segments could not be deleted; tried again");
+                failed(&error)
+            })
         });
         let left = trimmed.await.map_err(|error| NodeError::Unavailable(error.to_string()))??.0;
         metrics::counter!("cell_log_trimmed_records_total").increment(left.saturating_sub(first));

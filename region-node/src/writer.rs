@@ -193,8 +193,7 @@ impl<T: Told> Loop<T> {
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
         finishes.into_iter().for_each(|finish| finish(outcome.clone()));
         let end = durable?;
-        self.hand_on(made, end)?;
-        Ok(())
+        self.hand_on(made, end)
     }
 
     /// What could not be applied is said, and what it would have changed is not shown from now on; or is again.

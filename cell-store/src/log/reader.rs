@@ -17,7 +17,7 @@ use crate::medium::Medium;
 /// At most this much is read from the disk in one call, whatever the caller allows (one larger frame excepted).
 const READ_BYTES_MAX: u64 = 4 << 20;
 
-/// What writer and readers share. The writer changes it; readers hold the lock only while they look, never on disk.
+/// What writer, trimmer and readers share. The first two change it; nobody holds the lock of the contents on disk.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) medium: Arc<dyn Medium>,

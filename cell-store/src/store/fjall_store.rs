@@ -34,7 +34,7 @@ mod write_back;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,14 +164,10 @@ impl FjallStore {
         folder.mark()?;
         Ok(FjallStore {
             open: Some(open),
-            write_back: WriteBack::default(),
+            write_back: WriteBack::new(home),
             fence: Fence::new(ENGINE),
             folder,
         })
-    }
-
-    fn home(&self) -> PathBuf {
-        self.folder.dir().join(home_of(Engine::Fjall))
     }
 
     fn inner(&self) -> Result<&Open, StoreError> {
@@ -223,7 +219,7 @@ impl Store for FjallStore {
             }
             wait_for_merging(open)?;
             writes.commit().map_err(error)?;
-            self.write_back.written(&self.home(), bytes);
+            self.write_back.written(bytes);
             Ok(())
         })
     }

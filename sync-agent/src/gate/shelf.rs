@@ -16,7 +16,6 @@ const WASTE_MAX: u64 = 65_536;
 const READ_BYTES: usize = 1 << 20;
 /// Records written in one frame while the log is written anew.
 const CHUNK: usize = 1_024;
-const SEGMENT_BYTES: u64 = 16 << 20;
 /// Pause between two tries to write to a full disk.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -65,8 +64,7 @@ impl Shelf {
             Err(error) => tracing::warn!(%error, "the folder cannot be marked as this agent's"),
             Ok(()) => {}
         }
-        let config = LogConfig { segment_bytes_max: SEGMENT_BYTES, ..LogConfig::default() };
-        let (log, recovery) = Log::open(Arc::new(medium), config)?;
+        let (log, recovery) = Log::open(Arc::new(medium), LogConfig::default())?;
         for damage in &recovery.damage {
             tracing::error!(
                 ?damage,

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Advice, fadvise};
@@ -14,29 +14,35 @@ use super::verify;
 const BYTES: usize = 1 << 20;
 
 /// What was written to the journal since the disk was given the last of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct WriteBack {
+    /// fjall's own folder.
+    home: PathBuf,
     bytes: AtomicUsize,
 }
 
 impl WriteBack {
-    /// So many bytes more were written to the journal in `home`.
-    pub(super) fn written(&self, home: &Path, bytes: usize) {
+    pub(super) fn new(home: PathBuf) -> WriteBack {
+        WriteBack { home, bytes: AtomicUsize::new(0) }
+    }
+
+    /// So many bytes more were written to the journal.
+    pub(super) fn written(&self, bytes: usize) {
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes < BYTES {
             return;
         }
         self.bytes.store(0, Ordering::Relaxed);
         // What the disk refuses fjall hears of at its next sync.
-        if let Err(error) = begin(home) {
+        if let Err(error) = self.begin() {
             tracing::debug!(%error, "the journal is not written before it is synced");
         }
     }
-}
 
-/// Advised that a file's pages are not needed, Linux begins to write those that it has to keep till then. Nobody reads a
-/// journal before the next start.
-fn begin(home: &Path) -> io::Result<()> {
-    let Some(newest) = verify::journal_ids(home)?.pop() else { return Ok(()) };
-    let journal = File::open(home.join(verify::journal_name(newest)))?;
-    Ok(fadvise(&journal, 0, None, Advice::DontNeed)?)
+    /// Advised that a file's pages are not needed, Linux begins to write those that it has to keep till then. Nobody reads
+    /// a journal before the next start.
+    fn begin(&self) -> io::Result<()> {
+        let Some(newest) = verify::journal_ids(&self.home)?.pop() else { return Ok(()) };
+        let journal = File::open(self.home.join(verify::journal_name(newest)))?;
+        Ok(fadvise(&journal, 0, None, Advice::DontNeed)?)
+    }
 }
