@@ -139,8 +139,8 @@ pub(crate) struct ApplyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplicateArgs {
-    /// Orders that pile up before each catch-up.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    /// Orders that pile up before each catch-up; 0 leaves catching up out.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(..=10_000_000))]
     orders: u64,
     /// Concurrent clients where as many orders as possible are placed.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]

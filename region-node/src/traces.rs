@@ -2,10 +2,11 @@
 //!
 //! A convenience for people who follow a request, bounded and lost with the process: nothing depends on it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cell_core::id::EntityId;
+use hashbrown::HashMap;
 
 /// Entities remembered.
 const KEPT_MAX: usize = 20_000;

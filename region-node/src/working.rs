@@ -3,7 +3,7 @@
 //! Admission and reads see it; so a client always reads its own write, and admission never waits for the view. Entities
 //! stay here for a while after they were applied: what was just written is what is read next.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -16,6 +16,7 @@ use cell_core::order::Order;
 use cell_core::payment::Payment;
 use cell_core::version::Dot;
 use cell_store::{Scan, Store, StoreError};
+use hashbrown::HashMap;
 use tokio::sync::{Notify, watch};
 
 use crate::doubt::Doubt;
