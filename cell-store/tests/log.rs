@@ -162,6 +162,23 @@ fn segments_go_in_their_order_whoever_deletes_them_while_the_writer_goes_on() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_deleted_stays_and_those_behind_it_wait() {
+    let medium = FaultMedium::new(1);
+    let log = log_of(&medium, small_segments(), 300);
+    let (reader, trimmer) = (log.reader(), log.trimmer());
+    let first = trimmer.delete_before(Position(100)).unwrap();
+    medium.fail_next_delete();
+    assert!(matches!(trimmer.delete_before(Position(250)), Err(LogError::Io { .. })));
+    assert_eq!(reader.first(), first);
+    assert_eq!(read_all(&log), (first.0..300).collect::<Vec<_>>());
+    assert!(trimmer.delete_before(Position(250)).unwrap() > Position(200), "tried again");
+    let first = reader.first();
+    drop(log);
+    let (_, recovery) = reopen(&medium, small_segments());
+    assert_eq!((recovery.first, recovery.damage.len()), (first, 0));
+}
+
+#[test]
 fn records_that_are_not_durable_are_never_deleted() {
     let medium = FaultMedium::new(1);
     let (mut log, _) = reopen(&medium, small_segments());

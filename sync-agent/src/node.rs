@@ -400,8 +400,7 @@ impl NodeLink {
                 fronts.raise(actor, front);
                 upto.insert(actor, holes.whole_to(&actor, fronts.seq(&actor)));
             }
-            baseline.closed.iter().for_each(|closed| fronts.close(closed.actor, closed.last));
-            baseline.lives.iter().for_each(|life| self.lives().learn(*life));
+            note_lives(baseline, &mut fronts, &mut self.lives());
         }
         let fronts = Arc::new(fronts);
         self.hear(&fronts);
@@ -490,23 +489,58 @@ fn note_life(entry: &Entry, fronts: &mut Fronts, lives: &mut Lives) {
         match &event.body {
             Some(Body::Beat(beat)) => lives.beat(entry.dot.actor, beat.wall_ms, now_ms()),
             Some(Body::Succeeds(succeeds)) => lives.ended(succeeds.old, succeeds.last),
-            Some(Body::Closed(closed)) => {
-                fronts.close(closed.actor, closed.last);
-                lives.ended(closed.actor, closed.last);
-                if fronts.folded().contains_key(&closed.actor) {
-                    lives.forget(&closed.actor);
-                }
-            }
+            Some(Body::Closed(closed)) => note_closed(closed.actor, closed.last, fronts, lives),
             _ => {}
         }
     }
 }
 
+/// The same of what was adopted: of who was closed meanwhile nobody waits for a sign of life.
+fn note_lives(baseline: &Baseline, fronts: &mut Fronts, lives: &mut Lives) {
+    baseline.lives.iter().for_each(|life| lives.learn(*life));
+    baseline.closed.iter().for_each(|closed| note_closed(closed.actor, closed.last, fronts, lives));
+}
+
+fn note_closed(actor: ActorId, last: u64, fronts: &mut Fronts, lives: &mut Lives) {
+    fronts.close(actor, last);
+    if fronts.folded().contains_key(&actor) {
+        lives.forget(&actor);
+    } else {
+        lives.ended(actor, last);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use cell_core::id::NodeId;
+    use cell_core::event::Closed;
+    use cell_core::id::{Hash, NodeId};
 
     use super::*;
+
+    #[test]
+    fn who_was_closed_before_a_baseline_was_adopted_is_waited_for_no_more() {
+        let actor = |start| ActorId {
+            node: NodeId { region: "east".parse().unwrap(), index: 0 },
+            start,
+            nonce: start,
+        };
+        let (mut fronts, mut lives) = (Fronts::default(), Lives::default());
+        for start in 1..=3 {
+            fronts.raise(actor(start), Front { seq: 5, hash: Hash([0; 32]) });
+            lives.beat(actor(start), 1_000, 1_000);
+        }
+        let closed = [(1, 5), (2, 9)].map(|(start, last)| Closed { actor: actor(start), last });
+        let baseline = Baseline {
+            fronts: Vec::new(),
+            closed: closed.into(),
+            placed: Vec::new(),
+            lives: Vec::new(),
+            quarantined: Vec::new(),
+        };
+        note_lives(&baseline, &mut fronts, &mut lives);
+        let known: Vec<_> = lives.iter().map(|life| (life.actor.start, life.last)).collect();
+        assert_eq!(known, [(2, Some(9)), (3, None)], "of the first all is here, of the second the end is known");
+    }
 
     #[tokio::test]
     async fn a_log_that_was_cut_and_is_as_long_again_is_another_one() {

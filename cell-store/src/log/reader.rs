@@ -255,13 +255,18 @@ impl Shared {
     }
 
     /// Takes the oldest segment out of the readers' sight if all of it is before `before`; its file is the caller's.
-    pub(crate) fn forget_first_segment(&self, before: u64) -> Option<Arc<str>> {
+    pub(crate) fn forget_first_segment(&self, before: u64) -> Option<Segment> {
         let mut contents = self.contents_mut();
         let deletable = contents.segments.len() > 1 && contents.segments[0].end <= before;
         if !deletable {
             return None;
         }
-        contents.segments.pop_front().map(|segment| segment.name)
+        contents.segments.pop_front()
+    }
+
+    /// It is still there.
+    pub(crate) fn remember_first_segment(&self, segment: Segment) {
+        self.contents_mut().segments.push_front(segment);
     }
 
     fn locate(&self, from: u64, durable: u64, max_bytes: usize) -> Result<Place, LogError> {

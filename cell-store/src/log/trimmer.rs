@@ -23,14 +23,19 @@ impl LogTrimmer {
     /// Returns the first position that is left. It waits for the disk, and for another call that is under way.
     ///
     /// # Errors
-    /// [`LogError::Poisoned`]; [`LogError::Io`]: what was deleted so far is gone for readers; call again.
+    /// [`LogError::Poisoned`]; [`LogError::Io`]: what was deleted so far is gone for readers, what could not be is there; call
+    /// again.
     pub fn delete_before(&self, before: Position) -> Result<Position, LogError> {
         let _alone = self.shared.deleting.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.refuse_if_poisoned()?;
         let (medium, before) = (&self.shared.medium, before.0.min(self.shared.durable()));
-        while let Some(name) = self.shared.forget_first_segment(before) {
+        // Forgotten first, so that nobody looks for a file that is gone.
+        while let Some(segment) = self.shared.forget_first_segment(before) {
+            let name = Arc::clone(&segment.name);
             match medium.delete(&name) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    // The ones behind it wait for it: else it would be there at the next start, and they missing.
+                    self.shared.remember_first_segment(segment);
                     return Err(LogError::io("delete", &name)(source));
                 }
                 _ => {}

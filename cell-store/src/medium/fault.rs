@@ -34,6 +34,7 @@ struct Inner {
     names_synced: BTreeMap<String, u64>,
     fail_append: Option<io::ErrorKind>,
     fail_sync: bool,
+    fail_delete: bool,
     unreadable: Vec<(String, Range<u64>)>,
     append_count: u64,
     sync_count: u64,
@@ -60,6 +61,7 @@ impl FaultMedium {
             names_synced: BTreeMap::new(),
             fail_append: None,
             fail_sync: false,
+            fail_delete: false,
             unreadable: Vec::new(),
             append_count: 0,
             sync_count: 0,
@@ -81,6 +83,7 @@ impl FaultMedium {
         }
         inner.fail_append = None;
         inner.fail_sync = false;
+        inner.fail_delete = false;
     }
 
     /// The next [`Medium::append`] writes a part of its bytes and fails: `StorageFull` as `ENOSPC`, anything else as `EIO`.
@@ -91,6 +94,11 @@ impl FaultMedium {
     /// The next [`Medium::sync`] fails with `EIO` and leaves cache and platter apart.
     pub fn fail_next_sync(&self) {
         self.lock().fail_sync = true;
+    }
+
+    /// The next [`Medium::delete`] fails with `EIO` and deletes nothing.
+    pub fn fail_next_delete(&self) {
+        self.lock().fail_delete = true;
     }
 
     /// Reads that touch these bytes of the file fail with `EIO` until [`FaultMedium::heal_reads`].
@@ -233,7 +241,11 @@ impl Medium for FaultMedium {
     }
 
     fn delete(&self, file: &str) -> io::Result<()> {
-        self.lock().names.remove(file).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut inner = self.lock();
+        if std::mem::take(&mut inner.fail_delete) {
+            return Err(eio());
+        }
+        inner.names.remove(file).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync(&self, file: &str) -> io::Result<()> {
