@@ -372,8 +372,8 @@ pub struct OrderState {
     pub refunds: BTreeMap<[u8; 16], RefundState>,
     /// Refunds to ask the gateway about, from strays that were not adopted.
     pub asked: BTreeMap<[u8; 16], RefundCase>,
-    /// Of each capture, what was given back although nobody owed it.
-    pub unasked_minor: BTreeMap<String, u64>,
+    /// Refunds that nobody owed, by case: of which capture, and how much.
+    pub unasked: BTreeMap<[u8; 16], (String, u64)>,
     pub settled: BTreeSet<FactKey>,
     pub reconciled: BTreeSet<Hash>,
     /// Command ids that were ruled void or withdrawn as strays: a repeat answers 409 `superseded`.
@@ -396,8 +396,8 @@ impl OrderState {
     #[must_use]
     pub fn refunded_minor(&self, intent: &str) -> u64 {
         let of_intent = self.refunds.values().filter(|refund| refund.case.intent == intent);
-        let unasked = self.unasked_minor.get(intent).copied().unwrap_or(0);
-        of_intent.map(|refund| refund.case.amount_minor).fold(unasked, u64::saturating_add)
+        let unasked = self.unasked.values().filter(|(of, _)| of == intent).map(|(_, amount_minor)| *amount_minor);
+        of_intent.map(|refund| refund.case.amount_minor).chain(unasked).fold(0, u64::saturating_add)
     }
 
     /// Every label there is.
@@ -454,7 +454,7 @@ impl Kind for Order {
             applied: None,
             refunds: BTreeMap::new(),
             asked: BTreeMap::new(),
-            unasked_minor: BTreeMap::new(),
+            unasked: BTreeMap::new(),
             settled: BTreeSet::new(),
             reconciled: BTreeSet::new(),
             superseded: BTreeSet::new(),
@@ -471,7 +471,11 @@ impl Kind for Order {
             state.commands.insert(command.id, command.digest);
         }
         if let Some(refund) = link.body.refund() {
-            let owed = RefundState { case: refund.clone(), settled: false, owed_by: link.dot };
+            let mut owed = RefundState { case: refund.clone(), settled: false, owed_by: link.dot };
+            // Another home may have granted it before, and the gateway carried it out: there is no second one.
+            if let Some((_, amount_minor)) = state.unasked.remove(&refund.case) {
+                (owed.case.amount_minor, owed.settled) = (amount_minor, true);
+            }
             state.asked.remove(&refund.case);
             state.refunds.entry(refund.case).or_insert(owed);
         }
@@ -508,7 +512,8 @@ impl Kind for Order {
                 match state.refunds.get_mut(&settled.case) {
                     Some(refund) => refund.settled = true,
                     None => {
-                        let unasked = state.unasked_minor.entry(settled.intent.clone()).or_default();
+                        let none = || (settled.intent.clone(), 0);
+                        let (_, unasked) = state.unasked.entry(settled.case).or_insert_with(none);
                         *unasked = unasked.saturating_add(settled.amount_minor);
                     }
                 }

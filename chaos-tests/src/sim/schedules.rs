@@ -85,6 +85,7 @@ schedules! {
     money::second_payer = "second-payer",
     money::refund_forgotten = "refund-forgotten",
     money::two_partial_refunds = "two-partial-refunds",
+    money::refund_granted_by_two_homes = "refund-granted-by-two-homes",
     money::refund_order_is_stray = "refund-order-is-stray",
     money::capture_after_expiry = "capture-after-expiry",
     messages::message_overtakes_data = "message-overtakes-data",

@@ -298,6 +298,26 @@ pub(super) fn two_partial_refunds() -> Result<(), String> {
     expect(stage.balance()? == 100 && stage.world.gateway.refunds.len() == 2, "both happen")
 }
 
+pub(super) fn refund_granted_by_two_homes() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    stage.ok(N, Op::Pay { order: 0, card: "ok" })?;
+    stage.pass(3_000);
+    let back = Ask::Refund { order: stage.order()?, amount_minor: Some(300) };
+    stage.isolate(N);
+    stage.keyed(N, A, "back", back.clone())?.map_err(|problem| format!("{problem:?}"))?;
+    stage.pass(500);
+    stage.decree(S, A);
+    stage.pass(8_000);
+    expect(stage.state(S)?.cases.len() == 1, "the new home learns it from the gateway, and knows of no grant")?;
+    stage.keyed(S, A, "back", back)?.map_err(|problem| format!("{problem:?}"))?;
+    stage.mend();
+    stage.rest()?;
+    let state = stage.state(E)?;
+    let intent = state.applied.as_ref().map(|applied| applied.intent.clone()).unwrap_or_default();
+    expect(state.refunded_minor(&intent) == 300, "the same grant, counted once")?;
+    expect(stage.balance()? == 600 && stage.world.gateway.refunds.len() == 1, "and carried out once")
+}
+
 pub(super) fn refund_order_is_stray() -> Result<(), String> {
     let (mut stage, _) = asked()?;
     stage.accept(E, B, "ok")?;
