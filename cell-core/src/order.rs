@@ -396,7 +396,8 @@ impl OrderState {
     #[must_use]
     pub fn refunded_minor(&self, intent: &str) -> u64 {
         let of_intent = self.refunds.values().filter(|refund| refund.case.intent == intent);
-        let unasked = self.unasked.values().filter(|(of, _)| of == intent).map(|(_, amount_minor)| *amount_minor);
+        let unasked =
+            self.unasked.values().filter(|(of, _)| of == intent).map(|(_, amount_minor)| *amount_minor);
         of_intent.map(|refund| refund.case.amount_minor).chain(unasked).fold(0, u64::saturating_add)
     }
 

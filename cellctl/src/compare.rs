@@ -119,7 +119,11 @@ fn print(compared: &[Compared], repairs: bool, format: Format) {
         };
         compared.differences.iter().map(row).collect::<Vec<_>>()
     });
-    show(format, &["region", "with", "entity", "what"], rows.collect(), &compared);
+    let rows: Vec<_> = rows.collect();
+    // Without a difference the lines below say it all.
+    if format == Format::Json || !rows.is_empty() {
+        show(format, &["region", "with", "entity", "what"], rows, &compared);
+    }
     if format == Format::Table {
         for Compared { here, there, slots, differences, repaired } in compared {
             match slots.len() {

@@ -539,7 +539,11 @@ mod tests {
         };
         note_lives(&baseline, &mut fronts, &mut lives);
         let known: Vec<_> = lives.iter().map(|life| (life.actor.start, life.last)).collect();
-        assert_eq!(known, [(2, Some(9)), (3, None)], "of the first all is here, of the second the end is known");
+        assert_eq!(
+            known,
+            [(2, Some(9)), (3, None)],
+            "of the first all is here, of the second the end is known"
+        );
     }
 
     #[tokio::test]

@@ -36,8 +36,11 @@ pub enum LogError {
     )]
     Version { segment: String, offset: u64, version: u8 },
     /// The folder mixes segments that do not belong to one log. Nothing was changed.
-    #[error("segment {segment} overlaps the one before it: the folder mixes two logs")]
-    Foreign { segment: String },
+    #[error(
+        "segments {segment} and {other} overlap: the folder mixes two logs. Take the file away that does not belong here; \
+         until then the node does not start"
+    )]
+    Foreign { segment: String, other: String },
     /// The end of the log cannot be read, so nobody can tell a torn write from records. Nothing was changed.
     #[error("the end of segment {segment} is unreadable at byte {offset}")]
     Unreadable { segment: String, offset: u64 },

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::frame::{self, Defect};
 use super::segment::Segment;
@@ -103,17 +104,19 @@ pub(crate) fn recover(medium: &dyn Medium) -> Result<(Vec<Segment>, Recovery), L
     let mut segments: Vec<Segment> = names.iter().filter_map(|name| Segment::from_name(name)).collect();
     segments.sort_by_key(|segment| segment.first);
     if let Some(pair) = segments.windows(2).find(|pair| pair[0].first == pair[1].first) {
-        return Err(LogError::Foreign { segment: pair[1].name.to_string() });
+        let (segment, other) = (pair[0].name.to_string(), pair[1].name.to_string());
+        return Err(LogError::Foreign { segment, other });
     }
 
     let mut recovery = Recovery::default();
-    let ends: Vec<u64> = segments.iter().skip(1).map(|segment| segment.first).collect();
+    let ends: Vec<(u64, Arc<str>)> =
+        segments.iter().skip(1).map(|segment| (segment.first, Arc::clone(&segment.name))).collect();
     for (index, segment) in segments.iter_mut().enumerate() {
-        let end = ends.get(index).copied();
+        let end = ends.get(index);
         let contents = read_segment(medium, &segment.name, end.is_none())?;
         let found = find_frames(segment, &contents.bytes)?;
         match end {
-            Some(end) => index_sealed(segment, end, &found, &contents, &mut recovery)?,
+            Some((end, behind)) => index_sealed(segment, *end, behind, &found, &contents, &mut recovery)?,
             None => index_last(medium, segment, &found, &contents, &mut recovery)?,
         }
         let readable: u64 = segment.blocks.iter().map(|block| block.end - block.first).sum();
@@ -133,12 +136,14 @@ pub(crate) fn recover(medium: &dyn Medium) -> Result<(Vec<Segment>, Recovery), L
 fn index_sealed(
     segment: &mut Segment,
     end: u64,
+    behind: &str,
     found: &[Found],
     contents: &Contents,
     recovery: &mut Recovery,
 ) -> Result<(), LogError> {
     if found.last().is_some_and(|last| last.records.end > end) {
-        return Err(LogError::Foreign { segment: segment.name.to_string() });
+        let (segment, other) = (segment.name.to_string(), behind.to_owned());
+        return Err(LogError::Foreign { segment, other });
     }
     for frame in found {
         index_frame(segment, frame, contents, recovery);

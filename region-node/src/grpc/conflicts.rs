@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use cell_core::cell::{Problem, Resolve, View};
 use cell_core::conflict::{Class, Conflict, Kind, Side, conflicts};
+use cell_core::duty::every_permit;
 use cell_core::entity::{Entity, Reading};
 use cell_core::id::{EntityId, RegionId};
 use cell_core::order::{Order, Remedy};
@@ -88,8 +89,10 @@ impl Filter {
 /// The order of an entity, and whom it concerns.
 fn around(entity: &Entity) -> (String, Vec<String>) {
     if entity.id.order().is_some() {
-        let record = Reading::<Order>::of(entity).record;
-        return (entity.id.to_string(), record.into_iter().map(|record| record.user.to_string()).collect());
+        let reading = Reading::<Order>::of(entity);
+        let payers = every_permit(&reading).map(|(_, permit)| permit.payer.to_string());
+        let buyer = reading.record.iter().map(|record| record.user.to_string());
+        return (entity.id.to_string(), buyer.chain(payers).collect());
     }
     let record = Reading::<Payment>::of(entity).record;
     let order = record.as_ref().map(|permit| permit.order.to_string()).unwrap_or_default();

@@ -66,6 +66,19 @@ async fn paid(node: &Service, user: &str, key: &str) -> (String, String) {
     (order, paid["payment"]["id"].as_str().unwrap().to_owned())
 }
 
+async fn paid_by(node: &Service, buyer: &str, payer: &str, key: &str) -> (String, String) {
+    let order = node.place_of(buyer, key, 5_000).await;
+    let ask = format!("/v1/orders/{order}/pay-requests");
+    let (_, asked) = node.call("POST", &ask, buyer, &format!("q{key}"), json!({ "payer": payer })).await;
+    let payment = asked["payment"]["id"].as_str().unwrap().to_owned();
+    let accept = format!("/v1/pay-requests/{payment}/accept");
+    let (status, seen) =
+        node.call("POST", &accept, payer, &format!("a{key}"), json!({ "card_token": "visa" })).await;
+    assert_eq!(status, 202, "{seen}");
+    node.until(&format!("/v1/orders/{order}"), buyer, "Paid").await;
+    (order, payment)
+}
+
 fn resolution(id: &Value, with: &str) -> v1::ResolveRequest {
     v1::ResolveRequest {
         id: id.as_str().unwrap().to_owned(),
@@ -131,10 +144,13 @@ async fn a_human_case_is_seen_in_every_region_and_resolved_at_its_home_with_the_
 async fn the_journal_is_filtered_and_paged_newest_first() {
     let regions = Regions::start().await;
     let (north, east) = (regions.node("north"), regions.node("east"));
-    let (a, other) = (user_of("north", 0), user_of("north", 1));
+    let [a, other, payer] = [0, 1, 2].map(|nth| user_of("north", nth));
     let mut orders = Vec::new();
     for (nth, user) in [&a, &a, &other].into_iter().enumerate() {
-        let (order, payment) = paid(north, user, &format!("o{nth}")).await;
+        let (order, payment) = match nth {
+            2 => paid_by(north, user, &payer, &format!("o{nth}")).await,
+            _ => paid(north, user, &format!("o{nth}")).await,
+        };
         refund_by_hand(north, &order, &payment, ['a', 'b', 'c'][nth], 100).await;
         orders.push(order);
     }
@@ -142,12 +158,14 @@ async fn the_journal_is_filtered_and_paged_newest_first() {
     let found = listed(north, all.clone(), 3).await;
     let of: Vec<&str> = found.iter().map(|entry| entry["order"].as_str().unwrap()).collect();
     assert_eq!(of, orders.iter().rev().map(String::as_str).collect::<Vec<_>>());
-    let cases: [(v1::ConflictsRequest, usize); 8] = [
+    let cases: [(v1::ConflictsRequest, usize); 10] = [
         (v1::ConflictsRequest { kind: "case".to_owned(), ..all.clone() }, 3),
         (v1::ConflictsRequest { kind: "stray".to_owned(), ..all.clone() }, 0),
         (v1::ConflictsRequest { class: "paid-versus-cancelled".to_owned(), ..all.clone() }, 0),
         (v1::ConflictsRequest { about: orders[1].clone(), ..all.clone() }, 1),
         (v1::ConflictsRequest { user: a.clone(), ..all.clone() }, 2),
+        (v1::ConflictsRequest { user: other, ..all.clone() }, 1),
+        (v1::ConflictsRequest { user: payer, ..all.clone() }, 1),
         (v1::ConflictsRequest { region: "north".to_owned(), ..all.clone() }, 3),
         (v1::ConflictsRequest { region: "east".to_owned(), ..all.clone() }, 0),
         (v1::ConflictsRequest { since_ms: u64::MAX, ..all.clone() }, 0),

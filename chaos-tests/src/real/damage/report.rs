@@ -112,11 +112,12 @@ pub(super) fn print(rows: &[Row], format: Format) -> Result<()> {
     println!("{table}");
     println!("\n{LEGEND}");
     let harmless = rows.iter().filter(|row| row.passed() && row.said == [HARMLESS]).count();
+    let controls = rows.iter().filter(|row| row.passed() && row.kind == Kind::Control.as_str()).count();
     let failed = rows.iter().filter(|row| !row.passed()).count();
     println!(
-        "{} cells: {} named and healed, {harmless} harmless, {failed} silent or not healed",
+        "{} cells: {} named and healed, {harmless} harmless, {controls} unharmed to compare with, {failed} silent or not healed",
         rows.len(),
-        rows.len() - harmless - failed
+        rows.len() - harmless - controls - failed
     );
     Ok(())
 }

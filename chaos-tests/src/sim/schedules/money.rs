@@ -308,7 +308,10 @@ pub(super) fn refund_granted_by_two_homes() -> Result<(), String> {
     stage.pass(500);
     stage.decree(S, A);
     stage.pass(8_000);
-    expect(stage.state(S)?.cases.len() == 1, "the new home learns it from the gateway, and knows of no grant")?;
+    expect(
+        stage.state(S)?.cases.len() == 1,
+        "the new home learns it from the gateway, and knows of no grant",
+    )?;
     stage.keyed(S, A, "back", back)?.map_err(|problem| format!("{problem:?}"))?;
     stage.mend();
     stage.rest()?;
