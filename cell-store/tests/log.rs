@@ -3,10 +3,12 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use cell_store::{
-    DiskMedium, FRAME_BODY_BYTES_MAX, FaultMedium, Log, LogConfig, LogError, Medium, MediumError, Position,
+    DiskMedium, FRAME_BODY_BYTES_MAX, FaultMedium, Log, LogConfig, LogError, LogTrimmer, Medium, MediumError,
+    Position,
 };
 use proptest::prelude::*;
 use support::{log_of, read_all, reopen, small_segments, sole_segment};
@@ -159,6 +161,69 @@ fn segments_go_in_their_order_whoever_deletes_them_while_the_writer_goes_on() {
     let (log, recovery) = reopen(&medium, small_segments());
     assert_eq!((recovery.first, recovery.next, recovery.damage.len()), (first, Position(RECORDS), 0));
     assert_eq!(read_all(&log), (first.0..RECORDS).collect::<Vec<_>>());
+}
+
+/// A medium on which a log is trimmed between the moment a reader knows where to read and its reading, and where nothing is
+/// left of the file then.
+#[derive(Debug)]
+struct TrimmedMeanwhile {
+    medium: FaultMedium,
+    trimmer: Mutex<Option<LogTrimmer>>,
+}
+
+impl Medium for TrimmedMeanwhile {
+    fn read_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match self.trimmer.lock().unwrap().take() {
+            Some(trimmer) => trimmer.delete_before(Position(u64::MAX)).map(|_| 0).map_err(io::Error::other),
+            None => self.medium.read_at(file, offset, buf),
+        }
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.medium.list()
+    }
+    fn len(&self, file: &str) -> io::Result<u64> {
+        self.medium.len(file)
+    }
+    fn create(&self, file: &str) -> io::Result<()> {
+        self.medium.create(file)
+    }
+    fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        self.medium.append(file, bytes)
+    }
+    fn read_fresh_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.medium.read_fresh_at(file, offset, buf)
+    }
+    fn truncate(&self, file: &str, len: u64) -> io::Result<()> {
+        self.medium.truncate(file, len)
+    }
+    fn delete(&self, file: &str) -> io::Result<()> {
+        self.medium.delete(file)
+    }
+    fn sync(&self, file: &str) -> io::Result<()> {
+        self.medium.sync(file)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.medium.sync_dir()
+    }
+    fn entropy(&self) -> u64 {
+        self.medium.entropy()
+    }
+}
+
+#[test]
+fn who_reads_a_segment_while_it_is_deleted_hears_that_it_is_and_not_of_damage() {
+    let medium = Arc::new(TrimmedMeanwhile { medium: FaultMedium::new(1), trimmer: Mutex::default() });
+    // Nothing in memory.
+    let config = LogConfig { recent_bytes_max: 0, ..small_segments() };
+    let (mut log, _) = Log::open(medium.clone(), config).unwrap();
+    for n in 0..300 {
+        log.append_group(&[support::record(n, 100)]).unwrap();
+    }
+    log.sync().unwrap();
+    *medium.trimmer.lock().unwrap() = Some(log.trimmer());
+    let reader = log.reader();
+    let deleted = reader.read(Position(0), 1 << 20);
+    assert!(matches!(deleted, Err(LogError::Deleted { first }) if first == reader.first()), "{deleted:?}");
 }
 
 #[test]

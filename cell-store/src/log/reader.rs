@@ -165,6 +165,10 @@ impl LogReader {
                 if !records.is_empty() {
                     return Ok(records);
                 }
+                if self.shared.first() > wanted.start {
+                    // Deleted while it was read.
+                    return Err(LogError::Deleted { first: self.first() });
+                }
                 let found = frame::find(&bytes, at + 1, plan.salt, expected);
                 let (behind, resumes) = found.unwrap_or((bytes.len(), last.end));
                 if resumes > wanted.start {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Medium;
 use crate::lock::{FolderLock, create_folder};
@@ -18,6 +19,10 @@ const DIRECT_ALIGN_BYTES: usize = 4096;
 const DIRECT_CHUNK_BYTES: usize = 1 << 20;
 /// Room is taken in advance in pieces of this; never more than [`super::ROOM_BYTES`].
 const ROOM: &[u8] = &[0; 128 << 10];
+/// A deleted file's room is given back in pieces of this, with pauses: while much goes at once, every sync of the same disk
+/// waits for all of it.
+const GIVEN_BACK_BYTES: u64 = 1 << 20;
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a folder could not be taken. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +221,14 @@ impl Medium for DiskMedium {
 
     fn delete(&self, file: &str) -> io::Result<()> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
-        std::fs::remove_file(self.dir.join(file))
+        let path = self.dir.join(file);
+        let handle = OpenOptions::new().write(true).open(&path);
+        std::fs::remove_file(&path)?;
+        // Nobody finds it any more, after a power cut neither: only then it may be shorter than it was.
+        self.sync_dir()?;
+        // What cannot be given back so, goes with the handle.
+        let _ = handle.and_then(|handle| give_back(&handle));
+        Ok(())
     }
 
     fn sync(&self, file: &str) -> io::Result<()> {
@@ -231,6 +243,16 @@ impl Medium for DiskMedium {
     fn entropy(&self) -> u64 {
         RandomState::new().build_hasher().finish()
     }
+}
+
+fn give_back(deleted: &File) -> io::Result<()> {
+    let mut len = deleted.metadata()?.len();
+    while len > GIVEN_BACK_BYTES {
+        len -= GIVEN_BACK_BYTES;
+        deleted.set_len(len)?;
+        std::thread::sleep(GIVE_BACK_PAUSE);
+    }
+    Ok(())
 }
 
 fn read_full(handle: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
