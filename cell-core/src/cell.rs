@@ -496,22 +496,13 @@ impl Cell {
     /// This much of it is here now.
     fn raise(&mut self, actor: ActorId, front: Front) {
         self.fronts.raise(actor, front);
-        self.note_end(actor);
+        self.lives.note_end(actor, &self.fronts);
     }
 
     /// It is closed at `last`, whether that is here or not.
     fn close(&mut self, actor: ActorId, last: u64) {
         self.fronts.close(actor, last);
-        self.note_end(actor);
-    }
-
-    /// Of whom all is here nobody waits for a sign of life; who is closed gives none.
-    fn note_end(&mut self, actor: ActorId) {
-        if self.fronts.folded().contains_key(&actor) {
-            self.lives.forget(&actor);
-        } else if let Some(last) = self.fronts.closed().get(&actor) {
-            self.lives.ended(actor, *last);
-        }
+        self.lives.note_end(actor, &self.fronts);
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::canon::message;
+use crate::fronts::Fronts;
 use crate::id::{ActorId, RegionId};
 
 message! {
@@ -50,6 +51,15 @@ impl Lives {
     #[must_use]
     pub fn ended_at(&self, actor: &ActorId) -> Option<u64> {
         self.of.get(actor)?.last
+    }
+
+    /// Of whom all is here nobody waits for a sign of life; who is closed gives none.
+    pub fn note_end(&mut self, actor: ActorId, fronts: &Fronts) {
+        if fronts.folded().contains_key(&actor) {
+            self.forget(&actor);
+        } else if let Some(last) = fronts.closed().get(&actor) {
+            self.ended(actor, *last);
+        }
     }
 
     /// All of it is known, and nothing more will come: there is nothing to be said of it.

@@ -503,11 +503,7 @@ fn note_lives(baseline: &Baseline, fronts: &mut Fronts, lives: &mut Lives) {
 
 fn note_closed(actor: ActorId, last: u64, fronts: &mut Fronts, lives: &mut Lives) {
     fronts.close(actor, last);
-    if fronts.folded().contains_key(&actor) {
-        lives.forget(&actor);
-    } else {
-        lives.ended(actor, last);
-    }
+    lives.note_end(actor, fronts);
 }
 
 #[cfg(test)]
