@@ -50,6 +50,10 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
     /// Makes created and deleted names durable.
     fn sync_dir(&self) -> io::Result<()>;
 
+    /// Gives the room of deleted files back to the disk, slowly where much at once would hold others up. To be called when
+    /// their names are durably gone; what is not given back so goes with the medium.
+    fn give_back(&self) {}
+
     /// 64 unpredictable bits (repeatable ones from a seeded medium), with which the log tells its own frames from frames
     /// that somebody put into a payload.
     fn entropy(&self) -> u64;

@@ -42,6 +42,8 @@ pub struct DiskMedium {
     dir_handle: File,
     writer: Mutex<Option<Writer>>,
     readers: Mutex<HashMap<String, Arc<File>>>,
+    /// Files without a name, whose room was not given back yet.
+    deleted: Mutex<Vec<File>>,
     _lock: FolderLock,
 }
 
@@ -112,7 +114,12 @@ impl DiskMedium {
             .map_err(io)?
             .ok_or_else(|| MediumError::Held { folder: dir.clone() })?;
         let dir_handle = File::open(&dir).map_err(io)?;
-        Ok(Self { dir, dir_handle, writer: Mutex::default(), readers: Mutex::default(), _lock: lock })
+        let (writer, readers, deleted) = Default::default();
+        Ok(Self { dir, dir_handle, writer, readers, deleted, _lock: lock })
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, Vec<File>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writers(&self) -> MutexGuard<'_, Option<Writer>> {
@@ -224,10 +231,7 @@ impl Medium for DiskMedium {
         let path = self.dir.join(file);
         let handle = OpenOptions::new().write(true).open(&path);
         std::fs::remove_file(&path)?;
-        // Nobody finds it any more, after a power cut neither: only then it may be shorter than it was.
-        self.sync_dir()?;
-        // What cannot be given back so, goes with the handle.
-        let _ = handle.and_then(|handle| give_back(&handle));
+        self.deleted().extend(handle);
         Ok(())
     }
 
@@ -238,6 +242,14 @@ impl Medium for DiskMedium {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.dir_handle.sync_all()
+    }
+
+    fn give_back(&self) {
+        let deleted = std::mem::take(&mut *self.deleted());
+        for file in deleted {
+            // What cannot be given back so, goes with the handle.
+            let _ = give_back(&file);
+        }
     }
 
     fn entropy(&self) -> u64 {
