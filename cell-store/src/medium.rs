@@ -2,6 +2,7 @@
 
 mod disk;
 mod fault;
+mod room;
 
 pub use disk::{DiskMedium, MediumError};
 pub use fault::FaultMedium;
@@ -9,9 +10,9 @@ pub use fault::FaultMedium;
 use std::fmt;
 use std::io;
 
-/// Room that may be taken in advance behind what was appended. It reads as zeroes, and whoever was not ended in order
+/// The most room that is taken in advance behind what was appended. It reads as zeroes, and whoever was not ended in order
 /// leaves it behind; then it counts as a part of the file.
-pub(crate) const ROOM_BYTES: u64 = 1 << 20;
+pub(crate) const ROOM_BYTES: u64 = 16 << 20;
 
 /// A flat folder of files that grow at the end.
 ///
@@ -28,7 +29,7 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
     fn create(&self, file: &str) -> io::Result<()>;
 
     /// Adds `bytes` at the end in one write. After an error any part of them may be there: cut back with
-    /// [`Medium::truncate`]. After a crash up to a mebibyte of zeroes may stand behind everything that was added.
+    /// [`Medium::truncate`]. After a crash up to 16 MiB of zeroes may stand behind everything that was added.
     fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Fills `buf` from `offset` on and returns how many bytes there were; fewer than asked only at the end of the file.
@@ -49,10 +50,6 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
 
     /// Makes created and deleted names durable.
     fn sync_dir(&self) -> io::Result<()>;
-
-    /// Gives the room of deleted files back to the disk, slowly where much at once would hold others up. To be called when
-    /// their names are durably gone; what is not given back so goes with the medium.
-    fn give_back(&self) {}
 
     /// 64 unpredictable bits (repeatable ones from a seeded medium), with which the log tells its own frames from frames
     /// that somebody put into a payload.

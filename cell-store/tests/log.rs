@@ -294,6 +294,51 @@ fn room_taken_in_advance_is_given_back_at_the_end_and_cut_in_silence_behind_a_pr
     assert_eq!(read_all(&log), (0..41).collect::<Vec<_>>());
 }
 
+const LAID_IN: u64 = 3 << 20;
+
+#[test]
+fn a_file_that_found_its_room_laid_in_is_as_long_as_it_is_written_whoever_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (killed, left) = (folder.path().join("killed"), folder.path().join("left"));
+    let config = LogConfig { segment_bytes_max: LAID_IN, ..LogConfig::default() };
+    let medium = Arc::new(DiskMedium::open(&killed).unwrap());
+    let (mut log, _) = Log::open(medium.clone(), config).unwrap();
+    let on_disk = |name: &str| std::fs::metadata(killed.join(name)).map_or(0, |seen| seen.len());
+    let newest = || {
+        let segments = medium.list().unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+        let name = segments.max().unwrap();
+        (medium.len(&name).unwrap(), on_disk(&name), name)
+    };
+    let append = |log: &mut Log, n| {
+        log.append_group(&numbered(n..n + 1, 1_000_000)).unwrap();
+        log.sync().unwrap();
+    };
+    // Three to a segment. The first two find nothing, and how soon one does is the disk's business.
+    let mut n = 0;
+    while !matches!(newest(), (1..1_100_000, LAID_IN, _)) {
+        append(&mut log, n);
+        n += 1;
+        assert!(n < 1_000, "{:?}", newest());
+    }
+    assert!(n > 6);
+    let (.., newest) = newest();
+
+    std::fs::create_dir(&left).unwrap();
+    for name in medium.list().unwrap() {
+        std::fs::copy(killed.join(&name), left.join(&name)).unwrap();
+    }
+    std::fs::write(left.join("room"), [0; 4096]).unwrap();
+    drop((log, medium));
+    assert!((1..1_100_000).contains(&on_disk(&newest)));
+    assert_eq!(on_disk("room"), 0);
+
+    let (mut log, recovery) = Log::open(Arc::new(DiskMedium::open(&left).unwrap()), config).unwrap();
+    assert_eq!((recovery.next, recovery.cut_bytes, recovery.is_clean()), (Position(n), 0, true));
+    assert!(!left.join("room").exists());
+    append(&mut log, n);
+    assert_eq!(read_all(&log), (0..=n).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_newest_durable_records_are_read_from_memory_and_what_would_take_the_disk_is_not_there() {
     let medium = FaultMedium::new(1);

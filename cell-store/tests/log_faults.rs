@@ -320,15 +320,15 @@ fn a_frame_planted_in_a_payload_is_not_taken_for_a_record_when_damage_makes_reco
 
 #[test]
 fn more_nonsense_at_the_end_than_a_power_cut_can_tear_is_reported_as_loss() {
-    let config = LogConfig { segment_bytes_max: 64 << 20, recent_bytes_max: 0, ..LogConfig::default() };
+    let config = LogConfig { segment_bytes_max: 80 << 20, recent_bytes_max: 0, ..LogConfig::default() };
     let medium = FaultMedium::new(1);
     let (mut log, _) = reopen(&medium, config);
-    for next in 0..6 {
+    for next in 0..8 {
         log.append_group(&[record(next, 8 << 20)]).unwrap();
         log.sync().unwrap();
     }
     let name = sole_segment(&medium);
-    medium.zero(&name, (8 << 20) + 100..49 << 20).unwrap();
+    medium.zero(&name, (8 << 20) + 100..65 << 20).unwrap();
     let (_, recovery) = reopen(&medium, config);
     assert_eq!(recovery.next, Position(1));
     let [damage] = &recovery.damage[..] else { panic!("{recovery:?}") };

@@ -42,7 +42,6 @@ impl LogTrimmer {
             }
             // Each name on its own: were a later one to go before an earlier one, a power cut would leave a hole.
             medium.sync_dir().map_err(LogError::io("sync the folder of", &name))?;
-            medium.give_back();
             tracing::debug!(segment = %name, "deleted a segment");
         }
         Ok(Position(self.shared.first()))

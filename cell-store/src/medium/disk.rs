@@ -7,9 +7,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::Medium;
+use super::room::Rooms;
 use crate::lock::{FolderLock, create_folder};
 
 /// Read handles kept open; beyond it all are dropped and opened again when needed.
@@ -17,12 +17,8 @@ const READ_HANDLES_MAX: usize = 64;
 /// Offset, length and memory of a direct read are multiples of this (the largest logical block in common use).
 const DIRECT_ALIGN_BYTES: usize = 4096;
 const DIRECT_CHUNK_BYTES: usize = 1 << 20;
-/// Room is taken in advance in pieces of this; never more than [`super::ROOM_BYTES`].
+/// Where no room was laid in, it is taken in pieces of this.
 const ROOM: &[u8] = &[0; 128 << 10];
-/// A deleted file's room is given back in pieces of this, with pauses: while much goes at once, every sync of the same disk
-/// waits for all of it.
-const GIVEN_BACK_BYTES: u64 = 1 << 20;
-const GIVE_BACK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a folder could not be taken. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -42,15 +38,17 @@ pub struct DiskMedium {
     dir_handle: File,
     writer: Mutex<Option<Writer>>,
     readers: Mutex<HashMap<String, Arc<File>>>,
-    /// Files without a name, whose room was not given back yet.
+    rooms: Rooms,
+    /// Files whose names are gone, but perhaps not durably.
     deleted: Mutex<Vec<File>>,
     _lock: FolderLock,
 }
 
 /// The file that is being written.
 ///
-/// Zeroes are written ahead of it, [`ROOM`] at a time: a sync that also has to make a new length durable, or that room
-/// which was only set aside holds something now, waits for the file system's own records of that.
+/// Zeroes are written ahead of it, all of them where room was laid in, else [`ROOM`] at a time: a sync that also has to
+/// make a new length durable, or that room which was only set aside holds something now, waits for the file system's own
+/// records of that.
 #[derive(Debug)]
 struct Writer {
     name: String,
@@ -65,9 +63,15 @@ struct Writer {
 // === impl Writer ===
 
 impl Writer {
-    fn new(name: &str, handle: File) -> io::Result<Self> {
+    fn of_new(name: &str, handle: File) -> io::Result<Self> {
         let len = handle.metadata()?.len();
-        Ok(Self { name: name.to_owned(), handle: Arc::new(handle), end: len, len })
+        Ok(Self { name: name.to_owned(), handle: Arc::new(handle), end: 0, len })
+    }
+
+    fn of_old(name: &str, handle: File) -> io::Result<Self> {
+        let mut writer = Self::of_new(name, handle)?;
+        writer.end = writer.len;
+        Ok(writer)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -114,8 +118,9 @@ impl DiskMedium {
             .map_err(io)?
             .ok_or_else(|| MediumError::Held { folder: dir.clone() })?;
         let dir_handle = File::open(&dir).map_err(io)?;
+        let rooms = Rooms::new(&dir).map_err(io)?;
         let (writer, readers, deleted) = Default::default();
-        Ok(Self { dir, dir_handle, writer, readers, deleted, _lock: lock })
+        Ok(Self { dir, dir_handle, writer, readers, rooms, deleted, _lock: lock })
     }
 
     fn deleted(&self) -> MutexGuard<'_, Vec<File>> {
@@ -130,7 +135,7 @@ impl DiskMedium {
         let mut writer = self.writers();
         if writer.as_ref().is_none_or(|writer| writer.name != file) {
             let handle = OpenOptions::new().read(true).write(true).open(self.dir.join(file))?;
-            *writer = Some(Writer::new(file, handle)?);
+            *writer = Some(Writer::of_old(file, handle)?);
         }
         writer.as_mut().map_or_else(|| Err(io::ErrorKind::NotFound.into()), work)
     }
@@ -199,8 +204,14 @@ impl Medium for DiskMedium {
 
     fn create(&self, file: &str) -> io::Result<()> {
         let path = self.dir.join(file);
-        let handle = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        *self.writers() = Some(Writer::new(file, handle)?);
+        let handle = match self.rooms.take(&path) {
+            Some(laid_in) => laid_in,
+            None => OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
+        };
+        let before = self.writers().replace(Writer::of_new(file, handle)?);
+        if let Some(before) = before {
+            self.rooms.lay_in(before.end);
+        }
         Ok(())
     }
 
@@ -241,30 +252,21 @@ impl Medium for DiskMedium {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.dir_handle.sync_all()
-    }
-
-    fn give_back(&self) {
+        // Those before the sync: a file that lost its end, but not its name, would be damage after a power cut.
         let deleted = std::mem::take(&mut *self.deleted());
-        for file in deleted {
-            // What cannot be given back so, goes with the handle.
-            let _ = give_back(&file);
+        match self.dir_handle.sync_all() {
+            Ok(()) => self.rooms.give_back(deleted),
+            Err(error) => {
+                self.deleted().extend(deleted);
+                return Err(error);
+            }
         }
+        Ok(())
     }
 
     fn entropy(&self) -> u64 {
         RandomState::new().build_hasher().finish()
     }
-}
-
-fn give_back(deleted: &File) -> io::Result<()> {
-    let mut len = deleted.metadata()?.len();
-    while len > GIVEN_BACK_BYTES {
-        len -= GIVEN_BACK_BYTES;
-        deleted.set_len(len)?;
-        std::thread::sleep(GIVE_BACK_PAUSE);
-    }
-    Ok(())
 }
 
 fn read_full(handle: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
