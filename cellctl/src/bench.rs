@@ -154,6 +154,9 @@ pub(crate) struct ReplicateArgs {
     /// Seconds in which nothing happens, to see what a peer costs then; 0 leaves it out.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=3_600))]
     idle_seconds: u64,
+    /// Where the peer's data goes, so that the regions do not share a disk.
+    #[arg(long, value_name = "DIR")]
+    peer_data: Option<PathBuf>,
     #[command(flatten)]
     runs: RunsArgs,
 }

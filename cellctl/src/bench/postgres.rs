@@ -1,11 +1,10 @@
 //! The service a user would write instead: orders over HTTP into one table of PostgreSQL, durable before they are answered.
 //!
 //! A private cluster in a temporary folder, reached over a Unix socket, with its usual settings but for a larger cache and
-//! fewer checkpoints; in front of it a small axum service with a pool of connections. It checks what a reader of JSON
+//! fewer checkpoints; in front of it a small axum service with a pool of connections (tokio-postgres, deadpool). It checks what a reader of JSON
 //! checks, keeps a repeat from making a second order, and does nothing else: no versions, no regions, no history.
 
 mod front;
-mod wire;
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -17,14 +16,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chaos_tests::harness::{Process, Spec};
+use deadpool_postgres::tokio_postgres::NoTls;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use self::wire::Session;
 use super::machine::cpu_seconds;
 
 /// The role of this program in which it is the service in front.
 pub(super) const ROLE: &str = "postgres-front";
+/// Whom PostgreSQL knows.
+const ROLE_IN_IT: &str = "bench";
 /// Whoever PostgreSQL runs as where this program runs as root, which PostgreSQL refuses.
 const ITS_USER: &str = "postgres";
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
@@ -66,7 +67,7 @@ impl Postgres {
             chown(&cluster, Some(uid), Some(gid))?;
         }
         let made = as_user(user, &programs.join("initdb"))
-            .args(["--auth=trust", "--username=bench", "--encoding=UTF8", "--locale=C", "-D"])
+            .args(["--auth=trust", "--username", ROLE_IN_IT, "--encoding=UTF8", "--locale=C", "-D"])
             .arg(&cluster)
             .output()
             .await?;
@@ -78,18 +79,20 @@ impl Postgres {
         }
         let log = std::fs::File::create(folder.path().join("postgres.log"))?;
         let server = server.stdout(log.try_clone()?).stderr(log).kill_on_drop(true).spawn()?;
-        let socket = cluster.join(".s.PGSQL.5432");
         let begun = Instant::now();
-        let mut session = loop {
-            match Session::open(&socket).await {
-                Ok(session) => break session,
-                Err(error) if begun.elapsed() > STARTS_WITHIN => return Err(error.context("PostgreSQL")),
+        let (client, connection) = loop {
+            match front::config(&cluster).connect(NoTls).await {
+                Ok(connected) => break connected,
+                Err(error) if begun.elapsed() > STARTS_WITHIN => return Err(error).context("PostgreSQL"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         };
-        session.run(front::TABLE).await?;
+        let connection = tokio::spawn(connection);
+        client.batch_execute(front::TABLE).await?;
+        drop(client);
+        connection.await??;
         let args =
-            [crate::demo::ROLE.to_owned(), ROLE.to_owned(), socket.display().to_string(), pool.to_string()];
+            [crate::demo::ROLE.to_owned(), ROLE.to_owned(), cluster.display().to_string(), pool.to_string()];
         let front = Process::start(&Spec {
             name: ROLE.to_owned(),
             program: std::env::current_exe()?,

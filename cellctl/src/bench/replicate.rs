@@ -18,13 +18,26 @@ use super::arrivals::Arrivals;
 use super::figure::{Aim, Figure, quantiles};
 use super::hops::{hops, per_item};
 use super::load::{self, Acked, Load};
-use super::served::{FAR, ORIGIN, Served, each_run};
+use super::served::{FAR, ORIGIN, Served, each_run, folder_in};
 
 const WARM_UP: Duration = Duration::from_secs(1);
 const ECHOES: usize = 2_000;
 
 pub(super) async fn run(args: &ReplicateArgs) -> Result<Vec<Figure>> {
-    let start = async |folder: &Path| Served::start(args.runs.engine, &[ORIGIN, FAR], folder).await;
+    let apart = args.peer_data.as_deref().map(|data| folder_in(Some(data))).transpose()?;
+    let start = async |folder: &Path| {
+        if let Some(apart) = &apart {
+            let data = std::path::absolute(apart.path())?.join(FAR);
+            let named = || data.display().to_string();
+            // What the run before left there is not looked at any more.
+            if data.try_exists().with_context(named)? {
+                std::fs::remove_dir_all(&data).with_context(named)?;
+            }
+            std::fs::create_dir(&data).with_context(named)?;
+            std::os::unix::fs::symlink(&data, folder.join(FAR))?;
+        }
+        Served::start(args.runs.engine, &[ORIGIN, FAR], folder).await
+    };
     each_run(&args.runs, start, async |served| measure(args, served).await).await
 }
 

@@ -29,7 +29,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub(super) fn folder_in(data: Option<&Path>) -> Result<TempDir> {
     Ok(match data {
         Some(folder) => {
-            let named = || format!("--data {}", folder.display());
+            let named = || format!("folder {}", folder.display());
             std::fs::create_dir_all(folder).with_context(named)?;
             tempfile::tempdir_in(folder).with_context(named)?
         }

@@ -1,9 +1,8 @@
 //! The service in front of PostgreSQL: one route, one statement, a pool of connections.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -12,19 +11,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use cell_core::id::Hash;
+use deadpool_postgres::tokio_postgres::{Config, NoTls};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use serde::{Deserialize, Serialize};
 use service_kit::{announce, nodelay};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc};
-
-use super::wire::Session;
 
 /// What a shop would look for: its id, its user and key, its own number.
 pub(super) const TABLE: &str = "create table orders (id bytea primary key, user_id text not null, key text not null, \
      external_ref text not null, total_minor bigint not null, body text not null, created_ms bigint not null, \
      unique (user_id, key)); create index on orders (external_ref)";
 const PLACE: &str = "insert into orders (id, user_id, key, external_ref, total_minor, body, created_ms) values \
-     (decode($1, 'hex'), $2, $3, $4, $5::bigint, $6, $7::bigint) on conflict do nothing";
+     ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing";
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Line {
@@ -60,32 +58,29 @@ struct Placed<'a> {
     order: &'a Order,
 }
 
-/// Free connections; who takes one gives it back.
-#[derive(Clone, Debug)]
-struct Pool {
-    free: Arc<Mutex<mpsc::Receiver<Session>>>,
-    back: mpsc::Sender<Session>,
-}
-
 pub(super) fn play(args: impl Iterator<Item = OsString>) -> ExitCode {
     service_kit::main_exit(super::ROLE, || {
         let mut args = args.skip(1);
         let (socket, pool) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
         let pool = pool.to_str().and_then(|pool| pool.parse().ok()).unwrap_or(1);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let served = runtime.block_on(serve(socket.into(), pool));
+        let served = runtime.block_on(serve(Path::new(&socket), pool));
         served.map_err(|error| service_kit::Exit::Failed(format!("{error:#}")))
     })
 }
 
-async fn serve(socket: PathBuf, size: usize) -> Result<()> {
-    let (back, free) = mpsc::channel(size);
-    for _ in 0..size {
-        let mut session = Session::open(&socket).await?;
-        session.prepare(PLACE).await?;
-        back.send(session).await?;
-    }
-    let pool = Pool { free: Arc::new(Mutex::new(free)), back };
+/// Where the server's socket lies, and as whom to come.
+pub(super) fn config(sockets: &Path) -> Config {
+    let mut config = Config::new();
+    config.host_path(sockets).user(super::ROLE_IN_IT).dbname("postgres");
+    config
+}
+
+async fn serve(sockets: &Path, size: usize) -> Result<()> {
+    // A connection is taken as it was given back, and prepares the statement once.
+    let kept = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(config(sockets), NoTls, kept);
+    let pool = Pool::builder(manager).max_size(size).build()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     announce(super::ROLE, &[("http", listener.local_addr()?)])?;
     let app = axum::Router::new().route("/v1/orders", post(place)).with_state(pool);
@@ -116,16 +111,14 @@ async fn insert<'a>(pool: &Pool, headers: &HeaderMap, order: &'a Order) -> Resul
     let items: u64 = lines.iter().map(|line| line.quantity * line.unit_minor).sum();
     let total_minor = (items + foreign_shipping_minor + duty_minor).saturating_sub(*coupon_minor);
     let body = serde_json::to_string(order)?;
-    let id = Hash::of_parts(&[user.as_bytes(), key.as_bytes()]).to_string()[..32].to_owned();
+    let hash = Hash::of_parts(&[user.as_bytes(), key.as_bytes()]);
+    let id = &hash.0[..16];
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let created_ms = since.as_millis() as u64;
-    let (total, created) = (total_minor.to_string(), created_ms.to_string());
-    let values = [id.as_bytes(), user.as_bytes(), key.as_bytes(), order.external_ref.as_bytes()];
-    let values = [&values[..], &[total.as_bytes(), body.as_bytes(), created.as_bytes()]].concat();
-    let mut session = pool.free.lock().await.recv().await.context("no connection")?;
-    let inserted = session.execute(&values).await;
-    // There is room: it was taken out.
-    let _ = pool.back.try_send(session);
-    inserted?;
+    let (total, created) = (i64::try_from(total_minor)?, i64::try_from(created_ms)?);
+    let session = pool.get().await?;
+    let place = session.prepare_cached(PLACE).await?;
+    session.execute(&place, &[&id, &user, &key, &order.external_ref, &total, &body, &created]).await?;
+    let id = hash.to_string()[..32].to_owned();
     Ok(Placed { id, status: "pending-payment", total_minor, created_ms, order })
 }
