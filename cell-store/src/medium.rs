@@ -10,9 +10,12 @@ pub use fault::FaultMedium;
 use std::fmt;
 use std::io;
 
-/// The most room that is taken in advance behind what was appended. It reads as zeroes, and whoever was not ended in order
-/// leaves it behind; then it counts as a part of the file.
-pub(crate) const ROOM_BYTES: u64 = 16 << 20;
+/// The most room that is taken as it is needed, behind what was appended: zeroes. Whoever was not ended in order leaves it
+/// behind; then it counts as a part of the file.
+pub(crate) const ROOM_BYTES: u64 = 1 << 20;
+/// The most that is laid in beforehand. It is made of [`LAID_IN`], so that a stretch that the disk lost is not taken for it.
+pub(crate) const LAID_IN_BYTES: u64 = 16 << 20;
+pub(crate) const LAID_IN: u8 = 0x5a;
 
 /// A flat folder of files that grow at the end.
 ///
@@ -29,7 +32,8 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
     fn create(&self, file: &str) -> io::Result<()>;
 
     /// Adds `bytes` at the end in one write. After an error any part of them may be there: cut back with
-    /// [`Medium::truncate`]. After a crash up to 16 MiB of zeroes may stand behind everything that was added.
+    /// [`Medium::truncate`]. After a crash room may stand behind everything that was added: up to 1 MiB of zeroes, or
+    /// 16 MiB of `0x5a`.
     fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Fills `buf` from `offset` on and returns how many bytes there were; fewer than asked only at the end of the file.

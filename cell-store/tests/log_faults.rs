@@ -320,17 +320,45 @@ fn a_frame_planted_in_a_payload_is_not_taken_for_a_record_when_damage_makes_reco
 
 #[test]
 fn more_nonsense_at_the_end_than_a_power_cut_can_tear_is_reported_as_loss() {
-    let config = LogConfig { segment_bytes_max: 80 << 20, recent_bytes_max: 0, ..LogConfig::default() };
+    let config = LogConfig { segment_bytes_max: 64 << 20, recent_bytes_max: 0, ..LogConfig::default() };
     let medium = FaultMedium::new(1);
     let (mut log, _) = reopen(&medium, config);
-    for next in 0..8 {
+    for next in 0..6 {
         log.append_group(&[record(next, 8 << 20)]).unwrap();
         log.sync().unwrap();
     }
     let name = sole_segment(&medium);
-    medium.zero(&name, (8 << 20) + 100..65 << 20).unwrap();
+    medium.zero(&name, (8 << 20) + 100..49 << 20).unwrap();
     let (_, recovery) = reopen(&medium, config);
     assert_eq!(recovery.next, Position(1));
     let [damage] = &recovery.damage[..] else { panic!("{recovery:?}") };
     assert_eq!((damage.reason, damage.lost.clone()), (DamageReason::EndLost, 1..1));
+}
+
+#[test]
+fn a_stretch_that_the_disk_lost_at_the_end_is_not_taken_for_room() {
+    let config = LogConfig { recent_bytes_max: 0, ..LogConfig::default() };
+    let cut = |byte: u8, lost: u64, room: usize| {
+        let medium = FaultMedium::new(1);
+        let (mut log, _) = reopen(&medium, config);
+        for next in 0..4 {
+            log.append_group(&[record(next, 1 << 20)]).unwrap();
+            log.sync().unwrap();
+        }
+        drop(log);
+        let name = sole_segment(&medium);
+        let len = medium.len(&name).unwrap();
+        medium.append(&name, &vec![byte; room]).unwrap();
+        medium.zero(&name, len - lost..len).unwrap();
+        let (_, recovery) = reopen(&medium, config);
+        (recovery.next, recovery.cut_bytes)
+    };
+    assert_eq!(cut(0, 0, 1 << 20), (Position(4), 0), "taken as it was needed");
+    assert_eq!(cut(0x5a, 0, 16 << 20), (Position(4), 0), "laid in");
+    assert_ne!(cut(0, 0, 2 << 20), (Position(4), 0), "more than is ever taken");
+    assert_ne!(cut(0x5a, 0, 17 << 20), (Position(4), 0), "more than is ever laid in");
+    for room in [0, 1 << 20, 10 << 20] {
+        let (next, cut) = cut(0x5a, 2 << 20, room);
+        assert!(next == Position(2) && cut > 0, "{room}: {cut}");
+    }
 }

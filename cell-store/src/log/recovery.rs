@@ -3,7 +3,7 @@
 //! Three rules. (1) Only the last segment can have a torn end, since a segment is synced before the next begins.
 //! (2) There, the first bytes that are no frame are a torn end if no frame behind them says that records from there on
 //! were durable; then they and all behind them are cut, for nobody was promised them. So is room that the medium took in
-//! advance: zeroes, behind any segment that was not ended in order. (3) Everything else that does not
+//! advance, behind any segment that was not ended in order. (3) Everything else that does not
 //! verify is damage: its positions are reported and quarantined, the records behind it stay.
 
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::frame::{self, Defect};
 use super::segment::Segment;
 use super::{LogError, Position, UNSYNCED_BYTES_MAX};
-use crate::medium::{Medium, ROOM_BYTES};
+use crate::medium::{LAID_IN, LAID_IN_BYTES, Medium, ROOM_BYTES};
 
 /// The smallest unit that is tried alone when a larger read fails.
 const READ_RETRY_BYTES: usize = 4096;
@@ -27,8 +27,8 @@ pub struct Recovery {
     pub next: Position,
     /// Readable records in between.
     pub records: u64,
-    /// A torn end of this many bytes was cut: writes that no sync ever covered, and room taken in advance behind them.
-    /// Where only such room is cut, nothing is torn.
+    /// A torn end of this many bytes was cut: writes that no sync ever covered. Room that was taken in advance is cut, too,
+    /// and not counted where nothing is torn in front of it.
     pub cut_bytes: u64,
     /// What does not verify, in the order of the log.
     pub damage: Vec<Damage>,
@@ -180,15 +180,24 @@ fn index_last(
     }
     if len > kept {
         medium.truncate(&segment.name, kept).map_err(LogError::io("cut", &segment.name))?;
-        let room = len - kept <= ROOM_BYTES && contents.bytes[kept as usize..].iter().all(|byte| *byte == 0);
-        recovery.cut_bytes = if room { 0 } else { len - kept };
     }
-    if len - kept > UNSYNCED_BYTES_MAX + ROOM_BYTES {
+    let torn = without_room(&contents.bytes[kept as usize..]).len() as u64;
+    recovery.cut_bytes = torn;
+    if torn > UNSYNCED_BYTES_MAX + ROOM_BYTES {
         let lost = segment.end..segment.end;
         let segment = segment.name.to_string();
         recovery.damage.push(Damage { segment, offset: kept, lost, reason: DamageReason::EndLost });
     }
     Ok(())
+}
+
+/// What is left of the bytes behind the last frame without the room that the medium took in advance.
+fn without_room(behind: &[u8]) -> &[u8] {
+    let laid_in =
+        behind.iter().rev().take(LAID_IN_BYTES as usize).take_while(|byte| **byte == LAID_IN).count();
+    let rest = &behind[..behind.len() - laid_in];
+    let taken = rest.len() as u64 <= ROOM_BYTES && rest.iter().all(|byte| *byte == 0);
+    if taken { &[] } else { rest }
 }
 
 fn index_frame(segment: &mut Segment, frame: &Found, contents: &Contents, recovery: &mut Recovery) {

@@ -46,9 +46,8 @@ pub struct DiskMedium {
 
 /// The file that is being written.
 ///
-/// Zeroes are written ahead of it, all of them where room was laid in, else [`ROOM`] at a time: a sync that also has to
-/// make a new length durable, or that room which was only set aside holds something now, waits for the file system's own
-/// records of that.
+/// Where no room was laid in, zeroes are written ahead of it, [`ROOM`] at a time: a sync that also has to make a new length
+/// durable, or that room which was only set aside holds something now, waits for the file system's own records of that.
 #[derive(Debug)]
 struct Writer {
     name: String,
@@ -118,7 +117,7 @@ impl DiskMedium {
             .map_err(io)?
             .ok_or_else(|| MediumError::Held { folder: dir.clone() })?;
         let dir_handle = File::open(&dir).map_err(io)?;
-        let rooms = Rooms::new(&dir).map_err(io)?;
+        let rooms = Rooms::new(&dir);
         let (writer, readers, deleted) = Default::default();
         Ok(Self { dir, dir_handle, writer, readers, rooms, deleted, _lock: lock })
     }
@@ -240,9 +239,10 @@ impl Medium for DiskMedium {
     fn delete(&self, file: &str) -> io::Result<()> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
         let path = self.dir.join(file);
-        let handle = OpenOptions::new().write(true).open(&path);
+        // Where many go and the disk is slow, the rest go as any file does.
+        let handle = self.rooms.wait_for_a_place().then(|| OpenOptions::new().write(true).open(&path));
         std::fs::remove_file(&path)?;
-        self.deleted().extend(handle);
+        self.deleted().extend(handle.and_then(Result::ok));
         Ok(())
     }
 

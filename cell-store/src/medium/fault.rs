@@ -11,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Medium;
+use super::{LAID_IN, Medium};
 
 /// The unit in which a device writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -69,8 +69,8 @@ impl FaultMedium {
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Everything synced stays; of every file's unsynced end any part survives, torn at sector boundaries, and zeroes may
-    /// stand behind it: room taken in advance. Unsynced names come and go. Pending faults are forgotten. Open the log anew afterwards.
+    /// Everything synced stays; of every file's unsynced end any part survives, torn at sector boundaries, and room
+    /// taken in advance may stand behind it. Unsynced names come and go. Pending faults are forgotten. Open the log anew afterwards.
     pub fn power_cut(&self) {
         let mut inner = self.lock();
         inner.settle_names();
@@ -78,7 +78,7 @@ impl FaultMedium {
         for inode in inodes.values_mut() {
             let mut survived = inode.survivors(random);
             let room = random.below(2) * random.below(ROOM_SECTORS) * SECTOR_BYTES;
-            survived.resize(survived.len() + room, 0);
+            survived.resize(survived.len() + room, if random.below(2) == 0 { 0 } else { LAID_IN });
             *inode = Inode { dirty_from: survived.len(), cache: survived.clone(), platter: survived };
         }
         inner.fail_append = None;

@@ -14,14 +14,24 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
-use super::ROOM_BYTES;
+use super::{LAID_IN, LAID_IN_BYTES};
+use crate::space::free_bytes;
 
-/// The file that is laid in, until it gets its name. It holds zeroes.
+/// The file that is laid in, until it gets its name.
 const FILE: &str = "room";
-const PIECE: &[u8] = &[0; 1 << 20];
+const PIECE: &[u8] = &[LAID_IN; 1 << 20];
 const PIECE_BYTES: u64 = PIECE.len() as u64;
 const PAUSE: Duration = Duration::from_millis(5);
+/// Files that need less take it as they need it.
+const LEAST_BYTES: u64 = 2 << 20;
+/// So much is left to others of the disk.
+const LEFT_BYTES: u64 = 64 << 20;
+/// Deleted files at most whose room waits to be given back: each is a handle.
+const WAITING_MAX: usize = 16;
+/// How long a file to be deleted waits for a place among them.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
 
 /// The room of one folder, and the thread that sees to it, which begins when there is something to do and is gone when
 /// this is dropped.
@@ -43,6 +53,8 @@ struct State {
     /// A file of this many bytes is to be laid in; 0 if none is.
     wanted: u64,
     laid_in: Option<File>,
+    /// Nothing can be laid in here.
+    unusable: bool,
     /// Files without a name.
     deleted: Vec<File>,
     ended: bool,
@@ -52,21 +64,26 @@ struct State {
 
 impl Rooms {
     /// Of a folder that nobody else has. What was laid in before goes.
-    pub(super) fn new(dir: &Path) -> io::Result<Rooms> {
-        let file = dir.join(FILE);
-        remove(&file)?;
-        let shared = Shared { file, state: Mutex::default(), changed: Condvar::new() };
-        Ok(Rooms { shared: Arc::new(shared), thread: Mutex::default() })
+    pub(super) fn new(dir: &Path) -> Rooms {
+        let shared = Shared { file: dir.join(FILE), state: Mutex::default(), changed: Condvar::new() };
+        if let Err(error) = remove(&shared.file) {
+            shared.lock().give_up(&shared.file, &error);
+        }
+        Rooms { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
     /// The file that was laid in, under that name now; durable with the folder. `None` if there is none: nothing was
     /// changed then.
     pub(super) fn take(&self, path: &Path) -> Option<File> {
-        let file = self.shared.lock().laid_in.take()?;
+        // Held until it has its name: what is laid in next has the same one.
+        let mut state = self.shared.lock();
+        let file = state.laid_in.take()?;
         match rustix::fs::renameat_with(CWD, &self.shared.file, CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => Some(file),
+            Err(Errno::NOENT | Errno::EXIST) => None,
             Err(error) => {
-                tracing::debug!(%error, "the room that was laid in cannot be used");
+                let _ = remove(&self.shared.file);
+                state.give_up(&self.shared.file, &error.into());
                 None
             }
         }
@@ -74,9 +91,10 @@ impl Rooms {
 
     /// About so much will be needed by the next file.
     pub(super) fn lay_in(&self, bytes: u64) {
-        // Little is taken as it is needed.
-        if bytes >= PIECE_BYTES {
-            self.shared.lock().wanted = bytes.next_multiple_of(PIECE_BYTES).min(ROOM_BYTES);
+        let mut state = self.shared.lock();
+        if bytes >= LEAST_BYTES && !state.unusable {
+            state.wanted = bytes.next_multiple_of(PIECE_BYTES).min(LAID_IN_BYTES);
+            drop(state);
             self.wake();
         }
     }
@@ -89,12 +107,27 @@ impl Rooms {
         }
     }
 
+    /// Waits for as long as many are to be given back; `false` if it takes long.
+    pub(super) fn wait_for_a_place(&self) -> bool {
+        let full = |state: &mut State| state.deleted.len() >= WAITING_MAX;
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), PLACE_WAIT, full);
+        !full(&mut waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
     fn wake(&self) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_none() {
+        if thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let shared = Arc::clone(&self.shared);
-            // Without it, room is taken as it is needed and goes with the files.
-            *thread = std::thread::Builder::new().name("room".to_owned()).spawn(move || shared.tend()).ok();
+            match std::thread::Builder::new().name("room".to_owned()).spawn(move || shared.tend()) {
+                Ok(started) => *thread = Some(started),
+                Err(error) => {
+                    tracing::warn!(%error, "no thread for the log's room");
+                    // Room is taken as it is needed then, and goes with the files.
+                    let mut state = self.shared.lock();
+                    state.wanted = 0;
+                    drop(std::mem::take(&mut state.deleted));
+                }
+            }
         }
         self.shared.changed.notify_all();
     }
@@ -109,6 +142,16 @@ impl Drop for Rooms {
             let _ = thread.join();
         }
         let _ = remove(&self.shared.file);
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// It goes on without: room is taken as it is needed.
+    fn give_up(&mut self, file: &Path, error: &io::Error) {
+        tracing::warn!(%error, file = %file.display(), "no room can be laid in here");
+        (self.unusable, self.wanted) = (true, 0);
     }
 }
 
@@ -127,19 +170,27 @@ impl Shared {
                 if state.laid_in.is_none() {
                     drop(state);
                     let made = self.make(wanted);
-                    if let Err(error) = &made {
-                        tracing::debug!(%error, "no room is laid in");
-                        let _ = remove(&self.file);
-                    }
                     state = self.lock();
-                    state.laid_in = made.ok().flatten();
+                    match made {
+                        Ok(made) => state.laid_in = made,
+                        Err(error) => {
+                            let _ = remove(&self.file);
+                            match error.kind() {
+                                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                                    tracing::debug!(%error, "no room is laid in");
+                                }
+                                _ => state.give_up(&self.file, &error),
+                            }
+                        }
+                    }
                 }
             } else if let Some(file) = state.deleted.pop() {
                 drop(state);
                 // What cannot be given back so, goes with the handle.
                 let rest = without_a_piece(file).ok().flatten();
-                state = self.pause();
+                state = if rest.is_some() { self.pause() } else { self.lock() };
                 state.deleted.extend(rest);
+                self.changed.notify_all();
             } else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -152,6 +203,9 @@ impl Shared {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&self.file)?;
         let mut len = 0;
         while len < bytes {
+            if free_bytes(self.file.parent().unwrap_or(Path::new(".")))? < bytes - len + LEFT_BYTES {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             file.write_all_at(PIECE, len)?;
             file.sync_data()?;
             len += PIECE_BYTES;
@@ -183,5 +237,97 @@ fn remove(file: &Path) -> io::Result<()> {
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::Instant;
+
+    use super::*;
+
+    const WANTED: u64 = 2 << 20;
+
+    fn until(what: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !what() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn lay_in(rooms: &Rooms) {
+        rooms.lay_in(WANTED);
+        until(|| rooms.shared.lock().laid_in.is_some());
+    }
+
+    #[test]
+    fn what_is_laid_in_is_whole_and_is_the_file_of_the_name_it_gets() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(folder.path());
+        assert!(rooms.take(&folder.path().join("none")).is_none());
+        for nth in 0..20 {
+            let path = folder.path().join(nth.to_string());
+            lay_in(&rooms);
+            // The next is wanted while this one is there, and is made when it is taken.
+            rooms.lay_in(WANTED);
+            let file = rooms.take(&path).unwrap();
+            assert_eq!(file.metadata().unwrap().ino(), std::fs::metadata(&path).unwrap().ino());
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(bytes.len() as u64 == WANTED && bytes.iter().all(|byte| *byte == LAID_IN));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rooms, path) = (Rooms::new(folder.path()), folder.path().join("taken"));
+        std::fs::write(&path, "somebody's").unwrap();
+        lay_in(&rooms);
+        assert!(rooms.take(&path).is_none());
+        assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+        lay_in(&rooms);
+        assert!(rooms.take(&folder.path().join("free")).is_some());
+    }
+
+    #[test]
+    fn where_nothing_can_be_laid_in_it_goes_without() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(FILE)).unwrap();
+        let rooms = Rooms::new(folder.path());
+        rooms.lay_in(WANTED);
+        assert!(rooms.shared.lock().unusable && rooms.take(&folder.path().join("name")).is_none());
+        drop(rooms);
+        assert!(folder.path().join(FILE).is_dir());
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_being_laid_in_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(folder.path());
+        rooms.lay_in(LAID_IN_BYTES);
+        until(|| folder.path().join(FILE).exists());
+        drop(rooms);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn room_is_given_back_in_pieces_and_whoever_deletes_waits_while_there_is_much_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(folder.path());
+        let deleted = |nth: usize| {
+            let path = folder.path().join(nth.to_string());
+            let file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+            file.set_len(3 * PIECE_BYTES).unwrap();
+            std::fs::remove_file(path).unwrap();
+            file
+        };
+        let files: Vec<File> = (0..WAITING_MAX + 1).map(deleted).collect();
+        rooms.give_back(files.iter().map(|file| file.try_clone().unwrap()).collect());
+        assert!(rooms.wait_for_a_place());
+        assert!(rooms.shared.lock().deleted.len() < WAITING_MAX);
+        // The last piece goes with the handle.
+        until(|| files.iter().all(|file| file.metadata().unwrap().len() == PIECE_BYTES));
     }
 }

@@ -116,7 +116,9 @@ impl Stage {
     ) -> Result<Stage> {
         let mut plan = Deployment::plan(folder, engine, &[]);
         plan.regions = case.regions().iter().map(|region| (*region).to_owned()).collect();
-        plan.limits.push("upkeep_every_ms = 500".to_owned());
+        // How long a log gets beyond what is kept is what is placed between two looks at it.
+        let upkeep_every_ms = if case == Case::Retention { 100 } else { 500 };
+        plan.limits.push(format!("upkeep_every_ms = {upkeep_every_ms}"));
         if untimed {
             // What piles up is too little to wait long for anything.
             plan.gate.push("fetch_after_ms = 200".to_owned());
