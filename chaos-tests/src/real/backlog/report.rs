@@ -35,6 +35,8 @@ pub(super) struct Row {
     pub(super) peer_mib: [f64; 2],
     /// The home's log, bytes.
     pub(super) log_most: u64,
+    /// Orders a second while they piled up.
+    pub(super) piled_per_s: f64,
     pub(super) log_end: u64,
     /// The longest lag that an agent told while the fault lasted, and of whom.
     pub(super) lag_s: f64,
@@ -84,6 +86,7 @@ impl Row {
             agent_mib: [0.0; 2],
             peer_mib: [0.0; 2],
             log_most: 0,
+            piled_per_s: 0.0,
             log_end: 0,
             lag_s: 0.0,
             said: String::new(),
