@@ -1,6 +1,7 @@
 //! The load: clients that place orders over kept connections, as cheaply as they can, since they share the processors
 //! with what they measure.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -65,61 +66,74 @@ pub(super) fn body(n: u64) -> String {
 /// One client's connection.
 struct Connection {
     stream: TcpStream,
-    buffer: Vec<u8>,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+    /// Of the last answer: the place in its actor's sequence of the change that it is about, in which its `Cell-Version` ends.
+    seq: Option<u64>,
 }
 
 impl Connection {
     async fn open(address: SocketAddr) -> Result<Connection> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, buffer: Vec::with_capacity(4_096) })
+        Ok(Connection {
+            stream,
+            request: Vec::with_capacity(2_048),
+            answer: Vec::with_capacity(4_096),
+            seq: None,
+        })
     }
 
-    /// Places one order; anything but 201 ends the run. Afterwards the answer is in the buffer.
+    /// Places one order; anything but 201 ends the run.
     async fn place(&mut self, n: u64, user: &str, keys: &Keys) -> Result<()> {
         let body = body(n);
-        let request = format!(
+        self.request.clear();
+        write!(
+            self.request,
             "POST /v1/orders HTTP/1.1\r\nhost: bench\r\nx-user-id: {user}\r\nidempotency-key: {}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             keys.next(),
             body.len(),
-        );
-        self.stream.write_all(request.as_bytes()).await?;
-        self.buffer.clear();
+        )?;
+        self.stream.write_all(&self.request).await?;
+        self.answer.clear();
         loop {
-            ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the node closed the connection");
-            let Some(head) = find(&self.buffer, b"\r\n\r\n") else { continue };
-            let length =
-                header(&self.buffer, "content-length").context("an answer without content-length")?;
-            let length: usize = length.parse().context("content-length")?;
-            if self.buffer.len() < head + 4 + length {
-                continue;
+            ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the node closed the connection");
+            let Some(answer) = Answer::read(&self.answer)? else { continue };
+            if answer.code != 201 {
+                bail!("not placed: {}", String::from_utf8_lossy(&self.answer));
             }
-            if !self.buffer.starts_with(b"HTTP/1.1 201") {
-                bail!("not placed: {}", String::from_utf8_lossy(&self.buffer));
-            }
+            self.seq = answer.seq;
             return Ok(());
         }
     }
+}
 
-    /// The place in its actor's sequence of the change that the last answer was about: its `Cell-Version` ends in it.
-    fn seq(&self) -> Result<u64> {
-        let version = header(&self.buffer, "cell-version").context("an answer without cell-version")?;
-        let (_, seq) = version.rsplit_once('.').context("a cell-version without a sequence")?;
-        seq.parse().context("cell-version")
+/// What is read of an answer.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    code: u16,
+    seq: Option<u64>,
+}
+
+impl Answer {
+    /// `None` while not all of it is there.
+    fn read(bytes: &[u8]) -> Result<Option<Answer>> {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut answer = httparse::Response::new(&mut headers);
+        let httparse::Status::Complete(head) = answer.parse(bytes)? else { return Ok(None) };
+        let header = |wanted: &str| {
+            let found = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(wanted))?;
+            std::str::from_utf8(found.value).ok()
+        };
+        let length = header("content-length").context("an answer without content-length")?;
+        let length: usize = length.parse().context("content-length")?;
+        if bytes.len() < head + length {
+            return Ok(None);
+        }
+        let seq = header("cell-version").and_then(|version| version.rsplit_once('.')?.1.parse().ok());
+        Ok(Some(Answer { code: answer.code.context("an answer without a status")?, seq }))
     }
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
-}
-
-fn header(answer: &[u8], wanted: &str) -> Option<String> {
-    let head = String::from_utf8_lossy(&answer[..find(answer, b"\r\n\r\n")?]);
-    head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case(wanted).then(|| value.trim().to_owned())
-    })
 }
 
 /// When to count: a warm-up, then the run.
@@ -188,7 +202,11 @@ impl Client {
         if self.load.phase.counts() {
             self.latency.record(begun.elapsed().as_micros().max(1) as u64)?;
             if self.load.notes {
-                self.acked.push((self.connection.seq()?, Instant::now()));
+                let seq = self
+                    .connection
+                    .seq
+                    .context("an answer without a cell-version that ends in a sequence")?;
+                self.acked.push((seq, Instant::now()));
             }
         }
         Ok(true)
@@ -198,42 +216,58 @@ impl Client {
 impl Load {
     /// Closed loop: each client places its next order when the last one was answered.
     pub(super) async fn closed(self, clients: usize) -> Result<(Histogram<u64>, Acked)> {
-        let mut running = Vec::with_capacity(clients);
-        for _ in 0..clients {
-            let mut client = Client::of(&self).await?;
-            running.push(tokio::spawn(async move {
-                while !client.load.phase.is_over() && client.place(Instant::now()).await? {}
-                Ok(client)
-            }));
-        }
-        gather(running).await
+        on_one_thread(async move {
+            let mut running = Vec::with_capacity(clients);
+            for _ in 0..clients {
+                let mut client = Client::of(&self).await?;
+                running.push(tokio::spawn(async move {
+                    while !client.load.phase.is_over() && client.place(Instant::now()).await? {}
+                    Ok(client)
+                }));
+            }
+            gather(running).await
+        })
+        .await
     }
 
     /// Open loop: orders come when they are due, whether or not earlier ones are answered, and are timed from then.
     pub(super) async fn open(self, rate: u64) -> Result<(Histogram<u64>, Acked)> {
         // Enough connections that one is free when an order is due, unless the node is far behind.
         const CONNECTIONS: u64 = 256;
-        let begun = Instant::now();
-        let every = Duration::from_secs_f64(CONNECTIONS as f64 / rate as f64);
-        let mut running = Vec::new();
-        for i in 0..CONNECTIONS {
-            let mut client = Client::of(&self).await?;
-            let first = begun + Duration::from_millis(100) + every.mul_f64(i as f64 / CONNECTIONS as f64);
-            running.push(tokio::spawn(async move {
-                let mut due = first;
-                while !client.load.phase.is_over() {
-                    tokio::time::sleep_until(due.into()).await;
-                    // What falls due after the end is not asked for.
-                    if client.load.phase.is_over() || !client.place(due).await? {
-                        break;
+        on_one_thread(async move {
+            let begun = Instant::now();
+            let every = Duration::from_secs_f64(CONNECTIONS as f64 / rate as f64);
+            let mut running = Vec::new();
+            for i in 0..CONNECTIONS {
+                let mut client = Client::of(&self).await?;
+                let first = begun + Duration::from_millis(100) + every.mul_f64(i as f64 / CONNECTIONS as f64);
+                running.push(tokio::spawn(async move {
+                    let mut due = first;
+                    while !client.load.phase.is_over() {
+                        tokio::time::sleep_until(due.into()).await;
+                        // What falls due after the end is not asked for.
+                        if client.load.phase.is_over() || !client.place(due).await? {
+                            break;
+                        }
+                        due += every;
                     }
-                    due += every;
-                }
-                Ok(client)
-            }));
-        }
-        gather(running).await
+                    Ok(client)
+                }));
+            }
+            gather(running).await
+        })
+        .await
     }
+}
+
+/// Runs all clients on one thread of their own: it wakes once for all answers that one sync of the log brings.
+async fn on_one_thread<T: Send + 'static>(
+    clients: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(clients)
+    })
+    .await?
 }
 
 async fn gather(running: Vec<tokio::task::JoinHandle<Result<Client>>>) -> Result<(Histogram<u64>, Acked)> {
@@ -264,9 +298,13 @@ mod tests {
     #[test]
     fn an_answer_says_which_change_it_is_about() {
         let answer =
-            b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\nCell-Version: 1~north-0.3.00ff.41\r\n\r\n";
-        assert_eq!(header(answer, "cell-version").as_deref(), Some("1~north-0.3.00ff.41"));
-        assert_eq!(header(b"HTTP/1.1 201 Created\r\n\r\n", "cell-version"), None);
+            b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\nCell-Version: 1~north-0.3.00ff.41\r\n\r\n{}";
+        assert_eq!(Answer::read(answer).unwrap(), Some(Answer { code: 201, seq: Some(41) }));
+        for there in 0..answer.len() {
+            assert_eq!(Answer::read(&answer[..there]).unwrap(), None, "{there}");
+        }
+        let other = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(Answer::read(other).unwrap(), Some(Answer { code: 503, seq: None }));
     }
 
     #[test]
