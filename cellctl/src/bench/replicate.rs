@@ -56,7 +56,7 @@ async fn measure(args: &ReplicateArgs, served: &Served) -> Result<Vec<Figure>> {
     }
     figures.extend(catch_up_idle(args, served).await?);
     figures.extend(catch_up_placing(args, served, half, "").await?);
-    served.cluster.give_way(FAR)?;
+    served.cluster.give_way(FAR).await?;
     figures.extend(catch_up_placing(args, served, half, ", the peer giving way").await?);
     Ok(figures)
 }

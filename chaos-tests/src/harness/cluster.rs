@@ -544,10 +544,10 @@ impl Cluster {
     /// processors of its own.
     ///
     /// # Errors
-    /// One of them does not run.
-    pub fn give_way(&self, region: &str) -> Result<(), ClusterError> {
+    /// One of them does not run, or `chrt` of util-linux is not installed.
+    pub async fn give_way(&self, region: &str) -> Result<(), ClusterError> {
         for role in [Role::Node, Role::Agent] {
-            self.process(role, region)?.give_way().map_err(io("priorities"))?;
+            self.process(role, region)?.give_way().await.map_err(io("priorities"))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use rustix::process::{Pid, Signal, kill_process};
 use service_kit::{Announcement, EXIT_WITH_STDIN_ENV};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -17,8 +17,6 @@ use tokio::process::{Child, ChildStdin, Command};
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it has to drain after SIGTERM.
 pub const ENDS_WITHIN: Duration = Duration::from_secs(20);
-
-const LEAST_PRIORITY: i32 = 19;
 
 /// Why a process is not there.
 #[derive(Debug, thiserror::Error)]
@@ -158,19 +156,20 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Gives way to every other process from now on, as if those had processors of their own.
+    /// Gives way to every other process from now on, as if those had processors of their own: it runs only while a
+    /// processor has nothing else to do. Threads that it starts later do as well.
     ///
     /// # Errors
-    /// It is gone.
-    pub fn give_way(&self) -> io::Result<()> {
-        let pid = self.pid().ok_or(io::ErrorKind::NotFound)?;
-        // Priorities are those of threads; a new one has that of the thread that starts it.
-        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let thread = thread?.file_name().to_string_lossy().parse().ok().and_then(as_pid);
-            // A thread that has ended meanwhile needs nothing.
-            let _ = setpriority_process(thread, LEAST_PRIORITY);
+    /// It is gone, or `chrt` of util-linux is not installed.
+    pub async fn give_way(&self) -> io::Result<()> {
+        let pid = self.pid().ok_or(io::ErrorKind::NotFound)?.to_string();
+        let done = Command::new("chrt").args(["-a", "-i", "-p", "0", &pid]).output().await;
+        let done =
+            done.map_err(|error| io::Error::new(error.kind(), format!("chrt of util-linux: {error}")))?;
+        if done.status.success() {
+            return Ok(());
         }
-        Ok(())
+        Err(io::Error::other(format!("chrt: {}", String::from_utf8_lossy(&done.stderr).trim())))
     }
 
     /// Its exit status, if it has ended by itself.

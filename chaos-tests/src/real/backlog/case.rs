@@ -126,7 +126,6 @@ impl Case {
             Case::Away | Case::Retention => {
                 it.cluster.restart(Role::Node, PEER).await?;
                 it.cluster.restart(Role::Agent, PEER).await?;
-                it.cluster.give_way(PEER)?;
             }
             Case::HeldOneWay | Case::Held | Case::Flapping => {
                 both_ways(it)?.iter().for_each(|link| link.set(LinkState::Open));

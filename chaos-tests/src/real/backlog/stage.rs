@@ -134,10 +134,23 @@ impl Stage {
         plan.node.push(format!("log = {{ segment_kib = {segment_kib}{keep} }}"));
         plan.levels = "info,sync_agent::gate=warn".to_owned();
         let it = Deployment::of(plan).await?;
-        for region in case.regions().iter().filter(|region| **region != HOME) {
-            it.cluster.give_way(region)?;
+        let stage = Stage { it, case, orders, untimed, keep_mib };
+        stage.others_give_way().await?;
+        Ok(stage)
+    }
+
+    /// The home is timed as if the other regions had processors of their own.
+    async fn others_give_way(&self) -> Result<()> {
+        for region in self.case.regions().iter().filter(|region| !self.untimed && **region != HOME) {
+            self.it.cluster.give_way(region).await?;
         }
-        Ok(Stage { it, case, orders, untimed, keep_mib })
+        Ok(())
+    }
+
+    async fn end_fault(&mut self) -> Result<()> {
+        self.case.end(&mut self.it).await?;
+        // Who was started again is to give way again.
+        self.others_give_way().await
     }
 
     pub(super) async fn play(mut self, row: &mut Row, sums: &mut Beside) -> Result<()> {
@@ -172,7 +185,7 @@ impl Stage {
         .await?;
         let returned = Instant::now();
         if !case.lasts() {
-            case.end(&mut self.it).await?;
+            self.end_fault().await?;
         }
         watch.look_at(&self.it);
         let pids = self.it.cluster.pids();
@@ -190,7 +203,7 @@ impl Stage {
         row.drain_ms = load.timed(returned, drained.max(returned + beside_for.min(Duration::from_secs(1))));
         load.stop(beside).await?;
         if case.lasts() {
-            case.end(&mut self.it).await?;
+            self.end_fault().await?;
         }
         (row.behind, row.drained_s, row.per_s) = (drain.lacking, drain.drained_s, drain.per_s());
         (row.first_s, row.paid_s) = (first.seen_s, first.paid_s);
