@@ -28,6 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::medium::Medium;
+use crate::space::is_full;
 use reader::Shared;
 use segment::Segment;
 
@@ -246,7 +247,7 @@ impl Log {
     /// other failure says that the disk is not to be trusted.
     fn undo_append(&mut self, source: io::Error) -> LogError {
         let segment = self.active.name.to_string();
-        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let full = is_full(&source);
         match self.shared.medium.truncate(&segment, self.active.bytes) {
             Ok(()) if full => LogError::Full { source },
             Ok(()) => self.poison(LogError::Append { segment, source }),
@@ -264,11 +265,7 @@ impl Log {
         }
         let segment = match new_segment(&*self.shared.medium, self.next) {
             Ok(segment) => segment,
-            Err(LogError::Io { source, .. })
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                return Err(LogError::Full { source });
-            }
+            Err(LogError::Io { source, .. }) if is_full(&source) => return Err(LogError::Full { source }),
             Err(error) => return Err(self.poison(error)),
         };
         if let Err(source) = self.shared.medium.sync_dir() {

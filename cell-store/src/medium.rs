@@ -13,7 +13,9 @@ use std::io;
 /// The most room that is taken as it is needed, behind what was appended: zeroes. Whoever was not ended in order leaves it
 /// behind; then it counts as a part of the file.
 pub(crate) const ROOM_BYTES: u64 = 1 << 20;
-/// The most that is laid in beforehand. It is made of [`LAID_IN`], so that a stretch that the disk lost is not taken for it.
+/// The most that is laid in beforehand. It is made of [`LAID_IN`], so that a stretch that reads as zeroes since the disk
+/// lost it is not taken for it. What a disk said to have written and did not looks like room; who knows that there was more
+/// says so ([`crate::LogConfig::least`]).
 pub(crate) const LAID_IN_BYTES: u64 = 16 << 20;
 pub(crate) const LAID_IN: u8 = 0x5a;
 

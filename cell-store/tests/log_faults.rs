@@ -338,27 +338,34 @@ fn more_nonsense_at_the_end_than_a_power_cut_can_tear_is_reported_as_loss() {
 #[test]
 fn a_stretch_that_the_disk_lost_at_the_end_is_not_taken_for_room() {
     let config = LogConfig { recent_bytes_max: 0, ..LogConfig::default() };
-    let cut = |byte: u8, lost: u64, room: usize| {
+    // Whole frames are lost, so that nothing else of them is left.
+    let cut = |byte: u8, record_bytes: usize, lost: u64, room: usize| {
         let medium = FaultMedium::new(1);
         let (mut log, _) = reopen(&medium, config);
         for next in 0..4 {
-            log.append_group(&[record(next, 1 << 20)]).unwrap();
+            log.append_group(&[record(next, record_bytes)]).unwrap();
             log.sync().unwrap();
         }
         drop(log);
         let name = sole_segment(&medium);
         let len = medium.len(&name).unwrap();
+        let lost_bytes = len / 4 * lost;
         medium.append(&name, &vec![byte; room]).unwrap();
-        medium.zero(&name, len - lost..len).unwrap();
+        medium.zero(&name, len - lost_bytes..len).unwrap();
         let (_, recovery) = reopen(&medium, config);
-        (recovery.next, recovery.cut_bytes)
+        (recovery.next, recovery.cut_bytes, lost_bytes)
     };
-    assert_eq!(cut(0, 0, 1 << 20), (Position(4), 0), "taken as it was needed");
-    assert_eq!(cut(0x5a, 0, 16 << 20), (Position(4), 0), "laid in");
-    assert_ne!(cut(0, 0, 2 << 20), (Position(4), 0), "more than is ever taken");
-    assert_ne!(cut(0x5a, 0, 17 << 20), (Position(4), 0), "more than is ever laid in");
-    for room in [0, 1 << 20, 10 << 20] {
-        let (next, cut) = cut(0x5a, 2 << 20, room);
-        assert!(next == Position(2) && cut > 0, "{room}: {cut}");
+    let whole = (Position(4), 0, 0);
+    assert_eq!(cut(0, 1 << 20, 0, 1 << 20), whole, "taken as it was needed");
+    assert_eq!(cut(0x5a, 1 << 20, 0, 16 << 20), whole, "laid in");
+    assert_ne!(cut(0, 1 << 20, 0, (1 << 20) + 1), whole, "more than is ever taken");
+    assert_ne!(cut(0x5a, 1 << 20, 0, (16 << 20) + 1), whole, "more than is ever laid in");
+    for room in [1, 1 << 20, 10 << 20] {
+        for (record_bytes, lost) in [(100_000, 1), (100_000, 2), (1 << 20, 2)] {
+            let (next, cut, lost_bytes) = cut(0x5a, record_bytes, lost, room);
+            assert_eq!((next, cut), (Position(4 - lost), lost_bytes), "{room}");
+        }
     }
+    let (next, cut, lost_bytes) = cut(0, 1 << 20, 2, 0);
+    assert_eq!((next, cut), (Position(2), lost_bytes));
 }

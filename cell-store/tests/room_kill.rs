@@ -17,7 +17,8 @@ const LARGE: LogConfig = LogConfig { segment_bytes_max: 3 << 20, recent_bytes_ma
 /// The content of a record follows from its position, so both processes know it.
 fn large(n: u64) -> Vec<u8> {
     let mut record = n.to_le_bytes().to_vec();
-    record.resize(100_000 + (n * 7_919 % 100_000) as usize, n as u8);
+    // No record ends as room does.
+    record.resize(100_000 + (n * 7_919 % 100_000) as usize, (n % 0x5a) as u8);
     record
 }
 
@@ -41,20 +42,21 @@ fn the_child_fills_segments_and_deletes_old_ones_until_it_is_killed() {
     }
 }
 
-/// Whether a killed process left room behind: in the file that it wrote, or in one without a segment's name.
+/// Whether a killed process left room behind in the file that it wrote.
 fn left_room(folder: &Path) -> bool {
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let (segments, others): (Vec<_>, Vec<_>) =
-        names.partition(|path| path.extension().is_some_and(|end| end == "seg"));
-    let newest = std::fs::read(segments.iter().max().unwrap()).unwrap();
-    newest.ends_with(&[0x5a; 4096]) || others.iter().any(|path| path.ends_with("room"))
+    let newest = names.filter(|path| path.extension().is_some_and(|end| end == "seg")).max().unwrap();
+    std::fs::read(newest).unwrap().ends_with(&[0x5a; 4096])
 }
 
 #[test]
 fn a_log_whose_room_was_laid_in_has_everything_it_acknowledged_after_sigkill() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut acked, mut rooms) = (0, 0);
-    for round in 0..12_u64 {
+    let (mut acked, mut rooms, mut round) = (0, 0, 0_u64);
+    // Some are killed before any room was laid in.
+    while round < 12 || rooms == 0 {
+        round += 1;
+        assert!(round < 100, "no room was laid in: is the disk full?");
         let variables = [(FOLDER, folder.path().as_os_str())];
         let (mut child, mut lines) =
             child::start("the_child_fills_segments_and_deletes_old_ones_until_it_is_killed", &variables);
@@ -84,5 +86,4 @@ fn a_log_whose_room_was_laid_in_has_everything_it_acknowledged_after_sigkill() {
             }
         }
     }
-    assert!(rooms > 0);
 }

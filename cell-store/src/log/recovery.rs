@@ -3,8 +3,8 @@
 //! Three rules. (1) Only the last segment can have a torn end, since a segment is synced before the next begins.
 //! (2) There, the first bytes that are no frame are a torn end if no frame behind them says that records from there on
 //! were durable; then they and all behind them are cut, for nobody was promised them. So is room that the medium took in
-//! advance, behind any segment that was not ended in order. (3) Everything else that does not
-//! verify is damage: its positions are reported and quarantined, the records behind it stay.
+//! advance. (3) Everything else that does not verify is damage: its positions are reported and quarantined, the records
+//! behind it stay.
 
 use std::io;
 use std::ops::Range;
@@ -196,7 +196,8 @@ fn without_room(behind: &[u8]) -> &[u8] {
     let laid_in =
         behind.iter().rev().take(LAID_IN_BYTES as usize).take_while(|byte| **byte == LAID_IN).count();
     let rest = &behind[..behind.len() - laid_in];
-    let taken = rest.len() as u64 <= ROOM_BYTES && rest.iter().all(|byte| *byte == 0);
+    // Zeroes are never taken in front of what was laid in.
+    let taken = laid_in == 0 && rest.len() as u64 <= ROOM_BYTES && rest.iter().all(|byte| *byte == 0);
     if taken { &[] } else { rest }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Medium;
 use super::room::Rooms;
 use crate::lock::{FolderLock, create_folder};
+use crate::space::is_full;
 
 /// Read handles kept open; beyond it all are dropped and opened again when needed.
 const READ_HANDLES_MAX: usize = 64;
@@ -215,7 +216,12 @@ impl Medium for DiskMedium {
     }
 
     fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        self.with_writer(file, |writer| writer.append(bytes))
+        let appended = self.with_writer(file, |writer| writer.append(bytes));
+        if appended.as_ref().is_err_and(is_full) {
+            // The next try may need it.
+            self.rooms.release();
+        }
+        appended
     }
 
     fn read_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -237,11 +243,12 @@ impl Medium for DiskMedium {
     }
 
     fn delete(&self, file: &str) -> io::Result<()> {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
         let path = self.dir.join(file);
         // Where many go and the disk is slow, the rest go as any file does.
         let handle = self.rooms.wait_for_a_place().then(|| OpenOptions::new().write(true).open(&path));
         std::fs::remove_file(&path)?;
+        // Only now nobody can open it any more.
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
         self.deleted().extend(handle.and_then(Result::ok));
         Ok(())
     }
@@ -280,4 +287,71 @@ fn read_full(handle: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const LONG: u64 = 3 << 20;
+
+    fn written(folder: &Path, name: &str) -> File {
+        let file = File::options().create_new(true).read(true).write(true).open(folder.join(name)).unwrap();
+        file.set_len(LONG).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_is_deleted_keeps_its_length_until_its_name_is_durably_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let medium = DiskMedium::open(folder.path()).unwrap();
+        let first = written(folder.path(), "first");
+        medium.delete("first").unwrap();
+        // Whose name is gone durably is cut meanwhile.
+        let other = written(folder.path(), "other");
+        std::fs::remove_file(folder.path().join("other")).unwrap();
+        medium.rooms.give_back(vec![other.try_clone().unwrap()]);
+        until(|| other.metadata().unwrap().len() < LONG);
+        assert_eq!(first.metadata().unwrap().len(), LONG);
+        medium.sync_dir().unwrap();
+        until(|| first.metadata().unwrap().len() < LONG);
+    }
+
+    #[test]
+    fn nobody_keeps_a_deleted_file_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let medium = DiskMedium::open(folder.path()).unwrap();
+        written(folder.path(), "file");
+        let gone = AtomicBool::new(false);
+        // So much is to be given back that whoever deletes waits.
+        let many = (0..50).map(|nth: u64| {
+            let name = nth.to_string();
+            let file = written(folder.path(), &name);
+            file.set_len(1 << 30).unwrap();
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+            file
+        });
+        medium.rooms.give_back(many.collect());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !gone.load(Ordering::Relaxed) {
+                    let _ = medium.read_at("file", 0, &mut [0; 8]);
+                }
+            });
+            medium.delete("file").unwrap();
+            gone.store(true, Ordering::Relaxed);
+        });
+        assert!(medium.readers.lock().unwrap().is_empty());
+    }
+
+    fn until(what: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !what() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

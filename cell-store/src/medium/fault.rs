@@ -76,9 +76,10 @@ impl FaultMedium {
         inner.settle_names();
         let Inner { inodes, random, .. } = &mut *inner;
         for inode in inodes.values_mut() {
-            let mut survived = inode.survivors(random);
+            let before = if random.below(2) == 0 { 0 } else { LAID_IN };
+            let mut survived = inode.survivors(before, random);
             let room = random.below(2) * random.below(ROOM_SECTORS) * SECTOR_BYTES;
-            survived.resize(survived.len() + room, if random.below(2) == 0 { 0 } else { LAID_IN });
+            survived.resize(survived.len() + room, before);
             *inode = Inode { dirty_from: survived.len(), cache: survived.clone(), platter: survived };
         }
         inner.fail_append = None;
@@ -255,7 +256,7 @@ impl Medium for FaultMedium {
         let id = inner.id(file)?;
         let Inner { inodes, random, .. } = &mut *inner;
         let inode = inodes.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
-        inode.platter = if fails { inode.survivors(random) } else { inode.written_back() };
+        inode.platter = if fails { inode.survivors(0, random) } else { inode.written_back() };
         inode.dirty_from = inode.cache.len();
         if fails { Err(eio()) } else { Ok(()) }
     }
@@ -318,8 +319,9 @@ impl Inode {
         bytes
     }
 
-    /// What a power cut, or a failing sync, lets through: nothing, all, a prefix of sectors, or single sectors.
-    fn survivors(&self, random: &mut SplitMix64) -> Vec<u8> {
+    /// What a power cut, or a failing sync, lets through: nothing, all, a prefix of sectors, or single sectors among others
+    /// of what was there before.
+    fn survivors(&self, before: u8, random: &mut SplitMix64) -> Vec<u8> {
         let all = self.written_back();
         if all == self.platter {
             return all;
@@ -341,7 +343,7 @@ impl Inode {
                     let start = (sector * SECTOR_BYTES).max(self.dirty_from);
                     let end = ((sector + 1) * SECTOR_BYTES).min(bytes.len());
                     for (at, byte) in bytes.iter_mut().enumerate().take(end).skip(start) {
-                        *byte = self.platter.get(at).copied().unwrap_or(0);
+                        *byte = self.platter.get(at).copied().unwrap_or(before);
                     }
                 }
                 bytes

@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,7 +17,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::{LAID_IN, LAID_IN_BYTES};
-use crate::space::free_bytes;
+use crate::space::{free_bytes, is_full};
 
 /// The file that is laid in, until it gets its name.
 const FILE: &str = "room";
@@ -57,6 +57,8 @@ struct State {
     unusable: bool,
     /// Files without a name.
     deleted: Vec<File>,
+    /// There was no place among them for long; nobody waits until one of them is shorter.
+    stalled: bool,
     ended: bool,
 }
 
@@ -83,7 +85,7 @@ impl Rooms {
             Err(Errno::NOENT | Errno::EXIST) => None,
             Err(error) => {
                 let _ = remove(&self.shared.file);
-                state.give_up(&self.shared.file, &error.into());
+                state.failed(&self.shared.file, &error.into());
                 None
             }
         }
@@ -99,6 +101,15 @@ impl Rooms {
         }
     }
 
+    /// Gives the disk back what is laid in and not taken yet.
+    pub(super) fn release(&self) {
+        let mut state = self.shared.lock();
+        state.wanted = 0;
+        if state.laid_in.take().is_some() {
+            let _ = remove(&self.shared.file);
+        }
+    }
+
     /// Gives back the room of files whose names are durably gone.
     pub(super) fn give_back(&self, deleted: Vec<File>) {
         if !deleted.is_empty() {
@@ -107,11 +118,14 @@ impl Rooms {
         }
     }
 
-    /// Waits for as long as many are to be given back; `false` if it takes long.
+    /// Waits for as long as many are to be given back; `false` if that takes long, or took long since the last one became
+    /// shorter.
     pub(super) fn wait_for_a_place(&self) -> bool {
-        let full = |state: &mut State| state.deleted.len() >= WAITING_MAX;
+        let full = |state: &mut State| state.deleted.len() >= WAITING_MAX && !state.stalled;
         let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), PLACE_WAIT, full);
-        !full(&mut waited.unwrap_or_else(PoisonError::into_inner).0)
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.stalled = state.deleted.len() >= WAITING_MAX;
+        !state.stalled
     }
 
     fn wake(&self) {
@@ -148,6 +162,18 @@ impl Drop for Rooms {
 // === impl State ===
 
 impl State {
+    /// Of what may pass the next file sees again.
+    fn failed(&mut self, file: &Path, error: &io::Error) {
+        let no_handle = [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+        if is_full(error) || no_handle {
+            tracing::debug!(%error, "no room is laid in");
+        } else {
+            self.give_up(file, error);
+        }
+    }
+
     /// It goes on without: room is taken as it is needed.
     fn give_up(&mut self, file: &Path, error: &io::Error) {
         tracing::warn!(%error, file = %file.display(), "no room can be laid in here");
@@ -175,12 +201,7 @@ impl Shared {
                         Ok(made) => state.laid_in = made,
                         Err(error) => {
                             let _ = remove(&self.file);
-                            match error.kind() {
-                                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                                    tracing::debug!(%error, "no room is laid in");
-                                }
-                                _ => state.give_up(&self.file, &error),
-                            }
+                            state.failed(&self.file, &error);
                         }
                     }
                 }
@@ -190,6 +211,7 @@ impl Shared {
                 let rest = without_a_piece(file).ok().flatten();
                 state = if rest.is_some() { self.pause() } else { self.lock() };
                 state.deleted.extend(rest);
+                state.stalled = false;
                 self.changed.notify_all();
             } else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -223,10 +245,11 @@ impl Shared {
     }
 }
 
-/// `None` if there was no more than a piece: it goes with the handle.
+/// `None` if there was no more than a piece, or if it has another name: it goes with the handle, or stays.
 fn without_a_piece(deleted: File) -> io::Result<Option<File>> {
-    let rest = deleted.metadata()?.len().saturating_sub(PIECE_BYTES);
-    if rest == 0 {
+    let seen = deleted.metadata()?;
+    let rest = seen.len().saturating_sub(PIECE_BYTES);
+    if rest == 0 || seen.nlink() > 0 {
         return Ok(None);
     }
     deleted.set_len(rest)?;
@@ -242,7 +265,6 @@ fn remove(file: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
     use std::time::Instant;
 
     use super::*;
@@ -270,7 +292,7 @@ mod tests {
         for nth in 0..20 {
             let path = folder.path().join(nth.to_string());
             lay_in(&rooms);
-            // The next is wanted while this one is there, and is made when it is taken.
+            // A wish while this one is there brings no other.
             rooms.lay_in(WANTED);
             let file = rooms.take(&path).unwrap();
             assert_eq!(file.metadata().unwrap().ino(), std::fs::metadata(&path).unwrap().ino());
@@ -313,17 +335,66 @@ mod tests {
     }
 
     #[test]
+    fn what_is_laid_in_goes_where_the_disk_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(folder.path());
+        rooms.release();
+        lay_in(&rooms);
+        rooms.release();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(rooms.take(&folder.path().join("name")).is_none());
+        lay_in(&rooms);
+        assert!(rooms.take(&folder.path().join("name")).is_some());
+    }
+
+    fn written(path: &Path) -> File {
+        let file = File::options().create_new(true).read(true).write(true).open(path).unwrap();
+        file.set_len(3 * PIECE_BYTES).unwrap();
+        file
+    }
+
+    fn deleted(folder: &Path, many: usize) -> Vec<File> {
+        let path = folder.join("deleted");
+        let one = |_| {
+            let file = written(&path);
+            std::fs::remove_file(&path).unwrap();
+            file
+        };
+        (0..many).map(one).collect()
+    }
+
+    #[test]
+    fn a_file_that_has_another_name_keeps_what_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(folder.path());
+        let (name, other) = (folder.path().join("name"), folder.path().join("other"));
+        let linked = written(&name);
+        std::fs::hard_link(&name, &other).unwrap();
+        std::fs::remove_file(&name).unwrap();
+        // The last is taken first.
+        let behind = deleted(folder.path(), 1).remove(0);
+        rooms.give_back(vec![behind.try_clone().unwrap(), linked]);
+        until(|| behind.metadata().unwrap().len() == PIECE_BYTES);
+        assert_eq!(std::fs::metadata(&other).unwrap().len(), 3 * PIECE_BYTES);
+    }
+
+    #[test]
+    fn nobody_waits_again_and_again_for_a_thread_that_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = Rooms::new(folder.path());
+        rooms.shared.lock().deleted = deleted(folder.path(), WAITING_MAX);
+        let begun = Instant::now();
+        let waited = (0..30).filter(|_| rooms.wait_for_a_place()).count();
+        assert!(waited == 0 && begun.elapsed() < 15 * PLACE_WAIT, "{waited}");
+        rooms.wake();
+        until(|| rooms.wait_for_a_place());
+    }
+
+    #[test]
     fn room_is_given_back_in_pieces_and_whoever_deletes_waits_while_there_is_much_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let rooms = Rooms::new(folder.path());
-        let deleted = |nth: usize| {
-            let path = folder.path().join(nth.to_string());
-            let file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
-            file.set_len(3 * PIECE_BYTES).unwrap();
-            std::fs::remove_file(path).unwrap();
-            file
-        };
-        let files: Vec<File> = (0..WAITING_MAX + 1).map(deleted).collect();
+        let files = deleted(folder.path(), WAITING_MAX + 1);
         rooms.give_back(files.iter().map(|file| file.try_clone().unwrap()).collect());
         assert!(rooms.wait_for_a_place());
         assert!(rooms.shared.lock().deleted.len() < WAITING_MAX);
