@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Frames are indexed in blocks of at least this many bytes: a lone record costs one read of about that size, and a full
-/// 64 MiB segment some 4,000 entries of 32 bytes.
+/// 16 MiB segment some 1,000 entries of 32 bytes.
 const BLOCK_BYTES: u64 = 16 << 10;
 
 /// A run of verified frames, one right behind the other. Records in no block are damaged.
