@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use crate::bind::BindError;
 use crate::config::ConfigError;
 use crate::drain::DrainError;
@@ -74,6 +76,7 @@ impl From<std::io::Error> for Exit {
 pub fn main_exit(service: &str, body: impl FnOnce() -> Result<(), Exit>) -> ExitCode {
     // Where the system does not allow it, it is only slower.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    take_all_handles();
     let (code, message) = match body() {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Exit::Failed(message)) => (1, message),
@@ -83,6 +86,14 @@ pub fn main_exit(service: &str, body: impl FnOnce() -> Result<(), Exit>) -> Exit
         eprintln!("{service}: {line}");
     }
     ExitCode::from(code)
+}
+
+/// As many open files as this process may have: connections must leave some to the store.
+fn take_all_handles() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where the system does not allow it, it is as it was.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn one_line(error: &(dyn Error + 'static)) -> String {
@@ -98,4 +109,17 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     line.replace('\n', "; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_has_every_handle_that_it_may_have() {
+        let allowed = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, rustix::process::Rlimit { current: Some(128), ..allowed }).unwrap();
+        assert_eq!(main_exit("test", || Ok(())), ExitCode::SUCCESS);
+        assert_eq!(getrlimit(Resource::Nofile).current, allowed.maximum);
+    }
 }
