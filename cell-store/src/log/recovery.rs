@@ -52,6 +52,11 @@ impl Recovery {
         self.damage.push(damage);
     }
 
+    /// Whether the log is known to have been longer. What is named as lost may be less than that was.
+    pub fn lost_its_end(&self) -> bool {
+        self.damage.iter().any(|damage| damage.lost.end >= self.next.0)
+    }
+
     /// Whether every record ever acknowledged and not deleted can be read.
     pub fn is_clean(&self) -> bool {
         self.damage.is_empty()

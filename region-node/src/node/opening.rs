@@ -54,6 +54,7 @@ struct Opened {
     replayed: u64,
     /// Records are gone that the view does not have either.
     gap: bool,
+    end_lost: bool,
     /// Something of what the log or the view held may be gone, or the node is new.
     lacking: bool,
 }
@@ -130,11 +131,12 @@ impl Opened {
             error => OpenError::Damaged(error.to_string()),
         })?;
         let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
+        let end_lost = recovery.lost_its_end();
         if gap {
             working.doubt_slots(Slot::all());
             view::put_doubts(&working).map_err(of_view)?;
         }
-        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, lacking })
+        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, end_lost, lacking })
     }
 }
 
@@ -178,7 +180,8 @@ impl Node {
             }
             opened => opened?,
         };
-        let Opened { log, records, working, traces, cell: restored, replayed, gap, lacking } = opened;
+        let Opened { log, records, working, traces, cell: restored, replayed, gap, end_lost, lacking } =
+            opened;
         let (reader, trimmer) = (log.reader(), log.trimmer());
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
@@ -186,6 +189,11 @@ impl Node {
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
+        if end_lost && recovering {
+            // The view may have been behind the log, and nobody here knows how far.
+            working.doubt_slots(Slot::all());
+            view::put_doubts(&working).map_err(|error| folder(&error))?;
+        }
         let in_doubt = working.doubt_generation() > 0;
         if recovering {
             cell.hold_back();

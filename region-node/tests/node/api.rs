@@ -624,3 +624,26 @@ async fn a_log_that_is_gone_goes_on_behind_what_the_view_has() {
     all_there(&node, &orders).await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_its_end_denies_nothing_and_decides_nothing_before_a_peer_was_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let (orders, gateway) = twenty(folder.path(), EngineName::Sled).await;
+    let newest = walk(&folder.path().join("north/log")).into_iter().filter(|path| path.extension().is_some());
+    let newest = std::fs::File::options().write(true).open(newest.max().unwrap()).unwrap();
+    newest.set_len(newest.metadata().unwrap().len() / 2).unwrap();
+    for _ in 0..2 {
+        let mut config = config(folder.path(), EngineName::Sled, gateway, "north");
+        config.recovery_wait_ms = 200;
+        let node = Service::of(config).await;
+        all_there(&node, &orders).await;
+        // What the view did not have either may have been there.
+        tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+        let a = user_of("north", 0);
+        let missing = format!("/v1/orders/{}", orders[0].replace("ord_0", "ord_1"));
+        assert_eq!(node.call("GET", &missing, &a, "", Value::Null).await.0, 503);
+        let pay = format!("/v1/orders/{}/pay", orders[0]);
+        assert_eq!(node.call("POST", &pay, &a, "p", json!({ "card_token": "visa" })).await.0, 503);
+        node.stop().await;
+    }
+}
