@@ -13,6 +13,7 @@ mod draft;
 mod quarantine;
 mod reached;
 mod resolve;
+mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,12 +26,14 @@ use draft::Draft;
 pub use quarantine::{Ability, Cause, ENTRY_BYTES_MAX, HOLES_MAX, Hole, Quarantined};
 pub use reached::Reached;
 pub use resolve::{Resolve, remedies};
+pub use succession::SILENT_BEATS;
+use succession::Silences;
 
 use crate::clock::HlcClock;
 use crate::digest::Digest;
 use crate::duty::{Duty, OrderGlance, Speaker, order_duties, payment_duties};
 use crate::entity::{Entity, Reading};
-use crate::event::{Audit, Beat, Body, Closed, Entry, Event, Fact, Placed, Succeeds};
+use crate::event::{Audit, Body, Closed, Entry, Event, Fact, Placed};
 use crate::fronts::Fronts;
 use crate::id::{ActorId, EntityId, EntityKind, Hash, OrderId, RegionId, Slot, UserId};
 use crate::lives::{ActorLife, Lives};
@@ -136,6 +139,8 @@ pub struct Cell {
     quarantine: BTreeMap<Dot, Hole>,
     /// Nothing is decided yet: see [`Cell::hold_back`].
     held_back: bool,
+    /// Actors of this node of which nobody said yet that they ended, and since when they are silent.
+    silences: Silences,
     digests: SlotDigests,
 }
 
@@ -154,6 +159,7 @@ impl Cell {
             beyond: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             held_back: false,
+            silences: Silences::default(),
             digests: SlotDigests::default(),
         }
     }
@@ -225,58 +231,6 @@ impl Cell {
         }
     }
 
-    /// A node that starts decides nothing before it has heard what its peers hold of its predecessor: its disk may be an
-    /// older one, or lack a part. It takes changes, facts and new orders meanwhile.
-    pub fn hold_back(&mut self) {
-        self.held_back = true;
-    }
-
-    #[must_use]
-    pub fn is_held_back(&self) -> bool {
-        self.held_back
-    }
-
-    /// What peers hold of the predecessors is here, or nobody answers: from now on this node decides. It says whom it
-    /// follows. If one of them outranks it, since its disk did not know of that one, it becomes `fresh(start)`, with a
-    /// start number above all of them; that must never have been used before.
-    ///
-    /// # Errors
-    /// As [`Cell::start`].
-    pub fn recovered(
-        &mut self,
-        view: &dyn View,
-        fresh: impl FnOnce(u64) -> ActorId,
-        now_ms: u64,
-    ) -> Result<Step, Unavailable> {
-        self.held_back = false;
-        let of_node = |actor: &&ActorId| actor.node == self.me.node;
-        let known = self.fronts.actors().filter(of_node).chain(self.lives.iter().map(|life| &life.actor));
-        let known = known.filter(of_node).copied().collect::<BTreeSet<_>>();
-        let newest = known.last().copied().unwrap_or(self.me);
-        if newest > self.me {
-            self.me = fresh(newest.start + 1);
-        }
-        let mut said = self.fronts.closed().clone();
-        said.extend(self.lives.iter().filter_map(|life| Some((life.actor, life.last?))));
-        let mut draft = Draft::new(self, view, now_ms, "");
-        let me = draft.cell.me;
-        for old in known.into_iter().filter(|actor| *actor != me) {
-            let front = draft.cell.front(&old);
-            if said.get(&old).is_none_or(|last| *last < front.seq) {
-                let succeeds = Succeeds { old, last: front.seq, hash: front.hash };
-                draft.push(Event::new(Vec::new(), Body::Succeeds(succeeds)))?;
-            }
-        }
-        draft.finish(Vec::new())
-    }
-
-    /// The same knowledge under a new actor: what a restart is. `me` must never have been used before.
-    #[must_use]
-    pub fn succeeded_by(mut self, me: ActorId) -> Cell {
-        self.me = me;
-        self
-    }
-
     /// What was on disk. Only for a restart, before any input.
     pub fn restore(&mut self, kept: Kept) {
         kept.frontier.into_iter().for_each(|(actor, front)| self.fronts.raise(actor, front));
@@ -291,31 +245,6 @@ impl Cell {
         for (slot, epoch) in kept.epochs {
             self.placement.join(slot, &epoch);
         }
-    }
-
-    /// The first change of an actor: whom it follows.
-    ///
-    /// # Errors
-    /// [`Unavailable`] never, in fact; the signature is that of every input.
-    pub fn start(&mut self, view: &dyn View, old: Option<ActorId>, now_ms: u64) -> Result<Step, Unavailable> {
-        let mut draft = Draft::new(self, view, now_ms, "");
-        if let Some(old) = old {
-            let Front { seq: last, hash } = draft.cell.front(&old);
-            draft.push(Event::new(Vec::new(), Body::Succeeds(Succeeds { old, last, hash })))?;
-        } else {
-            draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
-        }
-        draft.finish(Vec::new())
-    }
-
-    /// A sign of life.
-    ///
-    /// # Errors
-    /// As [`Cell::start`].
-    pub fn beat(&mut self, view: &dyn View, now_ms: u64) -> Result<Step, Unavailable> {
-        let mut draft = Draft::new(self, view, now_ms, "");
-        draft.push(Event::new(Vec::new(), Body::Beat(Beat { wall_ms: now_ms })))?;
-        draft.finish(Vec::new())
     }
 
     /// Records what an operator did.

@@ -24,6 +24,8 @@ pub enum Bug {
     StampIgnored,
     /// The first decision of a new home does not bring along what it builds on.
     InheritedNotCarried,
+    /// Of what its predecessors wrote a node expects nothing once it decides.
+    LatePredecessorsIgnored,
 }
 
 #[cfg(feature = "museum")]

@@ -571,7 +571,7 @@ mod tests {
         let cell = Cell::new(me, Placement::initial(vec![north], |_| north), Rules::default());
         let writer = Writer::start(cell, log, working, Traces::default(), Nobody, |_| Ok(())).unwrap();
         let beat = |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
-            steps.push(cell.beat(view, now_ms)?);
+            steps.push(cell.beat(view, |_| unreachable!("nobody outranks it"), now_ms)?);
             Ok(cell.fronts().seq(&cell.me()))
         };
         let fails = writer.submit.run(move |cell, view, now_ms, steps| {

@@ -174,7 +174,7 @@ impl Cell {
         now_ms: u64,
     ) -> Result<(Step, Answer), Unavailable> {
         let slot = envelope.to_slot;
-        if self.held_back && self.is_home(slot) {
+        if self.held_back && self.is_home(slot) || self.is_outranked(slot) {
             return Ok((Step::default(), Answer::Busy));
         }
         if self.owned(slot).is_none() {
@@ -204,7 +204,8 @@ impl Cell {
         draft.contact_by_message(envelope.from_slot, &envelope.epoch)?;
         if draft.cell.owned(slot).is_none() {
             // A notice's sender speaks for the slot that it is sent to, and may know of another home.
-            return Ok((draft.finish(Vec::new())?, Answer::Moved));
+            let answer = if draft.cell.is_outranked(slot) { Answer::Busy } else { Answer::Moved };
+            return Ok((draft.finish(Vec::new())?, answer));
         }
         let answer = match (&body, why) {
             (MessageBody::PayRequest(request), _) => draft.pay_request(&request.permit, why)?,

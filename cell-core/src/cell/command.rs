@@ -295,6 +295,10 @@ impl Draft<'_> {
 
     pub(super) fn misdirected(&self, id: EntityId) -> Option<Refusal> {
         let slot = id.slot();
+        if self.cell.is_outranked(slot) {
+            let detail = "another start of this node decides, or has just ended: ask again";
+            return Some(Refusal::new(Problem::Recovering, detail));
+        }
         (!self.cell.is_home(slot)).then(|| {
             let home = *self.cell.placement().home(slot);
             let detail = format!("{slot:?} has its home in {}", home.node.region);

@@ -41,6 +41,12 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     let of_south = format!("/v1/orders/{}", answer.body["id"].as_str().unwrap());
     until("north has south's", async || regions.shown("north", &of_south, &neighbour).await.is_some()).await;
     until("south has it", async || regions.sees("south", &order).await).await;
+    regions.restart(Role::Node, "south").await;
+    until("north has heard of the newer actor", async || {
+        let of_south = regions.frontier("north").await.into_iter().filter(|(region, ..)| region == "south");
+        of_south.count() == 2
+    })
+    .await;
     for region in ["north", "east"] {
         regions.cluster.kill(Role::Agent, region).await.unwrap();
     }
@@ -74,6 +80,21 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     until("its own, too", async || {
         let seen = regions.shown("south", "/v1/orders", &neighbour).await;
         seen.is_some_and(|seen| seen["items"].as_array().is_some_and(|items| items.len() == 2))
+    })
+    .await;
+    // It counted its starts from the beginning, and those that come back outrank it until it follows them.
+    until("it decides on what it has heard of", async || {
+        let (path, body) = (format!("{of_south}/cancel"), serde_json::json!({}));
+        let done = regions.api.call(at, "POST", &path, &neighbour, "c", &body).await.unwrap();
+        assert!(matches!(done.status, 201 | 200 | 503), "{}", done.body);
+        done.status != 503
+    })
+    .await;
+    until("nobody waits for a sign of life of those that ended", async || {
+        let lives = node_status(&regions, "north").await.lives.into_iter();
+        let region = |life: &v1::ActorLife| life.actor.clone()?.node.map(|node| node.region);
+        let of_south = |life: &v1::ActorLife| region(life).as_deref() == Some("south");
+        lives.filter(|life| of_south(life) && life.last.is_none()).count() == 1
     })
     .await;
     regions.cluster.stop().await.unwrap();

@@ -33,6 +33,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "decree-with-old-home-alive",
     "decrees-at-once",
     "outranked-by-a-predecessor",
+    "outranked-by-a-late-predecessor",
     "actor-closed",
     "log-trimmed",
     "view-lost",

@@ -237,21 +237,46 @@ impl World {
         }
         // With a peer's state came what its software could not apply.
         self.retry_quarantined(i);
-        let nonce = self.rng.next();
-        let before = self.nodes[i].cell.me();
+        let (before, nonce) = (self.nodes[i].cell.me(), self.rng.next());
         let node = &mut self.nodes[i];
         let fresh = |start| ActorId { node: before.node, start, nonce };
         if let Ok(step) = node.cell.recovered(&node.shelf, fresh, now_ms) {
-            let me = node.cell.me();
-            if me != before {
+            if self.note_actor(i, before) {
                 self.coverage.fault("outranked-by-a-predecessor");
-                self.journal.started.insert(me);
             }
             self.commit(i, step, lacks.then_some(Effect::MadeGood));
         }
+        self.decides(i);
+    }
+
+    /// Whether the node is another actor than it was.
+    fn note_actor(&mut self, i: usize, before: ActorId) -> bool {
+        let me = self.nodes[i].cell.me();
+        self.journal.started.insert(me);
+        me != before
+    }
+
+    /// From now on it decides, also about what was under way.
+    fn decides(&mut self, i: usize) {
         self.wake_all(i);
         let slots = self.slots.clone();
         self.list_for_a_while(i, slots);
+    }
+
+    /// A sign of life.
+    pub(crate) fn beat(&mut self, i: usize) {
+        let now_ms = self.nodes[i].local(self.now_ms);
+        // Of its own: what is drawn is the same whether it needs one or not.
+        let (before, nonce) = (self.nodes[i].cell.me(), self.now_ms * 8 + i as u64);
+        let node = &mut self.nodes[i];
+        let fresh = |start| ActorId { node: before.node, start, nonce };
+        let Ok(step) = node.cell.beat(&node.shelf, fresh, now_ms) else { return };
+        let other = self.note_actor(i, before);
+        self.commit(i, step, None);
+        if other {
+            self.coverage.fault("outranked-by-a-late-predecessor");
+            self.decides(i);
+        }
     }
 
     pub(crate) fn reachable(&self, i: usize) -> Vec<usize> {
@@ -396,13 +421,12 @@ impl World {
         }
     }
 
-    /// Where a hole stays that nobody can fill any more, an operator takes the disk away.
-    pub(crate) fn replace_hopeless(&mut self) {
-        for i in 0..self.nodes.len() {
-            if self.nodes[i].up && !self.nodes[i].hopeless(&self.nodes).is_empty() {
-                self.lose_disk(i, 50);
-            }
-        }
+    /// Where a hole stays that nobody can fill any more, an operator takes the disk away. Returns whether one did.
+    pub(crate) fn replace_hopeless(&mut self) -> bool {
+        let is_hopeless = |i: &usize| self.nodes[*i].up && !self.nodes[*i].hopeless(&self.nodes).is_empty();
+        let hopeless: Vec<usize> = (0..self.nodes.len()).filter(is_hopeless).collect();
+        hopeless.iter().for_each(|i| self.lose_disk(*i, 50));
+        !hopeless.is_empty()
     }
 
     /// A second machine starts from a copy of the disk, while the first goes on.

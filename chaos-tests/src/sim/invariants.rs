@@ -10,6 +10,7 @@ mod d7_nothing_invented;
 mod d8_session;
 mod d9_state_machine;
 mod f1_one_home;
+mod o2_fresh_by_itself;
 mod p1_one_capture;
 mod p2_books_agree;
 mod p3_as_named;
@@ -48,6 +49,7 @@ pub const ALL: &[Invariant] = &[
     d9_state_machine::INVARIANT,
     d10_settled::INVARIANT,
     f1_one_home::INVARIANT,
+    o2_fresh_by_itself::INVARIANT,
     p1_one_capture::INVARIANT,
     p2_books_agree::INVARIANT,
     p3_as_named::INVARIANT,

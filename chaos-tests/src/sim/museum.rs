@@ -34,7 +34,7 @@ pub enum Exhibit {
 
 impl Exhibit {
     /// All of them.
-    pub const ALL: [Exhibit; 20] = [
+    pub const ALL: [Exhibit; 21] = [
         Exhibit::WakeLost,
         Exhibit::RetiredByAck,
         Exhibit::AttemptNotDurable,
@@ -55,6 +55,7 @@ impl Exhibit {
         Exhibit::Kernel(Bug::PoisonSkipped),
         Exhibit::Kernel(Bug::StampIgnored),
         Exhibit::Kernel(Bug::InheritedNotCarried),
+        Exhibit::Kernel(Bug::LatePredecessorsIgnored),
     ];
 
     #[must_use]
@@ -80,6 +81,9 @@ impl Exhibit {
             Exhibit::Kernel(Bug::PoisonSkipped) => "a poisonous change passed over without a word",
             Exhibit::Kernel(Bug::StampIgnored) => "a stamp of ended actors not looked at",
             Exhibit::Kernel(Bug::InheritedNotCarried) => "a takeover without what it builds on",
+            Exhibit::Kernel(Bug::LatePredecessorsIgnored) => {
+                "a predecessor that comes late and is not followed"
+            }
         }
     }
 

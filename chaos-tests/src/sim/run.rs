@@ -1,6 +1,6 @@
 //! A run: chaos with safety checked, then healing, then liveness checked at rest.
 
-use cell_core::cell::Ability;
+use cell_core::cell::{Ability, SILENT_BEATS};
 
 use super::coverage::Coverage;
 use super::disk::Disk;
@@ -10,7 +10,7 @@ use super::node::Node;
 use super::rng::Rng;
 use super::script::{Script, generate};
 use super::work::is_over;
-use super::world::{Event, T0, World};
+use super::world::{BEAT_EVERY_MS, Event, T0, World};
 
 /// How long users and faults go on.
 const CHAOS_MS: u64 = 90_000;
@@ -94,16 +94,22 @@ impl World {
     /// Heals everything, waits for rest, and checks what has to hold there.
     pub(crate) fn settle_down(&mut self) {
         self.heal();
+        self.beats_until_ms = self.now_ms;
         let end_ms = self.now_ms + REST_MS_MAX;
         let mut twin = self.nodes.len() > 3;
-        let mut closed = false;
+        let (mut followed, mut closed) = (false, false);
         while self.now_ms < end_ms && self.journal.violations.is_empty() {
             self.run(SLICE_MS);
-            self.replace_hopeless();
-            if !self.has_converged() || (!twin && self.restart_outranked()) {
+            followed &= !self.replace_hopeless();
+            if !self.has_converged() {
                 continue;
             }
-            if twin {
+            if !followed {
+                // Long enough for who has ended to be missed.
+                self.beats_until_ms = self.now_ms + u64::from(SILENT_BEATS + 2) * BEAT_EVERY_MS;
+                followed = true;
+                self.run_until(self.beats_until_ms);
+            } else if twin {
                 // Everything it wrote is everywhere: the second machine is switched off.
                 self.stop(3);
                 self.forget_disk(3, Disk::default());
@@ -111,7 +117,7 @@ impl World {
                 self.nodes.iter_mut().for_each(|node| {
                     node.sent.remove(&3);
                 });
-                twin = false;
+                (twin, followed) = (false, false);
             } else if !closed {
                 self.close_ended();
                 self.run(2_000);
@@ -146,24 +152,6 @@ impl World {
             self.start_agent(i);
             self.after(50, Event::Link { node: i });
         }
-    }
-
-    /// A node that a newer start of its own node outranks is started again; an operator would.
-    fn restart_outranked(&mut self) -> bool {
-        let outranked = (0..3).filter(|i| {
-            let node = &self.nodes[*i];
-            let me = node.cell.me();
-            self.slots.iter().any(|slot| {
-                let home = node.cell.placement().home(*slot);
-                home.node == me.node && home.actor.is_some_and(|actor| actor > me)
-            })
-        });
-        let outranked: Vec<usize> = outranked.collect();
-        for i in &outranked {
-            self.stop(*i);
-            self.start(*i);
-        }
-        !outranked.is_empty()
     }
 
     /// The histories of every entity that a violation names, and of those around it, as each region sees them.

@@ -56,6 +56,7 @@ schedules! {
     entities::restored_backup = "restored-backup",
     entities::start_hears_its_peers = "start-hears-its-peers",
     entities::start_is_outranked = "start-is-outranked",
+    entities::predecessors_come_late = "predecessors-come-late",
     entities::cloned_machine = "cloned-machine",
     entities::same_key_two_regions = "same-key-two-regions",
     entities::orphan_capture = "orphan-capture",

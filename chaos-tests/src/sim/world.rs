@@ -26,6 +26,8 @@ use super::script::{Line, Op, USERS};
 use super::work::{Call, Found};
 
 pub(crate) const T0: u64 = 1_000_000;
+/// How often a node gives a sign of life.
+pub(crate) const BEAT_EVERY_MS: u64 = 3_000;
 /// Names of the regions, in order of their places.
 pub(crate) const REGIONS: [&str; 3] = ["north", "east", "south"];
 
@@ -46,6 +48,7 @@ pub(crate) enum Event {
     State { node: usize, peer: usize, entities: Vec<Entity>, of: Vec<EntityId> },
     SubscribeOnce { node: usize, life: u64 },
     SubscribeTimer,
+    BeatTimer,
     Message { to: usize, from: usize, envelope: Envelope },
     Acked { to: usize, id: MessageId },
     Fetch { to: usize, from: usize, missing: Vec<Requirement> },
@@ -102,6 +105,7 @@ impl Event {
             | Event::State { node, peer, .. } => [Some(*node), Some(*peer)],
             Event::Acked { to, .. } => [Some(*to), None],
             Event::SubscribeTimer
+            | Event::BeatTimer
             | Event::IntentDone { .. }
             | Event::Unanswered { .. }
             | Event::Script { .. }
@@ -142,6 +146,8 @@ pub struct World {
     pub(crate) bug: Option<Exhibit>,
     pub(crate) decrees: BTreeMap<Slot, (u64, usize)>,
     pub(crate) events: u64,
+    /// Nodes give signs of life until then: with them nothing comes to rest.
+    pub(crate) beats_until_ms: u64,
     /// Says what happens, line by line.
     pub(crate) verbose: bool,
 }
@@ -213,6 +219,7 @@ impl World {
             bug,
             decrees: BTreeMap::new(),
             events: 0,
+            beats_until_ms: u64::MAX,
             verbose: false,
         };
         cell_core::museum::plant(bug.and_then(Exhibit::kernel));
@@ -222,6 +229,7 @@ impl World {
             world.start(place);
         }
         world.at(T0 + 1, Event::SubscribeTimer);
+        world.at(T0 + 1_500, Event::BeatTimer);
         world.at(T0 + 1, Event::Check);
         world
     }
@@ -346,6 +354,14 @@ impl World {
                     }
                 }
                 self.after(3_000, Event::SubscribeTimer);
+            }
+            Event::BeatTimer => {
+                for i in 0..self.nodes.len() {
+                    if self.nodes[i].up && self.now_ms < self.beats_until_ms {
+                        self.beat(i);
+                    }
+                }
+                self.after(BEAT_EVERY_MS, Event::BeatTimer);
             }
             Event::Message { to, from, envelope } => self.message(to, from, envelope),
             Event::Acked { to, id } => self.acked(to, id),

@@ -30,18 +30,42 @@ impl Node {
         if !self.is_recovering() {
             return Ok(());
         }
-        let node = self.actor().node;
-        let me = self
-            .run(move |cell, view, now_ms| {
-                let fresh = |start| ActorId { node, start, nonce: random64() };
-                let step = cell.recovered(view, fresh, now_ms)?;
-                Ok((step, cell.me()))
-            })
-            .await?;
-        *self.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
+        let fresh = self.fresh();
+        let me =
+            self.run(move |cell, view, now_ms| Ok((cell.recovered(view, fresh, now_ms)?, cell.me()))).await?;
+        self.is_now(me);
         self.working.recovering().send_replace(false);
         tracing::info!(actor = %me, "decides from now on");
         Ok(())
+    }
+
+    /// A sign of life; of predecessors that give none any more it says that they ended.
+    pub(super) async fn beat(&self) {
+        let fresh = self.fresh();
+        let beaten = self.run(move |cell, view, now_ms| Ok((cell.beat(view, fresh, now_ms)?, cell.me())));
+        match beaten.await {
+            Ok(me) if self.is_now(me) => {
+                tracing::warn!(
+                    actor = %me,
+                    "a newer start of this node was heard of, and says nothing any more: this one follows it and decides"
+                );
+                let this = self.clone();
+                tokio::spawn(async move { this.look_at_everything_open().await });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "no heartbeat"),
+        }
+    }
+
+    /// Another actor of this node, never used before.
+    fn fresh(&self) -> impl FnOnce(u64) -> ActorId + Send + use<> {
+        let node = self.actor().node;
+        move |start| ActorId { node, start, nonce: random64() }
+    }
+
+    /// Whether it was another one until now.
+    fn is_now(&self, me: ActorId) -> bool {
+        std::mem::replace(&mut *self.me.lock().unwrap_or_else(PoisonError::into_inner), me) != me
     }
 
     /// Waits until it decides.

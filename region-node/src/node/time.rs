@@ -33,10 +33,7 @@ impl Node {
                 () = shutdown.begun() => return,
                 () = &mut deciding, if !decides => decides = true,
                 _ = beat.tick() => {
-                    let beaten = self.run(|cell, view, now_ms| Ok((cell.beat(view, now_ms)?, ()))).await;
-                    if let Err(error) = beaten {
-                        tracing::warn!(%error, "no heartbeat");
-                    }
+                    self.beat().await;
                     self.hear().await;
                 }
                 _ = due.tick(), if decides => self.wake_due().await,

@@ -157,6 +157,35 @@ pub(super) fn start_is_outranked() -> Result<(), String> {
     expect(stage.total(S)? == 300 && stage.strays(S)? == 0, "the last decision is the one that holds")
 }
 
+pub(super) fn predecessors_come_late() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    for amount in [700, 600] {
+        stage.world.crash(N, 50);
+        stage.pass(1_000);
+        stage.ok(N, Op::Amend { order: 0, amount })?;
+    }
+    stage.pass(5_000);
+    expect(stage.total(S)? == 600, "all of it is elsewhere")?;
+    let before = stage.world.nodes[N].cell.me();
+    stage.isolate(N);
+    stage.world.lose_disk(N, 50);
+    stage.pass(2_000);
+    expect(stage.world.nodes[N].cell.me() < before, "an empty disk counts from the beginning")?;
+    stage.place(1, D, N)?;
+    stage.mend();
+    stage.pass(30_000);
+    let me = stage.world.nodes[N].cell.me();
+    expect(me > before, "nobody started it again, and it follows those that its peers told it of")?;
+    stage.ok(N, Op::Amend { order: 0, amount: 300 })?;
+    for region in [N, E, S] {
+        let lives = stage.world.nodes[region].cell.lives();
+        let open = lives.iter().filter(|life| life.actor.node == me.node && life.last.is_none());
+        let open: Vec<_> = open.map(|life| life.actor).collect();
+        expect(open == [me], format!("{region} waits for a sign of life of {open:?}"))?;
+    }
+    stage.rest()
+}
+
 pub(super) fn cloned_machine() -> Result<(), String> {
     let mut stage = Stage::with_order()?;
     stage.world.clone_machine(N);
@@ -168,6 +197,9 @@ pub(super) fn cloned_machine() -> Result<(), String> {
     }
     let (one, two) = (stage.world.nodes[N].cell.me(), stage.world.nodes[3].cell.me());
     expect(one != two, "two actors")?;
+    stage.pass(40_000);
+    let still = (stage.world.nodes[N].cell.me(), stage.world.nodes[3].cell.me());
+    expect(still == (one, two), "while both live, neither takes the other for ended")?;
     stage.rest()?;
     let known = stage.world.nodes[E].durable.keys().filter(|actor| **actor == one || **actor == two).count();
     expect(known == 2, "what both wrote is everywhere")
