@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 /// Bytes that an ordinary user can still write under `dir`.
 ///
 /// # Errors
@@ -12,9 +14,11 @@ pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Whether there was no room: of the disk, or of what this user may have of it.
+/// Whether there was no room, and there may be some later: of the disk, of what this user may have of it, or of file handles.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    let errno = Errno::from_io_error(error);
+    let no_handle = errno.is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE));
+    no_handle || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

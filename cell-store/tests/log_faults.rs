@@ -285,6 +285,21 @@ fn a_full_disk_refuses_the_group_and_the_log_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn without_a_file_handle_the_group_is_refused_and_the_log_goes_on_when_there_is_one() {
+    let medium = FaultMedium::new(1);
+    let config = LogConfig { segment_bytes_max: 1, ..LogConfig::default() };
+    let mut log = log_of(&medium, config, 10);
+    for errno in [libc::EMFILE, libc::ENFILE] {
+        medium.fail_next_create(errno);
+        assert!(matches!(log.append_group(&group(10, &[900])), Err(LogError::Full { .. })));
+        assert_eq!(log.next(), Position(10));
+    }
+    log.append_group(&group(10, &[900])).unwrap();
+    log.sync().unwrap();
+    assert_eq!(read_all(&log), (0..11).collect::<Vec<_>>());
+}
+
+#[test]
 fn any_other_failed_write_poisons_the_log() {
     let medium = FaultMedium::new(1);
     let mut log = log_of(&medium, LogConfig::default(), 10);

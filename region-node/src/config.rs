@@ -125,6 +125,9 @@ fn default_scrub_per_s() -> u32 {
 fn default_session_wait_ms() -> u64 {
     1_000
 }
+fn default_connections_max() -> usize {
+    12_000
+}
 fn default_timeout_ms() -> u64 {
     3_000
 }
@@ -159,6 +162,10 @@ pub struct Config {
     /// A request that presents a `Cell-Version` waits at most this long for it to be here.
     #[serde(default = "default_session_wait_ms")]
     pub session_wait_ms: u64,
+    /// Clients of the API connected at a time; those above it are answered 503. Fewer where the process may have too few
+    /// open files.
+    #[serde(default = "default_connections_max")]
+    pub connections_max: usize,
     /// Pause between two readings of the whole view, which find what is damaged or gone; the first is at start.
     #[serde(default = "default_scrub_every_ms")]
     pub scrub_every_ms: u64,
@@ -213,6 +220,8 @@ impl Validate for Config {
         let fits = (CHANGE_BYTES_LEAST..=ENTRY_BYTES_MAX).contains(&self.change_bytes_max);
         let bounds = format!("must be {CHANGE_BYTES_LEAST} to {ENTRY_BYTES_MAX}");
         problems.check(fits, "change_bytes_max", bounds);
+        let fits = (1..=1_000_000).contains(&self.connections_max);
+        problems.check(fits, "connections_max", "must be 1 to 1000000");
         problems.section("gateway", &self.gateway);
         problems.section("telemetry", &self.telemetry);
     }

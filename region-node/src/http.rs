@@ -10,11 +10,12 @@ mod problem;
 mod shapes;
 mod version;
 
+use std::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
+use axum::body::{Bytes, HttpBody};
+use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -27,6 +28,7 @@ use cell_core::event::Op;
 use cell_core::id::{OrderId, PaymentId, UserId};
 use cell_core::version::Dot;
 use document::{Body, Operation, Route};
+use http_body_util::LengthLimitError;
 pub(crate) use operations::operations;
 pub(crate) use problem::PROBLEM_NAMES;
 use problem::Problem;
@@ -49,6 +51,8 @@ use crate::writer::now_ms;
 /// Largest request body; the router in front has the same limit.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// For a whole body; longer than the router gives it.
+const BODY_WITHIN: Duration = Duration::from_secs(75);
 /// Event streams open at once.
 pub(crate) const STREAMS_MAX: usize = 10_000;
 
@@ -214,7 +218,6 @@ pub(crate) fn router(api: Api) -> Router {
     router
         .fallback(async || Problem::new("unknown-route", "there is no such route"))
         .method_not_allowed_fallback(async || Problem::new("method-not-allowed", "not with this method"))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn(around))
         .with_state(Arc::new(api))
 }
@@ -226,17 +229,38 @@ async fn around(mut request: Request, next: Next) -> Response {
     request.headers_mut().extend(trace.clone().map(|trace| (TRACEPARENT, trace)));
     // What is none is refused where it is asked for.
     let presented = version::presented(request.headers()).ok().flatten();
-    let mut response = next.run(request).await;
+    let mut response = match with_body(request).await {
+        Ok(request) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
     version::put(&mut response, presented.as_ref());
     let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
-        response = Problem::new("too-large", detail).into_response();
-    } else if response.status().is_client_error() && !ours {
+    if response.status().is_client_error() && !ours {
         response = Problem::new("bad-body", "the body ended early or was not well-formed").into_response();
     }
     response.headers_mut().extend(trace.map(|trace| (TRACEPARENT, trace)));
     response
+}
+
+/// The request with its whole body: nobody holds a place by sending one byte after the other.
+async fn with_body(request: Request) -> Result<Request, Problem> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(head, bytes.into())),
+        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            Err(Problem::new("too-large", format!("a body has at most {BODY_BYTES_MAX} bytes")))
+        }
+        Ok(Err(_)) => Err(Problem::new("bad-body", "the body ended early or was not well-formed")),
+        Err(_) => Err(Problem::new("body-too-slow", format!("a body has {BODY_WITHIN:?} to arrive"))),
+    }
+}
+
+/// More connections than the node serves.
+pub(crate) fn too_many_connections() -> Response {
+    Problem::new("busy", "the node has as many connections as it may").into_response()
 }
 
 /// The request's trace, or a new one: what follows from it in other regions is found under it.
@@ -596,4 +620,20 @@ fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_end_is_not_waited_for() {
+        let drip = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")), ()))
+        });
+        let request = Request::builder().body(axum::body::Body::from_stream(drip)).unwrap();
+        let problem = with_body(request).await.unwrap_err().into_response();
+        assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

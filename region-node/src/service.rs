@@ -11,7 +11,8 @@ use cell_core::cell::Ability;
 use cell_proto::v1::node_server::NodeServer;
 use cell_store::Store;
 use service_kit::{
-    Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind, nodelay,
+    Admin, ConfigError, Exit, MetricsHandle, Origins, PortLimits, Readiness, Routes, Shutdown, Version, bind,
+    serve_http,
 };
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -28,6 +29,10 @@ use crate::scrub::{self, Pace};
 
 /// How long open requests have when the node is asked to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// For a request's head, and between two requests; a router keeps its connections for less.
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_OF_ONE_MAX: u32 = 256;
 /// Largest message taken from the agent.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -51,6 +56,7 @@ pub struct RegionNode {
     pace: Pace,
     may_damage: bool,
     session_wait: Duration,
+    limits: PortLimits,
 }
 
 /// Opens listeners and data, and starts the storage threads. Must be called inside a runtime.
@@ -113,6 +119,13 @@ pub async fn build(
         pace: Pace { every: Duration::from_millis(config.scrub_every_ms), per_s: config.scrub_per_s },
         may_damage: config.allow_damage,
         session_wait: Duration::from_millis(config.session_wait_ms),
+        limits: PortLimits {
+            connections_max: config.connections_max,
+            streams_max: STREAMS_OF_ONE_MAX,
+            head_within: HEAD_WITHIN,
+            drain_within: DRAIN_WITHIN,
+        }
+        .beside_files(),
     })
 }
 
@@ -213,15 +226,13 @@ impl RegionNode {
                 streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
                 session_wait: self.session_wait,
             });
-            let stop = shutdown.token();
-            axum::serve(nodelay(self.http), api)
-                .with_graceful_shutdown(async move { stop.cancelled().await })
-                .await?;
+            let routes = Routes { router: api, refuse: http::too_many_connections };
+            serve_http(self.http, routes, self.limits, shutdown.begun()).await;
             shutdown.drain(DRAIN_WITHIN).await?;
             let running = self.running;
             let joined = tokio::task::spawn_blocking(move || running.join(&store)).await;
             until.cancel();
-            if let Ok(Err(error)) = admin.await {
+            if let Err(error) = admin.await {
                 tracing::error!(%error, "the admin port failed");
             }
             joined.map_err(|error| Exit::Failed(format!("storage: {error}")))

@@ -66,7 +66,7 @@ pub struct Timeouts {
     pub upload_ms: u64,
     /// Between two pieces of a response body. Event streams have no such limit.
     pub body_idle_ms: u64,
-    /// A kept connection to a region is closed after this silence; keep it below the region's own.
+    /// A kept connection to a region is closed after this silence; keep it below the region's own, a minute.
     pub upstream_idle_ms: u64,
     /// How long a stopping router waits for requests under way.
     pub drain_ms: u64,

@@ -8,7 +8,6 @@
 //! node answers `421` when a slot has moved, and the router follows it once), and session tokens.
 
 mod config;
-mod connection;
 mod decide;
 mod download;
 mod headers;

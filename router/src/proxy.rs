@@ -16,7 +16,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use service_kit::Shutdown;
+use service_kit::{Answers, Shutdown};
 use tracing::Instrument;
 
 use crate::config::{Identity, Limits, Timeouts};
@@ -24,6 +24,7 @@ use crate::decide::{Health, Upstream, Upstreams, decide};
 use crate::download::Download;
 use crate::headers::{self, Correlation, Entropy, REQUEST_ID};
 use crate::identify::{Key, identify};
+use crate::metrics::DROPPED;
 use crate::problem::Problem;
 use crate::reachability::Reachability;
 use crate::routes::{Found, find};
@@ -108,7 +109,7 @@ impl Proxy {
     }
 
     /// Answers a request. Never fails: what goes wrong becomes a problem.
-    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<AnswerBody> {
+    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<AnswerBody> {
         let begun = Instant::now();
         let correlation = Correlation::of_request(request.headers(), &self.entropy);
         let method = request.method().clone();
@@ -224,7 +225,23 @@ impl Outcome {
 }
 
 /// The router's own answer, counted.
-pub(crate) fn refuse(problem: Problem) -> Response<AnswerBody> {
+impl Answers for Proxy {
+    type Body = AnswerBody;
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<AnswerBody> {
+        self.handle(request, peer).await
+    }
+
+    fn refuse(&self) -> Response<AnswerBody> {
+        refuse(Problem::too_many_connections())
+    }
+
+    fn dropped(&self) {
+        metrics::counter!("cell_router_refused_total", "reason" => DROPPED).increment(1);
+    }
+}
+
+fn refuse(problem: Problem) -> Response<AnswerBody> {
     metrics::counter!("cell_router_refused_total", "reason" => problem.name()).increment(1);
     problem.into_response().map(Either::Right)
 }

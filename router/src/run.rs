@@ -4,30 +4,23 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::id::RegionId;
 use cell_core::placement::Placement;
 use cell_proto::placement_file;
-use hyper_util::server::graceful::GracefulShutdown;
 use service_kit::{
-    Admin, BindError, ConfigError, MetricsError, MetricsHandle, Origins, Readiness, Shutdown, Version, bind,
+    Admin, BindError, ConfigError, MetricsError, MetricsHandle, Origins, PortLimits, Readiness, Shutdown,
+    Version, bind, serve_http,
 };
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinSet};
+use tokio::net::TcpListener;
+use tokio::task::JoinError;
 
 use crate::config::{Config, read_address};
-use crate::connection::{Admission, Serving};
 use crate::decide::Upstreams;
-use crate::metrics::{DROPPED, METRICS};
+use crate::metrics::METRICS;
 use crate::proxy::Proxy;
 
-/// Connections above the limit that are told so at a time; the rest is closed without a word.
-const REFUSALS_MAX: usize = 64;
-/// Out of file descriptors, most likely: give some time to come back.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const LISTENING: &str = "listening";
 
 /// A router with its ports open, answering nothing yet.
@@ -61,8 +54,6 @@ pub enum BuildError {
 /// The router ended otherwise than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("the admin port broke: {0}")]
-    Admin(#[from] io::Error),
     #[error("the admin task died: {0}")]
     Panicked(#[from] JoinError),
 }
@@ -120,7 +111,6 @@ impl Router {
     }
 
     async fn serve(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let drain_within = Duration::from_millis(self.config.timeouts.drain_ms);
         let readiness = Readiness::new(&[LISTENING]);
         let admin = Admin {
             readiness: readiness.clone(),
@@ -136,26 +126,25 @@ impl Router {
         let admin_end = Shutdown::new();
         let admin = tokio::spawn(admin.serve(self.admin, shutdown.token(), admin_end.token()));
 
-        let acceptor = Acceptor {
-            serving: Arc::new(Serving::new(&self.config.timeouts, &self.config.limits)),
-            served: Arc::new(Semaphore::new(self.config.limits.connections_max)),
-            refused: Arc::new(Semaphore::new(REFUSALS_MAX)),
-            proxy: Arc::new(Proxy::new(
-                self.placement,
-                self.upstreams,
-                self.config.identity,
-                self.config.timeouts,
-                self.config.limits,
-                self.seed,
-                shutdown.clone(),
-            )),
-            graceful: GracefulShutdown::new(),
-            connections: JoinSet::new(),
+        let limits = PortLimits {
+            connections_max: self.config.limits.connections_max,
+            streams_max: self.config.limits.streams_max,
+            head_within: Duration::from_millis(self.config.timeouts.head_ms),
+            drain_within: Duration::from_millis(self.config.timeouts.drain_ms),
         };
+        let proxy = Proxy::new(
+            self.placement,
+            self.upstreams,
+            self.config.identity,
+            self.config.timeouts,
+            self.config.limits,
+            self.seed,
+            shutdown.clone(),
+        );
         readiness.set(LISTENING, true);
-        acceptor.run(self.http, &shutdown, drain_within).await;
+        serve_http(self.http, proxy, limits, shutdown.begun()).await;
         admin_end.begin();
-        admin.await??;
+        admin.await?;
         Ok(())
     }
 }
@@ -187,71 +176,4 @@ fn resolve(config: &Config, origins: &Origins) -> Result<(Placement, Upstreams),
         }
     }
     Ok((placement, upstreams))
-}
-
-/// The accept loop and what it started.
-struct Acceptor {
-    serving: Arc<Serving>,
-    served: Arc<Semaphore>,
-    refused: Arc<Semaphore>,
-    proxy: Arc<Proxy>,
-    graceful: GracefulShutdown,
-    connections: JoinSet<()>,
-}
-
-impl Acceptor {
-    async fn run(mut self, listener: TcpListener, shutdown: &Shutdown, drain_within: Duration) {
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.begun() => break,
-                Some(ended) = self.connections.join_next() => report(ended),
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(stream, peer),
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept connections");
-                        tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-                    }
-                },
-            }
-        }
-        // Closed before the drain, so that new clients go to a router that stays.
-        drop(listener);
-        self.drain(drain_within).await;
-    }
-
-    fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let admission = match Arc::clone(&self.served).try_acquire_owned() {
-            Ok(permit) => Admission::Served(permit, Arc::clone(&self.proxy)),
-            Err(_) => match Arc::clone(&self.refused).try_acquire_owned() {
-                Ok(permit) => Admission::Refused(permit),
-                Err(_) => {
-                    metrics::counter!("cell_router_refused_total", "reason" => DROPPED).increment(1);
-                    return;
-                }
-            },
-        };
-        let watcher = self.graceful.watcher();
-        let serving = Arc::clone(&self.serving);
-        self.connections.spawn(async move { serving.serve(stream, peer, admission, watcher).await });
-    }
-
-    async fn drain(self, within: Duration) {
-        let Self { graceful, mut connections, .. } = self;
-        if tokio::time::timeout(within, graceful.shutdown()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "connections cut off at the end of the drain");
-            connections.abort_all();
-        }
-        while let Some(ended) = connections.join_next().await {
-            report(ended);
-        }
-    }
-}
-
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task died");
-    }
 }

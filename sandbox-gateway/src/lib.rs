@@ -18,7 +18,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Deserialize;
-use service_kit::{ConfigError, Exit, Origins, Problems, SecretFile, Shutdown, Validate, bind, nodelay};
+use service_kit::{
+    ConfigError, Exit, Origins, PortLimits, Problems, Routes, SecretFile, Shutdown, Validate, bind,
+    serve_http,
+};
 use tokio::net::TcpListener;
 
 pub use behaviour::{Behaviour, MAGIC_AMOUNTS, MagicAmount};
@@ -102,16 +105,8 @@ impl SandboxGateway {
         Box::pin(async move {
             let gateway = gateway::Gateway::new(self.ledger, self.journal, self.secret, shutdown.clone());
             shutdown.spawn("clock", gateway.clone().keep_time());
-            let stop = shutdown.token();
-            let serving = axum::serve(nodelay(self.listener), http::router(gateway))
-                .with_graceful_shutdown(async move { stop.cancelled().await });
-            tokio::select! {
-                served = async { serving.await } => served?,
-                () = async {
-                    shutdown.begun().await;
-                    tokio::time::sleep(DRAIN_WITHIN).await;
-                } => tracing::warn!("requests that are still open are cut off"),
-            }
+            let limits = PortLimits { drain_within: DRAIN_WITHIN, ..PortLimits::default() }.beside_files();
+            serve_http(self.listener, Routes::new(http::router(gateway)), limits, shutdown.begun()).await;
             shutdown.drain(DRAIN_WITHIN).await?;
             Ok(())
         })

@@ -14,10 +14,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::bind::nodelay;
+use crate::http_port::{PortLimits, Routes, serve_http};
 use crate::metrics::MetricsHandle;
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// Probes, scrapers and operators.
+const CONNECTIONS_MAX: usize = 128;
 
 /// Named conditions that must all hold before the process should get work. Clones share them.
 ///
@@ -95,15 +97,7 @@ impl Admin {
     /// Serves the router until `until` is cancelled, and folds the metrics on a timer meanwhile. Cancel it last: probes
     /// and operators want answers while the rest drains. `/readyz` misses `not-draining` from the moment `draining` is
     /// cancelled.
-    ///
-    /// # Errors
-    /// The listener broke.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        draining: CancellationToken,
-        until: CancellationToken,
-    ) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, draining: CancellationToken, until: CancellationToken) {
         let readiness = self.readiness.clone();
         let metrics = self.metrics.clone();
         let mark = async move {
@@ -120,12 +114,13 @@ impl Admin {
                 }
             }
         };
+        let limits = PortLimits { connections_max: CONNECTIONS_MAX, ..PortLimits::default() };
         // Not graceful: a kept-alive scrape connection must not hold up the end of the process.
         tokio::select! {
-            served = axum::serve(nodelay(listener), self.router()) => served,
-            () = upkeep => Ok(()),
-            () = mark => Ok(()),
-            () = until.cancelled() => Ok(()),
+            () = serve_http(listener, Routes::new(self.router()), limits, std::future::pending()) => {}
+            () = upkeep => {}
+            () = mark => {}
+            () = until.cancelled() => {}
         }
     }
 }

@@ -3,8 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use axum::serve::{Listener, ListenerExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use crate::config::Origins;
 
@@ -38,14 +37,6 @@ pub async fn bind(key: &str, address: SocketAddr, origins: &Origins) -> Result<T
             _ => source.to_string(),
         },
         source,
-    })
-}
-
-/// Turns off Nagle's algorithm on every accepted connection: answers here are small and waited for.
-pub fn nodelay(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
-    listener.tap_io(|stream| {
-        // Fails only on a connection that is gone already; its first read will tell.
-        let _ = stream.set_nodelay(true);
     })
 }
 

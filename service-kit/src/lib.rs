@@ -1,7 +1,7 @@
 //! What every binary needs to be a good citizen of a machine, and nothing else.
 //!
 //! On the road this crate stands beside every step and on none of them: it reads the configuration, opens the
-//! listeners, installs logs and metrics, answers the admin port and winds the process down. A binary is
+//! listeners, bounds what comes through them, installs logs and metrics, answers the admin port and winds the process down. A binary is
 //! `load → validate → build → run(shutdown)` and reads in a minute.
 //!
 //! Deliberately absent: domain types, request handling, retries, TLS, clocks and randomness (callers supply bytes).
@@ -14,6 +14,7 @@ mod bind;
 pub mod config;
 mod drain;
 mod exit;
+mod http_port;
 mod metrics;
 mod secret;
 mod signals;
@@ -23,10 +24,11 @@ mod words;
 
 pub use admin::{Admin, Readiness, Version};
 pub use announce::{Announcement, announce};
-pub use bind::{BindError, bind, nodelay};
+pub use bind::{BindError, bind};
 pub use config::{ConfigError, Origins, Problems, Validate};
 pub use drain::{DrainError, Shutdown};
 pub use exit::{Exit, main_exit};
+pub use http_port::{Answers, PortLimits, Routes, serve_http};
 pub use metrics::{Metric, MetricKind, MetricsError, MetricsHandle};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use signals::{EXIT_WITH_STDIN_ENV, watch_signals};

@@ -64,7 +64,7 @@ async fn the_admin_port_tells_alive_ready_metrics_and_version() {
         (503, r#"{"missing":["not-draining"],"ready":false}"#.to_owned())
     );
     last.cancel();
-    served.await.unwrap().unwrap();
+    served.await.unwrap();
 }
 
 fn metrics_example() {

@@ -274,7 +274,7 @@ impl SyncAgent {
             shutdown.begun().await;
             let drained = shutdown.drain(DRAIN_WITHIN).await;
             until.cancel();
-            if let Ok(Err(error)) = admin.await {
+            if let Err(error) = admin.await {
                 tracing::error!(%error, "the admin port failed");
             }
             drained.map_err(Exit::from)

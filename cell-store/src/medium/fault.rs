@@ -33,6 +33,7 @@ struct Inner {
     names: BTreeMap<String, u64>,
     names_synced: BTreeMap<String, u64>,
     fail_append: Option<io::ErrorKind>,
+    fail_create: Option<i32>,
     fail_sync: bool,
     fail_delete: bool,
     unreadable: Vec<(String, Range<u64>)>,
@@ -60,6 +61,7 @@ impl FaultMedium {
             names: BTreeMap::new(),
             names_synced: BTreeMap::new(),
             fail_append: None,
+            fail_create: None,
             fail_sync: false,
             fail_delete: false,
             unreadable: Vec::new(),
@@ -83,6 +85,7 @@ impl FaultMedium {
             *inode = Inode { dirty_from: survived.len(), cache: survived.clone(), platter: survived };
         }
         inner.fail_append = None;
+        inner.fail_create = None;
         inner.fail_sync = false;
         inner.fail_delete = false;
     }
@@ -90,6 +93,11 @@ impl FaultMedium {
     /// The next [`Medium::append`] writes a part of its bytes and fails: `StorageFull` as `ENOSPC`, anything else as `EIO`.
     pub fn fail_next_append(&self, kind: io::ErrorKind) {
         self.lock().fail_append = Some(kind);
+    }
+
+    /// The next [`Medium::create`] fails with this error number and creates nothing.
+    pub fn fail_next_create(&self, errno: i32) {
+        self.lock().fail_create = Some(errno);
     }
 
     /// The next [`Medium::sync`] fails with `EIO` and leaves cache and platter apart.
@@ -202,6 +210,9 @@ impl Medium for FaultMedium {
 
     fn create(&self, file: &str) -> io::Result<()> {
         let mut inner = self.lock();
+        if let Some(errno) = inner.fail_create.take() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         if inner.names.contains_key(file) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }

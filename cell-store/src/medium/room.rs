@@ -164,10 +164,7 @@ impl Drop for Rooms {
 impl State {
     /// Of what may pass the next file sees again.
     fn failed(&mut self, file: &Path, error: &io::Error) {
-        let no_handle = [Errno::MFILE, Errno::NFILE]
-            .iter()
-            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
-        if is_full(error) || no_handle {
+        if is_full(error) {
             tracing::debug!(%error, "no room is laid in");
         } else {
             self.give_up(file, error);

@@ -37,6 +37,7 @@ pub(crate) const NAMES: &[(&str, u16, &str)] = &[
     ),
     ("too-many-decisions", 409, "the order or payment has as many decisions as it may have"),
     ("changed", 412, "`If-Match` names another state than the present one"),
+    ("body-too-slow", 408, "the rest of the body did not arrive in time"),
     ("too-large", 413, "the body is over the limit"),
     ("misdirected", 421, "another region decides here: `home`"),
     ("key-reused", 422, "the key was used with another body"),
@@ -68,7 +69,6 @@ pub(crate) const PROBLEM_NAMES: [&str; NAMES.len()] = names();
 
 /// What else a client can be told, by the router in front.
 pub(crate) const AT_THE_EDGE: &[(&str, u16, &str)] = &[
-    ("body-too-slow", 408, "the rest of the body did not arrive in time"),
     ("upstream-unreachable", 502, "the home region takes no connections; the request was not sent"),
     (
         "upstream-reset",

@@ -69,6 +69,7 @@ pub(crate) fn config(folder: &Path, engine: EngineName, gateway: SocketAddr, reg
         recovery_wait_ms: 0,
         session_wait_ms: 1_000,
         change_bytes_max: 8 << 20,
+        connections_max: 1_000,
         scrub_every_ms: 3_600_000,
         scrub_per_s: 20_000,
         allow_damage: false,

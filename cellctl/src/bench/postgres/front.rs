@@ -14,7 +14,7 @@ use cell_core::id::Hash;
 use deadpool_postgres::tokio_postgres::{Config, NoTls};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use serde::{Deserialize, Serialize};
-use service_kit::{announce, nodelay};
+use service_kit::{PortLimits, Routes, announce, serve_http};
 use tokio::net::TcpListener;
 
 /// What a shop would look for: its id, its user and key, its own number.
@@ -87,7 +87,7 @@ async fn serve(sockets: &Path, size: usize) -> Result<()> {
     // Whoever started it holds its standard input, and ends it by letting go.
     let gone = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
     tokio::select! {
-        served = axum::serve(nodelay(listener), app) => Ok(served?),
+        () = serve_http(listener, Routes::new(app), PortLimits::default(), std::future::pending()) => Ok(()),
         _ = gone => Ok(()),
     }
 }

@@ -1,0 +1,286 @@
+//! An HTTP port that nobody can exhaust: so many connections, and none that says nothing for long. What is left of the
+//! process's file handles belongs to its files.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::response::IntoResponse;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::process::{Resource, getrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tower::ServiceExt;
+
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const H2_HEAD_BYTES_MAX: u32 = 32 * 1024;
+/// Finds HTTP/2 clients that vanished; those of HTTP/1 run into the head timeout or a failing write.
+const H2_PING_EVERY: Duration = Duration::from_secs(20);
+/// Connections above the limit that are told so at a time; the rest is closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Out of file handles, most likely: give some time to come back.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Handles that a process with files keeps for them.
+const HANDLES_KEPT: usize = 512;
+
+/// What a port allows.
+#[derive(Clone, Copy, Debug)]
+pub struct PortLimits {
+    /// Clients connected at a time; those above it are refused.
+    pub connections_max: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// For a request's head, and for the silence between two requests. Exceeded: the connection is closed.
+    pub head_within: Duration,
+    /// How long requests under way may take once the port is told to stop.
+    pub drain_within: Duration,
+}
+
+impl Default for PortLimits {
+    /// Of a port for a few.
+    fn default() -> PortLimits {
+        PortLimits {
+            connections_max: 1_024,
+            streams_max: 64,
+            head_within: Duration::from_secs(60),
+            drain_within: Duration::from_secs(10),
+        }
+    }
+}
+
+impl PortLimits {
+    /// The same with no more connections than leave the process some handles for its files. Says so where that is less.
+    #[must_use]
+    pub fn beside_files(self) -> PortLimits {
+        let handles = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |handles| handles as usize);
+        let allowed = (handles - HANDLES_KEPT.min(handles / 2)).max(1);
+        if allowed < self.connections_max {
+            tracing::warn!(
+                connections_max = allowed,
+                wanted = self.connections_max,
+                handles,
+                "this process may have too few open files (nofile) for so many connections: it takes fewer"
+            );
+        }
+        PortLimits { connections_max: self.connections_max.min(allowed), ..self }
+    }
+}
+
+/// Who answers what comes through a port.
+pub trait Answers: Send + Sync + 'static {
+    type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// There are as many connections as there may be.
+    fn refuse(&self) -> Response<Self::Body>;
+
+    /// There are even too many to tell them so.
+    fn dropped(&self) {}
+}
+
+/// An axum router behind a port.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    pub router: axum::Router,
+    /// The answer to a connection above the limit.
+    pub refuse: fn() -> axum::response::Response,
+}
+
+impl Routes {
+    /// With a refusal in plain words.
+    #[must_use]
+    pub fn new(router: axum::Router) -> Routes {
+        let refuse =
+            || (StatusCode::SERVICE_UNAVAILABLE, "as many connections as there may be\n").into_response();
+        Routes { router, refuse }
+    }
+}
+
+impl Answers for Routes {
+    type Body = axum::body::Body;
+
+    async fn answer(&self, request: Request<Incoming>, _: SocketAddr) -> Response<Self::Body> {
+        let request = request.map(axum::body::Body::new);
+        self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    fn refuse(&self) -> Response<Self::Body> {
+        (self.refuse)()
+    }
+}
+
+/// What an accepted connection gets. The permit is given back when it is closed.
+struct Admission<A> {
+    answers: Arc<A>,
+    is_refused: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The accept loop's state.
+struct Port<A> {
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    limits: PortLimits,
+    served: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+    answers: Arc<A>,
+    graceful: GracefulShutdown,
+    connections: JoinSet<()>,
+}
+
+/// Serves until `stop`; then finishes the requests under way, as long as that may take.
+pub async fn serve_http<A: Answers>(
+    listener: TcpListener,
+    answers: A,
+    limits: PortLimits,
+    stop: impl Future<Output = ()>,
+) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_within)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(H2_HEAD_BYTES_MAX)
+        .keep_alive_interval(H2_PING_EVERY);
+    let mut port = Port {
+        builder: Arc::new(builder),
+        limits,
+        served: Arc::new(Semaphore::new(limits.connections_max)),
+        refused: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        answers: Arc::new(answers),
+        graceful: GracefulShutdown::new(),
+        connections: JoinSet::new(),
+    };
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(ended) = port.connections.join_next() => report(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => port.take(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                }
+            },
+        }
+    }
+    // Closed before the drain, so that new clients go to a process that stays.
+    drop(listener);
+    port.drain().await;
+}
+
+impl<A: Answers> Port<A> {
+    fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        let served = place(&self.served);
+        let is_refused = served.is_none();
+        let Some(permit) = served.or_else(|| place(&self.refused)) else { return self.answers.dropped() };
+        let admission = Admission { answers: Arc::clone(&self.answers), is_refused, _permit: permit };
+        let (builder, watcher) = (Arc::clone(&self.builder), self.graceful.watcher());
+        let head_within = self.limits.head_within;
+        self.connections.spawn(serve(builder, stream, peer, admission, head_within, watcher));
+    }
+
+    async fn drain(self) {
+        let Self { graceful, mut connections, limits, .. } = self;
+        if tokio::time::timeout(limits.drain_within, graceful.shutdown()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "connections cut off at the end of the drain");
+            connections.abort_all();
+        }
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    }
+}
+
+/// Serves a connection until either side closes it, or `watcher` says to finish what is under way.
+async fn serve<A: Answers>(
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    admission: Admission<A>,
+    head_within: Duration,
+    watcher: Watcher,
+) {
+    // Fails only on a connection that is gone already; its first read will tell.
+    let _ = stream.set_nodelay(true);
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (asked, admission) = (Arc::clone(&asked), Arc::new(admission));
+        service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
+            let admission = Arc::clone(&admission);
+            async move { Ok::<_, Infallible>(admission.answer(request, peer).await) }
+        })
+    };
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let served = pin!(watcher.watch(connection));
+    tokio::select! {
+        result = served => {
+            if let Err(error) = result {
+                tracing::debug!(%peer, error = %chain(error.as_ref()), "connection ended early");
+            }
+        }
+        () = silent(&asked, head_within) => {
+            tracing::debug!(%peer, "connection closed: no request in time");
+        }
+    }
+}
+
+impl<A: Answers> Admission<A> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<A::Body> {
+        if !self.is_refused {
+            return self.answers.answer(request, peer).await;
+        }
+        let mut response = self.answers.refuse();
+        if request.version() < Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Completes if no request came within `limit`. The head timeout of HTTP/1 starts only when the version is known, and
+/// HTTP/2 has none: without this a client could hold a connection by sending nothing, or half a preface.
+async fn silent(asked: &AtomicBool, limit: Duration) {
+    tokio::time::sleep(limit).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task died");
+    }
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| Error::source(*error));
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

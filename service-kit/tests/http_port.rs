@@ -1,0 +1,89 @@
+//! A port that nobody can exhaust.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::routing::get;
+use service_kit::{PortLimits, Routes, Shutdown, serve_http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: kit\r\n\r\n";
+
+async fn start(limits: PortLimits) -> (SocketAddr, Shutdown, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let slow = async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        "at last"
+    };
+    let routes = Routes::new(axum::Router::new().route("/", get(async || "hello")).route("/slow", get(slow)));
+    let stop = shutdown.clone();
+    let served = tokio::spawn(async move { serve_http(listener, routes, limits, stop.begun()).await });
+    (address, shutdown, served)
+}
+
+async fn connect(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+/// What comes until `end` is there, or the other side closes.
+async fn answer(stream: &mut TcpStream, end: &str) -> String {
+    let mut answer = Vec::new();
+    let mut piece = [0; 1_024];
+    while !answer.ends_with(end.as_bytes()) || end.is_empty() {
+        // A connection that is refused may be reset.
+        match stream.read(&mut piece).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => answer.extend_from_slice(&piece[..read]),
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_until_another_one_goes() {
+    let (address, ..) = start(PortLimits { connections_max: 2, ..PortLimits::default() }).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(address, HEAD).await;
+        assert!(answer(&mut stream, "hello").await.starts_with("HTTP/1.1 200"));
+        kept.push(stream);
+    }
+    let refused = answer(&mut connect(address, HEAD).await, "").await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("connection: close"), "{refused}");
+    let mut stays = kept.pop().unwrap();
+    stays.write_all(HEAD).await.unwrap();
+    assert!(answer(&mut stays, "hello").await.starts_with("HTTP/1.1 200"));
+    drop(kept);
+    while !answer(&mut connect(address, HEAD).await, "hello").await.starts_with("HTTP/1.1 200") {}
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_not_waited_for() {
+    let limits = PortLimits { head_within: Duration::from_millis(100), ..PortLimits::default() };
+    let (address, ..) = start(limits).await;
+    for begun in
+        [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: k", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HEAD]
+    {
+        // Of what is said in time the end is awaited, and then it is closed.
+        answer(&mut connect(address, begun).await, "").await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_and_what_takes_too_long_is_cut_off() {
+    for (drain_ms, whole) in [(10_000, true), (10, false)] {
+        let drain_within = Duration::from_millis(drain_ms);
+        let (address, shutdown, served) = start(PortLimits { drain_within, ..PortLimits::default() }).await;
+        let mut slow = connect(address, b"GET /slow HTTP/1.1\r\nHost: kit\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        shutdown.begin();
+        assert_eq!(answer(&mut slow, "").await.ends_with("at last"), whole);
+        served.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+}
