@@ -116,8 +116,14 @@ impl Opened {
         } else if !trimmed {
             tracing::error!(
                 first = recovery.first.0,
-                "the log's beginning is gone; the view has what was in it"
+                folder = %dir.join(stopped::LOG).display(),
+                "the log's beginning is gone, and this node did not delete it. The view has what was in it: nothing has to \
+                 be done, and a peer that lacks it takes over state"
             );
+        }
+        if !trimmed {
+            // Said once; and a view that was made anew does not know where the log was cut before.
+            view::put_trimmed(&working, recovery.first.0).map_err(of_view)?;
         }
         let replayed = view::restore(&mut cell, &working, &traces, &log.reader(), random64());
         let replayed = replayed.map_err(|error| match error {
@@ -284,5 +290,52 @@ impl Node {
             first.retry_after_upgrade().await;
         });
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_core::cell::Baseline;
+    use cell_core::id::RegionId;
+    use cell_core::placement::Placement;
+    use cell_core::rules::Rules;
+    use cell_store::FaultMedium;
+
+    use super::*;
+    use crate::record::Record;
+
+    #[test]
+    fn a_view_made_anew_takes_the_log_as_it_was_trimmed() {
+        let (folder, medium) = (tempfile::tempdir().unwrap(), FaultMedium::new(1));
+        let config = LogConfig { segment_bytes_max: 1, ..LogConfig::default() };
+        let (mut log, _) = Log::open(Arc::new(medium.clone()), config).unwrap();
+        let nothing = Baseline {
+            fronts: Vec::new(),
+            closed: Vec::new(),
+            placed: Vec::new(),
+            lives: Vec::new(),
+            quarantined: Vec::new(),
+        };
+        for _ in 0..2 {
+            log.append(&[Record::Adopted(nothing.clone()).to_bytes()]).unwrap();
+            log.sync().unwrap();
+        }
+        let first = log.trimmer().delete_before(Position(1)).unwrap();
+        assert_eq!(first, Position(1));
+        drop(log);
+        let north = RegionId::new("north").unwrap();
+        let nobody = ActorId { node: NodeId { region: north, index: 0 }, start: 0, nonce: 0 };
+        for is_new in [true, false] {
+            let cell = Cell::new(nobody, Placement::initial(vec![north], |_| north), Rules::default());
+            let medium = Arc::new(medium.clone());
+            let opened =
+                Opened::open(folder.path(), EngineName::Sled, medium, LogSettings::default(), cell).unwrap();
+            assert_eq!(opened.gap, is_new, "what was in front of it is lacking, until it is here");
+            assert!(view::gap(opened.working.store(), first).unwrap().1, "it was this node that deleted it");
+            let (mut own, mut batch) = (opened.working.own(), cell_store::Batch::new());
+            own.put(&mut batch, crate::keys::POSITION, first.0.to_be_bytes().to_vec());
+            own.seal(&mut batch);
+            opened.working.store().write(batch).unwrap();
+        }
     }
 }
