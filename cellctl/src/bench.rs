@@ -59,7 +59,7 @@ pub(crate) enum EngineArg {
 }
 
 impl EngineArg {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             EngineArg::Sled => "sled",
             EngineArg::Fjall => "fjall",

@@ -1,7 +1,7 @@
 //! Where the regions answer.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cell_core::id::RegionId;
@@ -30,6 +30,8 @@ pub(crate) struct Region {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Cluster {
     pub(crate) regions: Vec<Region>,
+    #[serde(skip)]
+    pub(crate) file: PathBuf,
 }
 
 impl Validate for Cluster {
@@ -57,7 +59,8 @@ impl Cluster {
             let hint = if path.exists() { "" } else { "\n--cluster names the cluster file" };
             Refused::Usage(format!("{error}{hint}"))
         };
-        config::load(Some(path), "CELLCTL_SET", &[]).map_err(unusable)
+        let cluster: Cluster = config::load(Some(path), "CELLCTL_SET", &[]).map_err(unusable)?;
+        Ok(Cluster { file: path.to_path_buf(), ..cluster })
     }
 
     /// The region named, or all.

@@ -12,7 +12,7 @@ const HOPS_MAX: usize = 3;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// The journal, newest first; every region derives the same.
+    /// The journal, newest first; every region derives the same. `stands` is what counts, `other` what was said against it.
     List(ListArgs),
     /// Both sides of one entry, what was decided and why, and what a person may do.
     Show {
@@ -83,7 +83,7 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
             for region in answering(cluster, region.as_deref()).await? {
                 let json = region.node().await?.get_conflict(request.clone()).await?.into_inner().json;
                 if !json.is_empty() {
-                    return print(&json, format);
+                    return print(cluster, parsed(&json)?, format);
                 }
             }
             Err(Refused::Failed(format!("no region that answers knows {id}")))
@@ -182,8 +182,13 @@ fn moment(at_ms: &Value) -> String {
     rfc3339(at_ms.as_u64().unwrap_or(0))
 }
 
-fn print(json: &str, format: Format) -> Result<(), Refused> {
-    let entry = parsed(json)?;
+fn print(cluster: &Cluster, mut entry: Value, format: Format) -> Result<(), Refused> {
+    // As they can be pasted: whoever derived them does not know how the cluster is named here.
+    for command in entry["commands"].as_array_mut().into_iter().flatten() {
+        let text = command.as_str().unwrap_or_default();
+        *command =
+            text.replacen("cellctl", &format!("cellctl --cluster {}", cluster.file.display()), 1).into();
+    }
     let line = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![
         line("id", text(&entry["id"])),
@@ -197,6 +202,9 @@ fn print(json: &str, format: Format) -> Result<(), Refused> {
         line("at", moment(&entry["at_ms"])),
         line("open", text(&entry["open"])),
     ];
+    if let Some(would) = entry["dry_run"].as_str() {
+        rows.push(line("dry run", would.to_owned()));
+    }
     let commands = entry["commands"].as_array().into_iter().flatten();
     rows.extend(commands.map(|command| line("possible", text(command))));
     show(format, &["what", "value"], rows, &entry);
@@ -213,7 +221,13 @@ async fn resolve(
     for _ in 0..HOPS_MAX {
         let reply = region.node().await?.resolve_conflict(request.clone()).await?.into_inner();
         if reply.home.is_empty() {
-            return print(&reply.json, format);
+            let mut entry = parsed(&reply.json)?;
+            if request.dry_run {
+                let ResolveRequest { with, identity, .. } = &request;
+                entry["dry_run"] =
+                    format!("nothing was done; it would be resolved with '{with}', by {identity}").into();
+            }
+            return print(cluster, entry, format);
         }
         region = cluster.some(Some(&reply.home))?[0];
     }

@@ -15,6 +15,7 @@ use chaos_tests::harness::{CLAIM, Cluster, ClusterError, Latency, Plan, Role};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::bench::EngineArg;
 use crate::output::{Refused, line};
 use stage::Stage;
 
@@ -40,6 +41,9 @@ pub(crate) struct DemoArgs {
     /// Delay between regions.
     #[arg(long, value_enum, default_value_t = Distance::None)]
     latency: Distance,
+    /// Which engine keeps the view of each node; `fjall` places more orders, `sled` is the default everywhere.
+    #[arg(long, value_enum, default_value_t = EngineArg::Sled)]
+    engine: EngineArg,
     /// Keep data, configuration and logs here; else a temporary folder that goes with the demo.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -129,6 +133,7 @@ fn plan(args: &DemoArgs, folder: PathBuf) -> Plan {
         rules,
         gate,
         ask_every_ms,
+        engine: args.engine.as_str().to_owned(),
         ..Plan::new(&REGIONS, &folder, program)
     }
 }

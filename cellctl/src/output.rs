@@ -39,6 +39,10 @@ impl From<tonic::Status> for Refused {
             tonic::Code::NotFound | tonic::Code::Aborted | tonic::Code::Unavailable => {
                 Refused::Failed(status.message().to_owned())
             }
+            tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => Refused::Failed(
+                "a region that is needed for this did not answer in time: `cellctl region status` says which"
+                    .to_owned(),
+            ),
             code => Refused::Failed(format!("{code:?}: {}", status.message())),
         }
     }

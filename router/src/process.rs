@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service_kit::{Exit, Shutdown, announce, main_exit, telemetry, watch_signals};
+use service_kit::{Exit, Shutdown, announce, config_is_valid, main_exit, telemetry, watch_signals};
 
 use crate::config::Config;
 use crate::run::{BuildError, Router};
@@ -35,7 +35,9 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Exit> {
     let (config, origins) = Config::load(arguments.config.as_deref(), &arguments.overrides)?;
     if arguments.check_config {
-        return Ok(Router::check(&config, &origins)?);
+        Router::check(&config, &origins)?;
+        config_is_valid(arguments.config.as_deref());
+        return Ok(());
     }
     telemetry::init("router", &config.region, &config.telemetry)?;
     tokio::runtime::Runtime::new()?.block_on(async {

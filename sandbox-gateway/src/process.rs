@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service_kit::{Exit, LogFormat, Shutdown, TelemetryConfig, config, main_exit, telemetry};
+use service_kit::{
+    Exit, LogFormat, Shutdown, TelemetryConfig, config, config_is_valid, main_exit, telemetry,
+};
 
 use crate::Config;
 
@@ -31,6 +33,7 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let (config, origins) =
             config::load_traced::<Config>(cli.config.as_deref(), "GATEWAY", &cli.overrides)?;
         if cli.check_config {
+            config_is_valid(cli.config.as_deref());
             return Ok(());
         }
         telemetry::init(

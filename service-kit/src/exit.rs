@@ -1,6 +1,8 @@
 //! Exit codes, the same for every binary: 0 done, 1 failed, 2 usage or configuration, 130 second signal.
 
 use std::error::Error;
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -86,6 +88,15 @@ pub fn main_exit(service: &str, body: impl FnOnce() -> Result<(), Exit>) -> Exit
         eprintln!("{service}: {line}");
     }
     ExitCode::from(code)
+}
+
+/// The answer to `--check-config`, after everything that can be wrong was looked at.
+pub fn config_is_valid(file: Option<&Path>) {
+    // Nobody reads it: nobody is to be told.
+    let _ = match file {
+        Some(file) => writeln!(std::io::stdout(), "{}: nothing is wrong with it", file.display()),
+        None => writeln!(std::io::stdout(), "nothing is wrong with the configuration"),
+    };
 }
 
 /// As many open files as this process may have: connections must leave some to the store.

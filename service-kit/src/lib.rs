@@ -27,7 +27,7 @@ pub use announce::{Announcement, announce};
 pub use bind::{BindError, bind};
 pub use config::{ConfigError, Origins, Problems, Validate};
 pub use drain::{DrainError, Shutdown};
-pub use exit::{Exit, main_exit};
+pub use exit::{Exit, config_is_valid, main_exit};
 pub use http_port::{Answers, PortLimits, Routes, serve_http};
 pub use metrics::{Metric, MetricKind, MetricsError, MetricsHandle};
 pub use secret::{Secret, SecretError, SecretFile};

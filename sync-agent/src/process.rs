@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service_kit::{Exit, MetricsHandle, Shutdown, config, main_exit, telemetry};
+use service_kit::{Exit, MetricsHandle, Shutdown, config, config_is_valid, main_exit, telemetry};
 
 use crate::config::Config;
 use crate::metrics::{METRICS, OF_PEERS};
@@ -32,6 +32,7 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     main_exit("sync-agent", || {
         let (config, origins) = config::load_traced::<Config>(cli.config.as_deref(), "CELL", &cli.overrides)?;
         if cli.check_config {
+            config_is_valid(cli.config.as_deref());
             return Ok(());
         }
         telemetry::init("sync-agent", &config.region, &config.telemetry)?;

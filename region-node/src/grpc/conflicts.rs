@@ -248,7 +248,7 @@ pub(super) async fn resolve(node: &Node, request: v1::ResolveRequest) -> Result<
     }
     if dry_run {
         if !conflict.open {
-            return Err(Status::aborted(format!("nothing is left to resolve: {}", conflict.ruling)));
+            return Err(Status::aborted(format!("{id} is resolved: {} ({})", conflict.ruling, conflict.why)));
         }
         return Ok(v1::ResolveReply { json: document(&conflict, &order).to_string(), home: String::new() });
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use cell_core::cell::Cell;
 use cell_core::id::{ActorId, NodeId, Slot};
-use cell_store::{DiskMedium, Log, LogConfig, Medium, Position, StoreError};
+use cell_store::{DiskMedium, Engine, Log, LogConfig, Medium, Position, StoreError};
 use service_kit::Shutdown;
 use tokio::sync::{broadcast, watch};
 
@@ -74,10 +74,7 @@ impl Opened {
             error => OpenError::Folder(format!("{}: {error}", view_dir.display())),
         };
         let store = cell_store::open(engine.into(), &view_dir).map_err(|error| match error {
-            StoreError::OtherEngine { found, asked, .. } => OpenError::Engine(format!(
-                "{error}; set it to \"{found}\", or run `cellctl store migrate --data {} --to {asked}` first",
-                dir.display()
-            )),
+            StoreError::OtherEngine { .. } => other_engine(dir, &error),
             error @ StoreError::Damaged(_) => OpenError::View(error.to_string()),
             error => folder(&error),
         })?;
@@ -146,7 +143,33 @@ impl Opened {
     }
 }
 
+fn other_engine(dir: &Path, error: &StoreError) -> OpenError {
+    let hint = match error {
+        StoreError::OtherEngine { found, asked, .. } => format!(
+            "; set it to \"{found}\", or run `cellctl store migrate --data {} --to {asked}` first",
+            dir.display()
+        ),
+        _ => String::new(),
+    };
+    OpenError::Engine(format!("{error}{hint}"))
+}
+
 impl Node {
+    /// That the folder, if it has a view, is this engine's. A damaged one is healed at the start.
+    ///
+    /// # Errors
+    /// [`OpenError::Engine`].
+    pub fn fits(dir: &Path, engine: EngineName) -> Result<(), OpenError> {
+        let (folder, asked) = (dir.join(stopped::VIEW), Engine::from(engine));
+        match cell_store::engine_of(&folder) {
+            // What is kept in memory leaves the folder alone.
+            Ok(Some(found)) if found != asked && asked != Engine::Memory => {
+                Err(other_engine(dir, &StoreError::OtherEngine { folder, found, asked }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the folder, brings the view up to the log, and starts as a new actor.
     ///
     /// # Errors

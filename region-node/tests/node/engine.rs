@@ -30,6 +30,9 @@ async fn orders_are_found_by_every_road_after_the_view_moved_to_another_engine()
         let command = format!("cellctl store migrate --data {} --to {engine}", data.display());
         assert!(said.contains(&command) && said.lines().count() == 1, "{said}");
 
+        let checked = region_node::Node::fits(&data, config.engine).unwrap_err().to_string();
+        assert!(checked.contains(&command), "also where it is only checked: {checked}");
+
         let moved = StoppedNode::open(&data).unwrap().migrate(engine, |_| {}).unwrap();
         assert!(moved.keys > 5 && moved.from != engine);
         let node = Service::of(config).await;

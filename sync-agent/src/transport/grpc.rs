@@ -21,18 +21,14 @@ const PONG_WITHIN: Duration = Duration::from_secs(4);
 
 pub(crate) type Served<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What a call failed on, down to its first cause: "http2 error" alone helps nobody.
+/// What a call failed on: what the other side says, or the first cause where there was no other side. The layers between
+/// say the same in other words.
 pub(crate) fn cause(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = if text.is_empty() { more } else { format!("{text}: {more}") };
-        }
-        source = cause.source();
+    let source = std::error::Error::source(status);
+    match std::iter::successors(source, |cause| cause.source()).last() {
+        Some(first) => format!("no connection: {first}"),
+        None => status.message().to_owned(),
     }
-    text
 }
 
 /// Whether `address` can be dialled: `http://host:port`.
