@@ -80,6 +80,8 @@ pub struct Node {
     /// Neither log nor view have all that was here once: nothing is decided before a peer was heard.
     must_hear: bool,
     retention: Retention,
+    /// That its disk had lost something of its own.
+    said_lost: Arc<AtomicBool>,
     started_ms: u64,
 }
 

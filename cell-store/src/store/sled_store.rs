@@ -161,6 +161,10 @@ impl Store for SledStore {
 fn error(error: sled::Error) -> StoreError {
     match error {
         sled::Error::Io(error) => file_error(&error),
+        sled::Error::Corruption { at, .. } => {
+            let place = at.map(|at| format!(" at {at:?}")).unwrap_or_default();
+            StoreError::Damaged(format!("sled's files hold what sled did not write{place}"))
+        }
         error => StoreError::Damaged(error.to_string()),
     }
 }

@@ -1,5 +1,8 @@
 //! What the sync-agent and operators ask: how far the node is, what other regions bring, and what stands beside an entity.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use cell_core::cell::{
     Answer, Cell, Delivery, Front, Hole, Incoming, NotComparable, Overseer, Refused, Step, Unavailable, View,
 };
@@ -123,12 +126,13 @@ impl Node {
         &self,
         changes: Vec<Incoming>,
     ) -> impl Future<Output = Result<Refusals, NodeError>> + Send + use<> {
+        let said = Arc::clone(&self.said_lost);
         let work = move |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
             let (refused, came_back) = replicate_all(cell, view, &changes, now_ms, steps)?;
-            if came_back > 0 {
+            if came_back > 0 && !said.swap(true, Ordering::Relaxed) {
                 tracing::error!(
-                    came_back,
-                    "changes of this node's own came back from a peer: its disk had lost them"
+                    "changes of this node's own came back from a peer: its disk had lost them. They count again, nothing \
+                     has to be done; it is said once"
                 );
             }
             Ok(refused)

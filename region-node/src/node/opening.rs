@@ -196,7 +196,7 @@ impl Node {
         };
         let aside = |why: &dyn std::fmt::Display| {
             let aside = stopped::put_aside(dir).map_err(|error| folder(&error))?;
-            tracing::error!(%why, aside = %aside.display(), "the view is damaged; it is made anew from the log");
+            tracing::error!(%why, aside = %aside.display(), "the view is damaged; it is made anew from the log, and from the peers what the log has no more");
             Ok::<_, OpenError>(())
         };
         if stopped::is_condemned(dir) {
@@ -297,6 +297,7 @@ impl Node {
             // Also if an earlier start found that, and it is not made good yet.
             must_hear: gap || in_doubt,
             retention: Retention::new(identity.log),
+            said_lost: Arc::default(),
             started_ms: now_ms(),
         };
         Ok((node.with_start(old), Running { writer, dir: dir.to_path_buf() }))
