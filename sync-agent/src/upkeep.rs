@@ -55,8 +55,11 @@ impl Reports {
         let known = known.borrow();
         let Some(me) = known.actor.filter(|_| !known.recovering) else { return Vec::new() };
         let silent = |actor: &ActorId| node.beat_ms(actor).saturating_add(silent_ms) <= now_ms();
-        let ended = known.fronts.live().iter();
-        let ended = ended.filter(|(actor, _)| actor.node == me.node && **actor < me && silent(actor));
+        let of_node = |actor: &ActorId| actor.node == me.node;
+        let live = known.fronts.live();
+        // The node may be another one by now than the one that it was when it was connected.
+        let newest = live.keys().copied().filter(of_node).max().unwrap_or(me);
+        let ended = live.iter().filter(|(actor, _)| of_node(actor) && **actor < newest && silent(actor));
         let everywhere = |actor: &ActorId, front: &Front| {
             members.iter().filter(|member| **member != me.region()).all(|member| {
                 let report = reports.get(member).filter(|report| report.open > 0);

@@ -50,6 +50,13 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
         assert_eq!(code, Some(2), "{role} {sets:?}: {said}");
         assert!(said.contains(key), "{role} {sets:?}: {said}");
     }
+    let right =
+        [("region-node", "east/node.toml"), ("sync-agent", "east/agent.toml"), ("router", "router.toml")];
+    for (role, config) in right.into_iter().chain([("sandbox-gateway", "gateway.toml")]) {
+        let config = folder.join(config).display().to_string();
+        let (code, printed, said) = cellctl(&["role", role, "--config", &config, "--check-config"]);
+        assert_eq!((code, printed), (Some(0), format!("{config}: nothing is wrong with it")), "{said}");
+    }
     regions.cluster.stop().await.unwrap();
 }
 
