@@ -142,14 +142,32 @@ impl Entity {
         self.each().any(|item| item.origins.iter().any(|origin| origin.dot == *dot))
     }
 
-    /// Whether a record or a decision of the change at `dot` is in it, and with that all it builds on. A fact of that
-    /// change is no proof: it may have come alone, with the other entity that it concerns.
+    /// Whether what the change at `dot` decided is in it, with all that it builds on. A fact of that change is no proof: it
+    /// may have come alone, with the other entity that it concerns. Nor is a record where others decided: a new home
+    /// carries it along, and of what was decided only what it builds on.
     #[must_use]
     pub fn decided_in(&self, dot: &Dot) -> bool {
-        let of_dot = |item: &&Item| item.origins.iter().any(|origin| origin.dot == *dot);
-        self.each()
-            .filter(of_dot)
-            .any(|item| matches!(item.event.body, Some(Body::Record(_) | Body::Decided(_))))
+        let decisions = || self.each().filter_map(|item| Some((decided(item)?, item)));
+        let of_dot = |item: &Item| item.origins.iter().any(|origin| origin.dot == *dot);
+        let mut decided_there = decisions().filter(|(_, item)| of_dot(item)).peekable();
+        if decided_there.peek().is_some() {
+            return decided_there.all(|(decided, _)| self.is_founded(decided));
+        }
+        let later = |item: &Item| {
+            item.origins.iter().any(|origin| origin.dot.actor == dot.actor && origin.dot.seq > dot.seq)
+        };
+        let record = |item: &Item| matches!(item.event.body, Some(Body::Record(_))) && of_dot(item);
+        let mut behind = decisions().filter(|(_, item)| later(item));
+        self.each().any(record)
+            && (decisions().next().is_none() || behind.any(|(decided, _)| self.is_founded(decided)))
+    }
+
+    /// Whether everything in front of a decision is here: the chain of its epoch, and what that inherited.
+    fn is_founded(&self, last: &Decided) -> bool {
+        let chain = || self.each().filter_map(decided).filter(|decided| decided.epoch == last.epoch);
+        let whole = (0..last.place).all(|place| chain().any(|decided| decided.place == place));
+        let is_here = |hash: &Hash| self.each().any(|item| item.event.hash == *hash);
+        whole && chain().filter(|decided| decided.place == 0).all(|first| first.inherits.iter().all(is_here))
     }
 
     /// The creation record of this kind that the id proves, and where it stands; of several copies the earliest.
@@ -240,6 +258,13 @@ impl Entity {
     /// [`Malformed`] if these are not the bytes of an entity.
     pub fn decode(bytes: &[u8]) -> Result<Entity, Malformed> {
         Entity::from_shape(EntityShape::decode(bytes)?)
+    }
+}
+
+fn decided(item: &Item) -> Option<&Decided> {
+    match &item.event.body {
+        Some(Body::Decided(decided)) => Some(decided),
+        _ => None,
     }
 }
 

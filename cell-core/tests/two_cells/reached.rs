@@ -1,10 +1,10 @@
 //! What a node says of a version that a reader saw elsewhere: here, not yet, never.
 
 use cell_core::cell::{Ask, Reached};
-use cell_core::entity::Reading;
+use cell_core::entity::{Entity, ItemKey, Placing, Reading};
 use cell_core::event::Fact;
 use cell_core::order::Order;
-use cell_core::version::Dot;
+use cell_core::version::{Dot, EventId};
 
 use crate::support::{Region, actor};
 
@@ -39,6 +39,37 @@ fn a_fact_that_came_with_the_other_entity_is_no_proof_of_what_was_decided_on_it(
     assert_eq!(east.reached(Some(payment.into()), paid), Reached::Here);
     east.merge(&north, order);
     assert_eq!(east.reached(Some(order.into()), paid), Reached::Here);
+}
+
+#[test]
+fn a_part_of_what_was_decided_is_no_proof_of_it() {
+    let mut north = Region::new("north");
+    let (order, placed) = north.place();
+    north.ask("p", Ask::Pay { order, card: "ok".to_owned() });
+    let (_, capture) = north.capture(order);
+    north.facts(Fact::Capture(capture));
+    let paid = north.newest();
+    let whole = north.shelf.0[&order.into()].clone();
+    let with = |wanted: &dyn Fn(&ItemKey) -> bool| {
+        let mut part = Entity::new(whole.id);
+        for (_, item) in whole.items().filter(|(key, _)| wanted(key)) {
+            let origin = *item.origins.first().unwrap();
+            part.place(Placing { event: item.event.clone(), origin, at: item.since });
+        }
+        part
+    };
+    assert!(with(&|_| true).decided_in(&paid) && with(&|_| true).decided_in(&placed));
+    let without_the_first = with(&|key| !matches!(key, ItemKey::Decision { place: 0, .. }));
+    assert!(!without_the_first.decided_in(&paid), "it builds on the first one");
+    let is_record = |key: &ItemKey| matches!(key, ItemKey::Record(_));
+    let mut record = with(&is_record);
+    assert!(record.decided_in(&placed), "nobody decided anything");
+    // A new home carries the record along, and not what was decided in the same change and is not in its history.
+    let origin = EventId { dot: Dot { actor: actor("east", 1), seq: 1 }, place: 1 };
+    for (_, item) in whole.items().filter(|(key, _)| matches!(key, ItemKey::Decision { .. })) {
+        record.place(Placing { event: item.event.clone(), origin, at: item.since });
+    }
+    assert!(!record.decided_in(&placed));
 }
 
 #[test]
