@@ -60,6 +60,10 @@ struct NodeRow {
     /// Those of which more may come: what a version vector names.
     actors_open: usize,
     version: String,
+    /// It has not heard its peers yet of what it wrote before.
+    recovering: bool,
+    /// A part of what it had is not back yet.
+    lacking: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,6 +131,8 @@ fn node_row(reply: StatusReply) -> NodeRow {
         actors_known: reply.frontier.len(),
         actors_open: reply.frontier.iter().filter(|front| !is_closed(&reply.closed, front)).count(),
         version: reply.version,
+        recovering: reply.recovering,
+        lacking: reply.lacking,
     }
 }
 
@@ -157,7 +163,14 @@ fn agent_row(reply: AgentStatusReply) -> AgentRow {
 
 fn lines(row: &Row) -> Vec<Vec<String>> {
     let (node, position) = match &row.node {
-        Seen::Answered(node) => (node.actor.clone(), node.durable_position.to_string()),
+        Seen::Answered(node) => {
+            let state = match (node.recovering, node.lacking) {
+                (true, _) => " recovering",
+                (_, true) => " lacks a part",
+                _ => "",
+            };
+            (format!("{}{state}", node.actor), node.durable_position.to_string())
+        }
         Seen::Silent { .. } => ("does not answer".to_owned(), String::new()),
     };
     let agent = match &row.agent {

@@ -14,6 +14,11 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("cell_log_bytes_total", &[], "Bytes appended to the log."),
     Metric::counter("cell_log_full_total", &[], "Groups that found no room on the disk and had to wait."),
     Metric::gauge("cell_log_holes", &[], "Actors of whose changes some are missing here."),
+    Metric::gauge(
+        "cell_node_twins",
+        &[],
+        "Other processes that write as this node, such as one on a copy of its folder.",
+    ),
     Metric::counter(
         "cell_log_trimmed_records_total",
         &[],

@@ -44,7 +44,7 @@ impl Flow {
     /// A link on which not even heartbeats come is stalled, whatever is known to be missing.
     fn by_lag(self, lag_ms: u64) -> Flow {
         match self {
-            Flow::Idle | Flow::Flowing if lag_ms > STALLED_AFTER_MS => Flow::Stalled,
+            Flow::Idle if lag_ms > STALLED_AFTER_MS => Flow::Stalled,
             flow => flow,
         }
     }
@@ -91,6 +91,8 @@ struct PeerLine {
     message_detail: String,
     change_beat: Beat,
     message_beat: Beat,
+    /// Since when it is known that the peer's region wrote something that is not here yet.
+    owed_since_ms: Option<u64>,
     /// When a comparison found no difference last, and since when one is known that is not healed.
     agreed_at_ms: Option<u64>,
     diverged_at_ms: Option<u64>,
@@ -104,8 +106,18 @@ struct Lines {
     node_position: u64,
     node_protocol: u32,
     quarantined: u64,
+    /// A peer's state is on its way, and how far that is.
+    takes_over: Option<String>,
     gate: Counts,
     peers: BTreeMap<RegionId, PeerLine>,
+}
+
+impl PeerLine {
+    /// By the last sign of life of whoever has not ended; and at least as long as something is known to be lacking.
+    fn change_lag_ms(&self, now_ms: u64) -> u64 {
+        let owed_ms = self.owed_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        self.change_beat.lag_ms(now_ms, CHANGE_BEAT_MS).max(owed_ms)
+    }
 }
 
 /// Clones share it.
@@ -126,6 +138,7 @@ impl Board {
             message_detail: String::new(),
             change_beat: beat,
             message_beat: beat,
+            owed_since_ms: None,
             agreed_at_ms: None,
             diverged_at_ms: None,
             protocol: 0,
@@ -199,6 +212,19 @@ impl Board {
         }
     }
 
+    /// Since when the peer's region is known to have something that is not here: beats alone do not tell of what a stream
+    /// cannot bring.
+    pub(crate) fn owes(&self, peer: RegionId, since_ms: Option<u64>) {
+        if let Some(line) = self.lines().peers.get_mut(&peer) {
+            line.owed_since_ms = since_ms;
+        }
+    }
+
+    /// A peer's state is on its way, and how far that is.
+    pub(crate) fn takes_over(&self, progress: Option<String>) {
+        self.lines().takes_over = progress;
+    }
+
     /// A comparison with the peer found no difference.
     pub(crate) fn agrees(&self, peer: RegionId) {
         if let Some(line) = self.lines().peers.get_mut(&peer) {
@@ -217,13 +243,18 @@ impl Board {
         let now_ms = now_ms();
         let lines = self.lines();
         let peers = lines.peers.iter().map(|(region, line)| {
-            let lag_ms = line.change_beat.lag_ms(now_ms, CHANGE_BEAT_MS);
-            let changes = line.changes.by_lag(lag_ms);
+            let lag_ms = line.change_lag_ms(now_ms);
+            let comes = lines.takes_over.as_ref().filter(|_| line.owed_since_ms.is_some());
+            let changes = match (line.changes, comes) {
+                (Flow::Stalled, Some(_)) => Flow::Flowing,
+                (flow, _) => flow.by_lag(lag_ms),
+            };
             let silent = match changes == Flow::Stalled && line.changes != Flow::Stalled {
                 true => format!("no sign of life for {} s", lag_ms / 1_000),
                 false => String::new(),
             };
-            let details = [line.change_detail.as_str(), line.message_detail.as_str(), silent.as_str()];
+            let comes = comes.map(String::as_str).unwrap_or_default();
+            let details = [line.change_detail.as_str(), line.message_detail.as_str(), comes, silent.as_str()];
             let details: Vec<&str> = details.into_iter().filter(|detail| !detail.is_empty()).collect();
             v1::PeerStatus {
                 region: region.to_string(),
@@ -277,7 +308,7 @@ impl Board {
             gauge!("cell_peer_up", "peer" => peer.clone(), "channel" => "changes").set(up(line.changes));
             gauge!("cell_peer_up", "peer" => peer.clone(), "channel" => "messages").set(up(line.messages));
             let seconds = |ms: u64| ms as f64 / 1_000.0;
-            let lag_ms = line.change_beat.lag_ms(now_ms, CHANGE_BEAT_MS);
+            let lag_ms = line.change_lag_ms(now_ms);
             gauge!("cell_change_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
             let lag_ms = line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS);
             gauge!("cell_message_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));

@@ -117,7 +117,7 @@ impl Healed {
 pub(crate) struct Comparer {
     pub(crate) node: NodeLink,
     pub(crate) peers: Peers,
-    board: Board,
+    pub(crate) board: Board,
     /// Entities taken over in a second, at most.
     repair_per_s: u32,
     said: Arc<Mutex<Said>>,

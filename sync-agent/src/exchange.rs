@@ -202,6 +202,7 @@ impl Exchange {
                 () = shutdown.begun() => return,
                 taken = self.take_over(peer) => taken,
             };
+            self.comparer.board.takes_over(None);
             match taken {
                 Ok(Tally { looked_at, taken }) => {
                     tracing::info!(%peer, looked_at, taken, "has the state of a peer");
@@ -222,6 +223,7 @@ impl Exchange {
         let node = &self.comparer.node;
         tracing::info!(%peer, "no log reaches back to what is lacking here: takes a peer's state over");
         node.catching_up(true).await?;
+        self.comparer.board.takes_over(Some(format!("takes over the state of {peer}")));
         let mut say = tokio::time::interval_at(Instant::now() + SAY_EVERY, SAY_EVERY);
         let mut taking = std::pin::pin!(self.take_all(peer));
         loop {
@@ -255,6 +257,10 @@ impl Exchange {
                 let pause = Duration::from_secs_f64(wanted.len() as f64 / f64::from(self.per_s));
                 due = due.max(Instant::now()) + pause;
                 fetching.fetch(std::mem::take(&mut wanted)).await?;
+                let taken = fetching.taken;
+                let progress =
+                    format!("takes over the state of {peer}: {looked_at} looked at, {taken} taken");
+                self.comparer.board.takes_over(Some(progress));
                 tokio::time::sleep_until(due).await;
             }
             if logged.elapsed() > LOG_EVERY {

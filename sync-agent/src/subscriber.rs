@@ -173,7 +173,23 @@ struct Progress {
     lacking: bool,
     /// What of it the peer cannot stream to here.
     only_as_state: BTreeSet<ActorId>,
+    owed: Owed,
     moved_ms: u64,
+}
+
+/// Up to where actors were known to be when they were found to be further than here, and since when.
+#[derive(Debug, Default)]
+struct Owed(BTreeMap<ActorId, (u64, u64)>);
+
+impl Owed {
+    /// `ahead`: how far each actor is there and here. Since when the oldest of it is owed.
+    fn look(&mut self, ahead: &BTreeMap<ActorId, (u64, u64)>, now_ms: u64) -> Option<u64> {
+        self.0.retain(|actor, (target, _)| ahead.get(actor).is_some_and(|(_, here)| here < target));
+        for (actor, (there, _)) in ahead {
+            self.0.entry(*actor).or_insert((*there, now_ms));
+        }
+        self.0.values().map(|(_, since_ms)| *since_ms).min()
+    }
 }
 
 impl Subscriber {
@@ -234,6 +250,7 @@ impl Subscriber {
             theirs: Frontier::new(),
             lacking: false,
             only_as_state: BTreeSet::new(),
+            owed: Owed::default(),
             moved_ms: now_ms(),
         };
         self.recovery.stands(self.peer, Standing::Ahead);
@@ -272,7 +289,7 @@ impl Subscriber {
                         let batch = v1::ApplyBatch { batch: 0, entries };
                         batches.send(batch).await.map_err(|_| Broken::Ended)?;
                     }
-                    self.tell(&progress);
+                    self.tell(&mut progress);
                 }
                 reply = replies.message() => {
                     let ended = || Broken::Node(Status::unavailable("the node ended the stream"));
@@ -300,7 +317,7 @@ impl Subscriber {
                         permit.send(v1::SubscribeRequest { frontier, stamp, ..v1::SubscribeRequest::default() });
                         moved = false;
                     }
-                    self.tell(&progress);
+                    self.tell(&mut progress);
                 }
             }
         }
@@ -350,10 +367,14 @@ impl Subscriber {
         Ok(())
     }
 
-    fn tell(&self, progress: &Progress) {
+    fn tell(&self, progress: &mut Progress) {
         let ours = self.node.fronts();
-        let ahead = progress.theirs.iter().filter(|(actor, front)| ours.seq(actor) < front.seq);
-        let ahead: BTreeSet<ActorId> = ahead.map(|(actor, _)| *actor).collect();
+        let theirs = progress.theirs.iter().map(|(actor, front)| (*actor, (front.seq, ours.seq(actor))));
+        let mut of_both: BTreeMap<ActorId, (u64, u64)> =
+            theirs.filter(|(_, (there, here))| here < there).collect();
+        let ahead: BTreeSet<ActorId> = of_both.keys().copied().collect();
+        of_both.retain(|actor, _| actor.region() == self.peer);
+        self.board.owes(self.peer, progress.owed.look(&of_both, now_ms()));
         let behind = |of: RegionId| ahead.iter().any(|actor| actor.region() == of);
         self.exchange.heard(self.peer, &ahead, &progress.only_as_state);
         if !progress.theirs.is_empty() && !behind(self.own) {
@@ -385,4 +406,32 @@ impl Progress {
 
 async fn next(changes: &mut Streaming<v1::ChangeBatch>) -> Result<v1::ChangeBatch, Broken> {
     changes.message().await.map_err(Broken::Peer)?.ok_or(Broken::Ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_core::id::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_owed_is_as_old_as_the_moment_it_was_heard_of() {
+        let node = NodeId { region: RegionId::new("north").unwrap(), index: 0 };
+        let actor = |start| ActorId { node, start, nonce: 1 };
+        let mut owed = Owed::default();
+        let mut look = |ahead: &[(u64, u64, u64)], now_ms| {
+            let ahead = ahead.iter().map(|(start, there, here)| (actor(*start), (*there, *here)));
+            owed.look(&ahead.collect(), now_ms)
+        };
+        assert_eq!(look(&[(2, 10, 9)], 1_000), Some(1_000));
+        assert_eq!(look(&[(2, 12, 10)], 1_010), Some(1_010), "a stream brings one after the other");
+        assert_eq!(look(&[(1, 500, 0), (2, 13, 12)], 1_020), Some(1_020));
+        assert_eq!(
+            look(&[(1, 500, 0), (2, 90, 89)], 5_000),
+            Some(1_020),
+            "and nothing of what only state can bring"
+        );
+        assert_eq!(look(&[(2, 91, 90)], 6_000), Some(6_000));
+        assert_eq!(look(&[], 6_001), None);
+    }
 }

@@ -131,8 +131,8 @@ impl Node {
             let (refused, came_back) = replicate_all(cell, view, &changes, now_ms, steps)?;
             if came_back > 0 && !said.swap(true, Ordering::Relaxed) {
                 tracing::error!(
-                    "changes of this node's own came back from a peer: its disk had lost them. They count again, nothing \
-                     has to be done; it is said once"
+                    "changes of this node's own came back from a peer: its disk had lost them, or another process writes \
+                     as this node. They count again; it is said once"
                 );
             }
             Ok(refused)

@@ -1,15 +1,18 @@
 //! Between a start and the first decision: the peers are heard (ADR 12).
 
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_core::id::ActorId;
 
 use super::{Known, Node};
-use crate::writer::NodeError;
+use crate::writer::{NodeError, now_ms};
 
 /// By how much another region's clock may be ahead.
 const SKEW_MS_MAX: u64 = 500;
+/// Whoever gave a sign of life within this, and so long after this start, lives.
+const TWIN_LIVES_MS: u64 = 5_000;
+const SAY_TWINS_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn random64() -> u64 {
     let mut bytes = [0; 8];
@@ -54,6 +57,29 @@ impl Node {
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "no heartbeat"),
+        }
+    }
+
+    /// Another process that writes as this node, on a copy of its folder, takes orders, too: an operator has to know.
+    pub(super) async fn look_for_twins(&self, said: &mut Option<Instant>) {
+        let living_ms = now_ms().saturating_sub(TWIN_LIVES_MS);
+        let since_ms = self.started_ms.saturating_add(TWIN_LIVES_MS);
+        let twins = self.read(move |cell| {
+            let me = cell.me();
+            let lives = cell.lives().iter().filter(|life| life.actor.node == me.node && life.actor != me);
+            let living = lives.filter(|life| life.beat_ms > living_ms.max(since_ms));
+            living.map(|life| life.actor).collect::<Vec<_>>()
+        });
+        let Ok(twins) = twins.await else { return };
+        metrics::gauge!("cell_node_twins").set(twins.len() as f64);
+        if !twins.is_empty() && said.is_none_or(|said| said.elapsed() > SAY_TWINS_EVERY) {
+            *said = Some(Instant::now());
+            let twins: Vec<String> = twins.iter().map(ToString::to_string).collect();
+            tracing::error!(
+                ?twins,
+                "another process writes as this node, such as one on a copy of its folder: end one of the two. What both \
+                 wrote is kept"
+            );
         }
     }
 

@@ -27,7 +27,7 @@ impl Node {
             self.wait_for_peers().await;
             self.look_at_everything_open().await;
         });
-        let mut decides = false;
+        let (mut decides, mut twins_said) = (false, None);
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -35,6 +35,7 @@ impl Node {
                 _ = beat.tick() => {
                     self.beat().await;
                     self.hear().await;
+                    self.look_for_twins(&mut twins_said).await;
                 }
                 _ = due.tick(), if decides => self.wake_due().await,
             }
