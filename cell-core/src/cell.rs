@@ -188,12 +188,16 @@ impl Cell {
         &mut self.lives
     }
     /// Actors of whose changes some are missing here although later ones are not: how far it is known without a gap, and
-    /// how far there is something. Only a damaged log makes holes; they close as the missing changes come again.
+    /// how far there is something. Only a damaged log makes holes. They close as the missing changes come again; or when
+    /// their actor is closed in front of them, since no region has what is missing: what stands behind is state then.
     pub fn holes(&self) -> impl Iterator<Item = (ActorId, u64, u64)> + '_ {
         self.beyond.iter().filter_map(|(actor, beyond)| {
             let known = self.fronts.seq(actor);
-            (known < *beyond).then_some((*actor, known, *beyond))
+            (known < *beyond && !self.fronts.is_complete(actor)).then_some((*actor, known, *beyond))
         })
+    }
+    fn is_in_hole(&self, dot: &Dot) -> bool {
+        self.holes().any(|(actor, ..)| actor == dot.actor)
     }
     /// The digests of all slots.
     #[must_use]
@@ -432,6 +436,9 @@ impl Cell {
     fn close(&mut self, actor: ActorId, last: u64) {
         self.fronts.close(actor, last);
         self.lives.note_end(actor, &self.fronts);
+        if self.fronts.is_complete(&actor) {
+            self.digests.settle(&actor, self.fronts.seq(&actor));
+        }
     }
 }
 

@@ -132,6 +132,15 @@ impl Node {
                 let ended = actor.node == cell.me().node && actor < cell.me();
                 let fronts = cell.fronts();
                 if ended && fronts.get(&actor) == Some(&front) && !fronts.is_complete(&actor) {
+                    if let Some((_, known, beyond)) = cell.holes().find(|(holed, ..)| *holed == actor) {
+                        tracing::error!(
+                            %actor,
+                            behind = known,
+                            upto = beyond,
+                            "changes that are damaged in this log are in no other region: they are lost. What stands behind \
+                             them is kept, and goes to the other regions as state"
+                        );
+                    }
                     steps.push(cell.close_actor(view, actor, front.seq, now_ms)?);
                 }
             }

@@ -105,6 +105,13 @@ impl SlotDigests {
         }
     }
 
+    /// Nothing more comes of the actor's changes: what is ahead of its last one is in no version, and counts for all.
+    pub(super) fn settle(&mut self, actor: &ActorId, last: u64) {
+        if let Some(terms) = self.recent.get_mut(actor) {
+            terms.retain(|(seq, _), _| *seq <= last);
+        }
+    }
+
     /// What was kept of a slot; only for a restart. Versions before `floor` cannot be compared.
     pub(super) fn restore(&mut self, slots: impl IntoIterator<Item = (Slot, Digest)>, floor: &VersionVector) {
         for (slot, digest) in slots {

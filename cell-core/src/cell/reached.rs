@@ -40,7 +40,7 @@ impl Cell {
         }
         let known = self.fronts.seq(&dot.actor);
         // Behind a hole there may be a part of an entity without what it builds on.
-        let hole = self.beyond.get(&dot.actor).is_some_and(|beyond| *beyond > known);
+        let hole = self.is_in_hole(dot);
         if !hole && self.sees(view, about, dot)? && !self.is_holed(view, about, dot)? {
             return Ok(Reached::Here);
         }

@@ -7,7 +7,7 @@ use cell_proto::v1::node_client::NodeClient;
 use chaos_tests::harness::{LinkState, Role};
 use serde_json::json;
 
-use super::stage::{Regions, damage_log, node_folder, until};
+use super::stage::{Regions, damage_log, damage_log_at, node_folder, node_status, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_restarted() {
@@ -160,5 +160,50 @@ async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers()
         first.2
     };
     assert!(of_north(&regions.frontier("north").await) >= of_north(&before), "without a gap");
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_region_has_any_more_is_given_up_and_what_stands_behind_it_is_not() {
+    let limits = ["close_after_ms = 500", "upkeep_every_ms = 100", "compare_every_ms = 200"];
+    let mut regions = Regions::start_with(&[], &limits).await;
+    let known = regions.place_many(20).await;
+    for region in ["east", "south"] {
+        until("it has them", async || regions.sees(region, &known[19]).await).await;
+        regions.cluster.kill(Role::Agent, region).await.unwrap();
+    }
+    let mut alone = Vec::new();
+    for n in 0..40 {
+        alone.push(regions.place(&format!("alone{n}")).await);
+    }
+    let folder = node_folder(&regions, "north");
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    std::fs::remove_dir_all(folder.join("view")).unwrap();
+    damage_log_at(&folder, 0.75);
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    for region in ["east", "south"] {
+        regions.cluster.restart(Role::Agent, region).await.unwrap();
+    }
+    let at = regions.cluster.node_http("north").unwrap();
+    let status_of = async |path: &str| regions.api.get(at, path, &regions.buyer).await.unwrap().status;
+    until("it is known that nobody has it", async || {
+        !node_status(&regions, "north").await.lacking && status_of("/v1/orders").await == 200
+    })
+    .await;
+    let mut left = Vec::new();
+    for order in known.iter().chain(&alone) {
+        if status_of(&format!("/v1/orders/{order}")).await == 200 {
+            left.push(order);
+        }
+    }
+    assert!((45..60).contains(&left.len()), "some are lost, and few: {} are left", left.len());
+    assert_eq!(left.last(), Some(&alone.last().unwrap()), "what stood behind the damage is there");
+    for order in left {
+        for region in ["east", "south"] {
+            until("what is left is everywhere", async || regions.sees(region, order).await).await;
+        }
+    }
+    let said = std::fs::read_to_string(regions.cluster.data_folder().join("north/node.log")).unwrap();
+    assert!(said.contains("are in no other region: they are lost"), "{said}");
     regions.cluster.stop().await.unwrap();
 }

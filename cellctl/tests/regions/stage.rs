@@ -173,6 +173,11 @@ pub(super) fn node_folder(regions: &Regions, region: &str) -> PathBuf {
 
 /// Flips one bit in the middle of the log's records.
 pub(super) fn damage_log(node: &std::path::Path) {
+    damage_log_at(node, 0.5);
+}
+
+/// Flips one bit so far into the records of the log's first segment.
+pub(super) fn damage_log_at(node: &std::path::Path, part: f64) {
     let mut segments: Vec<_> =
         std::fs::read_dir(node.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.metadata().unwrap().len() > 4_096);
@@ -180,9 +185,9 @@ pub(super) fn damage_log(node: &std::path::Path) {
     let segment = segments.first().expect("a segment with records");
     let mut bytes = std::fs::read(segment).unwrap();
     // Behind them is room for more.
-    let written = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
-    let middle = written / 2;
-    bytes[middle] ^= 0x10;
+    let written = bytes.len() - bytes.iter().rev().take_while(|byte| [0, 0x5a].contains(*byte)).count();
+    let place = (written as f64 * part) as usize;
+    bytes[place] ^= 0x10;
     std::fs::write(segment, bytes).unwrap();
 }
 

@@ -35,6 +35,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "outranked-by-a-predecessor",
     "outranked-by-a-late-predecessor",
     "actor-closed",
+    "hole-given-up",
     "log-trimmed",
     "view-lost",
     "view-older",

@@ -421,12 +421,14 @@ impl World {
         }
     }
 
-    /// Where a hole stays that nobody can fill any more, an operator takes the disk away. Returns whether one did.
-    pub(crate) fn replace_hopeless(&mut self) -> bool {
-        let is_hopeless = |i: &usize| self.nodes[*i].up && !self.nodes[*i].hopeless(&self.nodes).is_empty();
-        let hopeless: Vec<usize> = (0..self.nodes.len()).filter(is_hopeless).collect();
-        hopeless.iter().for_each(|i| self.lose_disk(*i, 50));
-        !hopeless.is_empty()
+    /// Where a hole stays that nobody can fill any more, its actor is closed in front of it. Returns whether there is one.
+    pub(crate) fn close_hopeless(&mut self) -> bool {
+        let hopeless = self.nodes.iter().any(|node| node.up && !node.hopeless(&self.nodes).is_empty());
+        if hopeless {
+            self.coverage.fault("hole-given-up");
+            self.close_ended();
+        }
+        hopeless
     }
 
     /// A second machine starts from a copy of the disk, while the first goes on.

@@ -170,7 +170,9 @@ impl Node {
         self.durable.get(actor).map_or(0, Held::seq)
     }
     pub(crate) fn durable_front(&self) -> BTreeMap<ActorId, u64> {
-        self.durable.iter().map(|(actor, held)| (*actor, held.seq())).collect()
+        // Of one of which only what is behind a hole is here, nothing is known.
+        let known = self.durable.iter().map(|(actor, held)| (*actor, held.seq()));
+        known.filter(|(_, seq)| *seq > 0).collect()
     }
     /// Whether a version is present here, durably, with all that it builds on.
     pub(crate) fn holds(&self, requirement: &Requirement) -> bool {

@@ -100,7 +100,7 @@ impl World {
         let (mut followed, mut closed) = (false, false);
         while self.now_ms < end_ms && self.journal.violations.is_empty() {
             self.run(SLICE_MS);
-            followed &= !self.replace_hopeless();
+            followed &= !self.close_hopeless();
             if !self.has_converged() {
                 continue;
             }
