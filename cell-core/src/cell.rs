@@ -291,8 +291,10 @@ impl Cell {
         last: u64,
         now_ms: u64,
     ) -> Result<Step, Unavailable> {
+        let holes = self.holes().count();
         let mut draft = Draft::new(self, view, now_ms, "");
         draft.push(Event::new(Vec::new(), Body::Closed(Closed { actor, last })))?;
+        draft.tell_behind(holes)?;
         draft.finish(Vec::new())
     }
 

@@ -55,7 +55,7 @@ impl Lives {
 
     /// Of whom all is here nobody waits for a sign of life; who is closed gives none.
     pub fn note_end(&mut self, actor: ActorId, fronts: &Fronts) {
-        if fronts.folded().contains_key(&actor) {
+        if fronts.is_complete(&actor) {
             self.forget(&actor);
         } else if let Some(last) = fronts.closed().get(&actor) {
             self.ended(actor, *last);

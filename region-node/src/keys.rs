@@ -31,6 +31,10 @@ pub(crate) const OWN: &[u8] = b"m";
 pub(crate) const SUM: &[u8] = b"msum";
 /// Numbers of the slots in doubt, 2 bytes each.
 pub(crate) const DOUBTS: &[u8] = b"mdoubts";
+/// Names of the regions that have to be heard before what they wrote is denied, a line each.
+pub(crate) const DISTRUSTED: &[u8] = b"mdistrusted";
+/// There as long as a part of the log is missing that the view does not have either, and no comparison made it good.
+pub(crate) const GAP: &[u8] = b"mgap";
 pub(crate) const POSITION: &[u8] = b"mposition";
 /// The log may begin here: what was before it was deleted on purpose.
 pub(crate) const TRIMMED: &[u8] = b"mtrimmed";

@@ -11,7 +11,7 @@ use cell_core::digest::Digest;
 use cell_core::duty::{Act, Duty};
 use cell_core::entity::Entity;
 use cell_core::event::Closed;
-use cell_core::id::{ActorId, EntityId, Hash, NodeId, OrderId, SLOT_COUNT, Slot, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, NodeId, OrderId, RegionId, SLOT_COUNT, Slot, UserId};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::Payment;
@@ -120,9 +120,49 @@ pub(crate) fn put_doubts(working: &Working) -> Result<(), StoreError> {
     let mut own = working.own();
     let slots: Vec<u8> = working.doubted().iter().flat_map(|slot| slot.number().to_be_bytes()).collect();
     let mut batch = Batch::new();
+    if slots.is_empty() && own.get(keys::GAP).is_some() {
+        own.remove(&mut batch, Bytes::from_static(keys::GAP));
+    }
     own.put(&mut batch, keys::DOUBTS, slots);
     own.seal(&mut batch);
     working.store().write(batch)
+}
+
+/// Every slot is in doubt, since a part of the log is missing: also at the next start nothing is decided before a peer was
+/// heard.
+pub(crate) fn put_gap(working: &Working) -> Result<(), StoreError> {
+    working.doubt_slots(Slot::all());
+    let (mut own, mut batch) = (working.own(), Batch::new());
+    own.put(&mut batch, keys::GAP, Bytes::new());
+    own.seal(&mut batch);
+    drop(own);
+    working.store().write(batch)?;
+    put_doubts(working)
+}
+
+/// Keeps which regions have to be heard, over a restart too.
+pub(crate) fn put_distrusted(working: &Working) -> Result<(), StoreError> {
+    let names: Vec<String> = working.distrusted().iter().map(ToString::to_string).collect();
+    let (mut own, mut batch) = (working.own(), Batch::new());
+    if own.get(keys::DISTRUSTED).unwrap_or_default() == names.join("\n").as_bytes() {
+        return Ok(());
+    }
+    own.put(&mut batch, keys::DISTRUSTED, names.join("\n").into_bytes());
+    own.seal(&mut batch);
+    drop(own);
+    working.store().write(batch)
+}
+
+/// Regions that had to be heard when that was kept.
+pub(crate) fn distrusted(working: &Working) -> BTreeSet<RegionId> {
+    let own = working.own();
+    let names = std::str::from_utf8(own.get(keys::DISTRUSTED).unwrap_or_default()).unwrap_or_default();
+    names.lines().filter_map(|name| RegionId::new(name).ok()).collect()
+}
+
+/// Whether such a part is still missing.
+pub(crate) fn has_gap(working: &Working) -> bool {
+    working.own().get(keys::GAP).is_some()
 }
 
 /// The orders placed under each (user, key) that a batch touches: those stored, and those it adds.

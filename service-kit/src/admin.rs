@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::http_port::{PortLimits, Routes, serve_http};
+use crate::http_port::{PortLimits, Routes, handles_for_connections, serve_http};
 use crate::metrics::MetricsHandle;
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -114,7 +114,8 @@ impl Admin {
                 }
             }
         };
-        let limits = PortLimits { connections_max: CONNECTIONS_MAX, ..PortLimits::default() };
+        let connections_max = CONNECTIONS_MAX.min(handles_for_connections() / 4).max(1);
+        let limits = PortLimits { connections_max, ..PortLimits::default() };
         // Not graceful: a kept-alive scrape connection must not hold up the end of the process.
         tokio::select! {
             () = serve_http(listener, Routes::new(self.router()), limits, std::future::pending()) => {}

@@ -4,15 +4,16 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::response::IntoResponse;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,11 +30,19 @@ const H2_HEAD_BYTES_MAX: u32 = 32 * 1024;
 /// Finds HTTP/2 clients that vanished; those of HTTP/1 run into the head timeout or a failing write.
 const H2_PING_EVERY: Duration = Duration::from_secs(20);
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
-const REFUSALS_MAX: usize = 64;
+const REFUSALS_MAX: usize = 32;
+/// They have so long to say something.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 /// Out of file handles, most likely: give some time to come back.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// Handles that a process with files keeps for them.
+/// Handles that a process keeps for its files, for the few connections of its admin and internal ports, and for its own.
 const HANDLES_KEPT: usize = 512;
+
+/// How many connections leave a process handles for its files, its other ports and its own connections.
+pub(crate) fn handles_for_connections() -> usize {
+    let handles = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |handles| handles as usize);
+    handles.saturating_sub(HANDLES_KEPT).max(handles / 4)
+}
 
 /// What a port allows.
 #[derive(Clone, Copy, Debug)]
@@ -64,13 +73,11 @@ impl PortLimits {
     /// The same with no more connections than leave the process some handles for its files. Says so where that is less.
     #[must_use]
     pub fn beside_files(self) -> PortLimits {
-        let handles = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |handles| handles as usize);
-        let allowed = (handles - HANDLES_KEPT.min(handles / 2)).max(1);
+        let allowed = handles_for_connections().saturating_sub(REFUSALS_MAX).max(1);
         if allowed < self.connections_max {
             tracing::warn!(
                 connections_max = allowed,
                 wanted = self.connections_max,
-                handles,
                 "this process may have too few open files (nofile) for so many connections: it takes fewer"
             );
         }
@@ -227,13 +234,17 @@ async fn serve<A: Answers>(
 ) {
     // Fails only on a connection that is gone already; its first read will tell.
     let _ = stream.set_nodelay(true);
-    let asked = Arc::new(AtomicBool::new(false));
+    let traffic = Arc::new(Traffic::default());
+    // One that is refused is told so soon, or never.
+    let head_within = if admission.is_refused { head_within.min(REFUSED_WITHIN) } else { head_within };
     let service = {
-        let (asked, admission) = (Arc::clone(&asked), Arc::new(admission));
+        let (traffic, admission) = (Arc::clone(&traffic), Arc::new(admission));
         service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            let admission = Arc::clone(&admission);
-            async move { Ok::<_, Infallible>(admission.answer(request, peer).await) }
+            let (admission, open) = (Arc::clone(&admission), traffic.begin());
+            async move {
+                let response = admission.answer(request, peer).await;
+                Ok::<_, Infallible>(response.map(|body| Watched { body, _open: open }))
+            }
         })
     };
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -244,7 +255,7 @@ async fn serve<A: Answers>(
                 tracing::debug!(%peer, error = %chain(error.as_ref()), "connection ended early");
             }
         }
-        () = silent(&asked, head_within) => {
+        () = traffic.silent(head_within) => {
             tracing::debug!(%peer, "connection closed: no request in time");
         }
     }
@@ -263,12 +274,69 @@ impl<A: Answers> Admission<A> {
     }
 }
 
-/// Completes if no request came within `limit`. The head timeout of HTTP/1 starts only when the version is known, and
-/// HTTP/2 has none: without this a client could hold a connection by sending nothing, or half a preface.
-async fn silent(asked: &AtomicBool, limit: Duration) {
-    tokio::time::sleep(limit).await;
-    if asked.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+/// What goes on on a connection. The head timeout of HTTP/1 starts only when the version is known, and HTTP/2 has none:
+/// without this a client could hold a connection by sending nothing, half a preface, or one request in its life.
+#[derive(Debug, Default)]
+struct Traffic {
+    open: AtomicUsize,
+    ended: AtomicU64,
+}
+
+impl Traffic {
+    fn begin(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(Arc::clone(self))
+    }
+
+    /// Completes once nothing was asked, nor answered, for as long as `limit`.
+    async fn silent(&self, limit: Duration) {
+        let mut ended = 0;
+        loop {
+            tokio::time::sleep(limit).await;
+            let now = self.ended.load(Ordering::Relaxed);
+            if self.open.load(Ordering::Relaxed) == 0 && now == ended {
+                return;
+            }
+            ended = now;
+        }
+    }
+}
+
+/// A request under way, its answer's body included.
+#[derive(Debug)]
+struct Open(Arc<Traffic>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body that ends what it answers.
+    struct Watched<B> {
+        #[pin]
+        body: B,
+        _open: Open,
+    }
+}
+
+impl<B: Body> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.project().body.poll_frame(context)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

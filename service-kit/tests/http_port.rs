@@ -66,9 +66,11 @@ async fn one_connection_too_many_is_told_so_until_another_one_goes() {
 async fn who_says_nothing_is_not_waited_for() {
     let limits = PortLimits { head_within: Duration::from_millis(100), ..PortLimits::default() };
     let (address, ..) = start(limits).await;
-    for begun in
-        [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: k", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HEAD]
-    {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let get = [0, 0, 10, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 5, b'k', b'i', b't', b':', b'1'];
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let answered = [&preface[..], &settings, &get].concat();
+    for begun in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: k", preface, &answered, HEAD] {
         // Of what is said in time the end is awaited, and then it is closed.
         answer(&mut connect(address, begun).await, "").await;
     }

@@ -49,7 +49,18 @@ impl Cell {
             hash: front.hash,
         };
         let closed = |(actor, last): (&ActorId, &u64)| Closed { actor: *actor, last: *last };
-        // Slots of one epoch are named together: after a restart that is all of a region's.
+        Baseline {
+            fronts: self.fronts.iter().map(front).collect(),
+            closed: self.fronts.closed().iter().map(closed).collect(),
+            placed: self.placed(),
+            lives: self.lives.iter().copied().collect(),
+            quarantined: Vec::new(),
+        }
+    }
+
+    /// The highest epoch of each slot of which one was seen. Slots of one are named together: after a restart that is all of
+    /// a region's.
+    pub(super) fn placed(&self) -> Vec<Placed> {
         let mut placed: Vec<Placed> = Vec::new();
         for (slot, epoch) in self.placement.learned() {
             match placed.iter_mut().find(|known| known.epoch == epoch) {
@@ -57,13 +68,7 @@ impl Cell {
                 None => placed.push(Placed { slots: vec![slot], epoch }),
             }
         }
-        Baseline {
-            fronts: self.fronts.iter().map(front).collect(),
-            closed: self.fronts.closed().iter().map(closed).collect(),
-            placed,
-            lives: self.lives.iter().copied().collect(),
-            quarantined: Vec::new(),
-        }
+        placed
     }
 
     /// Everything that the baseline covers was merged here: from now on it counts as known.

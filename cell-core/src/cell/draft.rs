@@ -217,6 +217,20 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// There were so many holes before. What stands behind one that was given up reaches the others as state, and no state
+    /// tells of homes: this does.
+    pub(super) fn tell_behind(&mut self, holes: usize) -> Result<(), Unavailable> {
+        if self.cell.holes().count() == holes {
+            return Ok(());
+        }
+        for placed in self.cell.placed() {
+            if (placed.epoch.term, placed.epoch.step) > (1, 0) {
+                self.push(Event::new(Vec::new(), Body::Placed(placed)))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Merges a whole entity that did not come as a change.
     pub(super) fn join(&mut self, other: &Entity) -> Result<(), Unavailable> {
         for (_, item) in other.items() {

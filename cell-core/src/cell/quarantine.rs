@@ -292,6 +292,7 @@ impl Cell {
     ) -> Result<Result<Step, Obstacle>, Unavailable> {
         let (dot, most) = (entry.dot, self.ability.entity_bytes_max);
         let observed = self.clock.observe(change.at, now_ms);
+        let holes = self.holes().count();
         let mut draft = Draft::new(self, view, now_ms, &change.trace);
         if let Observed::Ahead { by_ms } = observed {
             draft.alarm(Alarm::ClockAhead { actor: dot.actor, by_ms });
@@ -303,6 +304,7 @@ impl Cell {
             let detail = format!("{entity} would have more than {most} bytes");
             return Ok(Err((Cause::TooLarge, detail)));
         }
+        draft.tell_behind(holes)?;
         draft.settle_touched()?;
         draft.cell.pass(entry);
         draft.finish(vec![entry.clone()]).map(Ok)

@@ -423,12 +423,23 @@ impl World {
 
     /// Where a hole stays that nobody can fill any more, its actor is closed in front of it. Returns whether there is one.
     pub(crate) fn close_hopeless(&mut self) -> bool {
-        let hopeless = self.nodes.iter().any(|node| node.up && !node.hopeless(&self.nodes).is_empty());
-        if hopeless {
+        let hopeless = self.hopeless();
+        if !hopeless.is_empty() {
             self.coverage.fault("hole-given-up");
             self.close_ended();
         }
-        hopeless
+        !hopeless.is_empty()
+    }
+
+    /// Where that does not come about, since a region has more than it can hand on beside its hole, an operator takes the
+    /// disk away.
+    pub(crate) fn replace_hopeless(&mut self) {
+        self.hopeless().into_iter().for_each(|i| self.lose_disk(i, 50));
+    }
+
+    fn hopeless(&self) -> Vec<usize> {
+        let is_hopeless = |i: &usize| self.nodes[*i].up && !self.nodes[*i].hopeless(&self.nodes).is_empty();
+        (0..self.nodes.len()).filter(is_hopeless).collect()
     }
 
     /// A second machine starts from a copy of the disk, while the first goes on.

@@ -17,6 +17,8 @@ const CHAOS_MS: u64 = 90_000;
 /// Virtual time after healing within which the world has to come to rest.
 const REST_MS_MAX: u64 = 1_200_000;
 const SLICE_MS: u64 = 10_000;
+/// Slices in which a hole that nobody can fill may end by itself.
+const HOPELESS_MAX: u32 = 10;
 
 /// What came of a run.
 #[derive(Debug)]
@@ -97,10 +99,16 @@ impl World {
         self.beats_until_ms = self.now_ms;
         let end_ms = self.now_ms + REST_MS_MAX;
         let mut twin = self.nodes.len() > 3;
-        let (mut followed, mut closed) = (false, false);
+        let (mut followed, mut closed, mut hopeless) = (false, false, 0);
         while self.now_ms < end_ms && self.journal.violations.is_empty() {
             self.run(SLICE_MS);
-            followed &= !self.close_hopeless();
+            if self.close_hopeless() {
+                (hopeless, followed) = (hopeless + 1, false);
+            }
+            if hopeless > HOPELESS_MAX {
+                self.replace_hopeless();
+                hopeless = 0;
+            }
             if !self.has_converged() {
                 continue;
             }
@@ -225,7 +233,8 @@ impl World {
     pub(crate) fn unrest(&self) -> Option<String> {
         for (i, node) in self.nodes.iter().enumerate() {
             if !node.up || !node.is_synced() || !node.dirty.is_empty() {
-                return Some(format!("{i} is busy"));
+                let (up, synced, dirty) = (node.up, node.is_synced(), node.dirty.len());
+                return Some(format!("{i} is busy: up {up}, synced {synced}, dirty {dirty}"));
             }
             if !node.may_be_built_on() {
                 return Some(format!("{i} lacks something"));

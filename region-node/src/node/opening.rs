@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use cell_core::cell::Cell;
-use cell_core::id::{ActorId, NodeId, Slot};
+use cell_core::id::{ActorId, NodeId, RegionId, Slot};
 use cell_store::{DiskMedium, Engine, Log, LogConfig, Medium, Position, StoreError};
 use service_kit::Shutdown;
 use tokio::sync::{broadcast, watch};
@@ -136,8 +136,7 @@ impl Opened {
         let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
         let end_lost = recovery.lost_its_end();
         if gap {
-            working.doubt_slots(Slot::all());
-            view::put_doubts(&working).map_err(of_view)?;
+            view::put_gap(&working).map_err(of_view)?;
         }
         Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, end_lost, lacking })
     }
@@ -220,18 +219,20 @@ impl Node {
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
         if end_lost && recovering {
             // The view may have been behind the log, and nobody here knows how far.
-            working.doubt_slots(Slot::all());
-            view::put_doubts(&working).map_err(|error| folder(&error))?;
+            view::put_gap(&working).map_err(|error| folder(&error))?;
         }
-        let in_doubt = working.doubt_generation() > 0;
+        let has_gap = view::has_gap(&working);
         if recovering {
             cell.hold_back();
         }
         working.recovering().send_replace(recovering);
-        if lacking && recovering {
+        if recovering {
+            let unheard = view::distrusted(&working);
             let homes = Slot::all().map(|slot| (slot, identity.placement.home(slot).node.region));
             // Of its own a node knows what it lacks, unless it has nothing at all.
-            working.distrust(homes.filter(|(_, home)| *home != identity.region || records == 0));
+            let may_lack = |home: &RegionId| lacking && (*home != identity.region || records == 0);
+            working.distrust(homes.filter(|(_, home)| may_lack(home) || unheard.contains(home)));
+            view::put_distrusted(&working).map_err(|error| folder(&error))?;
         }
         tracing::info!(actor = %me, replayed, records, "opened");
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
@@ -295,7 +296,7 @@ impl Node {
             ability: Arc::new(identity.ability),
             more: Arc::new(watch::Sender::new(Instant::now())),
             // Also if an earlier start found that, and it is not made good yet.
-            must_hear: gap || in_doubt,
+            must_hear: gap || has_gap,
             retention: Retention::new(identity.log),
             said_lost: Arc::default(),
             started_ms: now_ms(),
@@ -320,7 +321,6 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use cell_core::cell::Baseline;
-    use cell_core::id::RegionId;
     use cell_core::placement::Placement;
     use cell_core::rules::Rules;
     use cell_store::FaultMedium;

@@ -3,9 +3,10 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use cell_core::id::ActorId;
+use cell_core::id::{ActorId, RegionId};
 
 use super::{Known, Node};
+use crate::view;
 use crate::writer::{NodeError, now_ms};
 
 /// By how much another region's clock may be ahead.
@@ -135,14 +136,26 @@ impl Node {
         // What this region wrote before, it does not tell itself.
         let own = self.actor().node.region;
         let others = heard.into_iter().filter(|(region, beat_ms)| *region != own && *beat_ms > since_ms);
-        others.for_each(|(region, _)| self.working.hears(region));
+        let others: Vec<_> = others.map(|(region, _)| region).collect();
+        self.trusts(&others).await;
     }
 
     /// Peers hold nothing more of this region's actors than is here.
     pub(crate) async fn confirmed(&self) -> Result<(), NodeError> {
         self.recovered().await?;
-        self.working.hears(self.actor().node.region);
+        self.trusts(&[self.actor().node.region]).await;
         Ok(())
+    }
+
+    /// Everything that these wrote is here.
+    async fn trusts(&self, regions: &[RegionId]) {
+        regions.iter().for_each(|region| self.working.hears(*region));
+        let working = self.working.clone();
+        let kept = tokio::task::spawn_blocking(move || view::put_distrusted(&working)).await;
+        if let Ok(Err(error)) = kept {
+            // The next start hears them once more.
+            tracing::warn!(%error, "the view does not take that a region was heard");
+        }
     }
 
     /// Whether peers were not heard yet of what this node may have lost of its own. It may decide all the same.
