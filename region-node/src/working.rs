@@ -3,6 +3,7 @@
 //! Admission and reads see it; so a client always reads its own write, and admission never waits for the view. Entities
 //! stay here for a while after they were applied: what was just written is what is read next.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -310,7 +311,7 @@ impl Working {
         if entity.is_none()
             && let Some(why) = self.why_it_may_be_lost(id)
         {
-            return Err(Unavailable(why.to_owned()));
+            return Err(Unavailable(why.into_owned()));
         }
         Ok(entity)
     }
@@ -347,22 +348,22 @@ impl Working {
             None => Reading::<Payment>::of(entity).record.is_some(),
         };
         let why = if recorded { None } else { self.why_the_view_may_lack(id.slot()) };
-        why.map_or(Ok(()), |why| Err(Unavailable(why.to_owned())))
+        why.map_or(Ok(()), |why| Err(Unavailable(why.into_owned())))
     }
 
-    fn why_it_may_be_lost(&self, id: EntityId) -> Option<&'static str> {
+    fn why_it_may_be_lost(&self, id: EntityId) -> Option<Cow<'static, str>> {
         if self.was_there(id) {
-            return Some("it was lost here and is not back yet");
+            return Some("it was lost here and is not back yet".into());
         }
         if self.withheld.read().unwrap_or_else(PoisonError::into_inner).obscured {
-            return Some("a change could not be read here: an operator has to look");
+            return Some("a change could not be read here: an operator has to look".into());
         }
         self.why_the_view_may_lack(id.slot())
     }
 
-    fn why_the_view_may_lack(&self, slot: Slot) -> Option<&'static str> {
+    fn why_the_view_may_lack(&self, slot: Slot) -> Option<Cow<'static, str>> {
         if !*self.verified.borrow() {
-            return Some("the view is being read through after the start");
+            return Some("the view is being read through after the start".into());
         }
         self.why_the_slot_may_lack(slot)
     }
@@ -373,24 +374,30 @@ impl Working {
     }
 
     /// Why what is found under users of this slot may not be all of it.
-    pub(crate) fn why_a_list_may_be_short(&self, slot: Slot) -> Option<&'static str> {
+    pub(crate) fn why_a_list_may_be_short(&self, slot: Slot) -> Option<Cow<'static, str>> {
         if self.withholds_unseen(slot) {
-            return Some("a change of something new could not be applied here: an operator has to look");
+            return Some(
+                "a change of something new could not be applied here: an operator has to look".into(),
+            );
         }
         self.why_the_slot_may_lack(slot)
     }
 
-    fn why_the_slot_may_lack(&self, slot: Slot) -> Option<&'static str> {
-        if self.unheard().contains_key(&slot) {
-            return Some("a part of the disk is new or was lost, and its home was not heard since");
+    fn why_the_slot_may_lack(&self, slot: Slot) -> Option<Cow<'static, str>> {
+        if let Some(home) = self.unheard().get(&slot) {
+            return Some(
+                format!("a part of the disk is new or was lost, and {home} was not heard since").into(),
+            );
         }
         if self.has_holes() {
-            return Some("a part of the log is damaged here and not back yet");
+            return Some("a part of the log is damaged here and not back yet".into());
         }
         if self.doubt().slots().contains(&slot) {
-            return Some("a part of the view was lost here and is not back yet");
+            return Some("a part of the view was lost here and is not back yet".into());
         }
-        self.recovering.borrow().then_some("it has just started and asks its peers what they hold of it")
+        self.recovering
+            .borrow()
+            .then_some("it has just started and asks its peers what they hold of it".into())
     }
 
     fn over(&self) -> RwLockReadGuard<'_, Over> {

@@ -138,7 +138,7 @@ impl Api {
     /// A list that may lack what was lost is not given.
     pub(super) fn may_list(&self, user: &UserId) -> Result<(), NodeError> {
         let why = self.node.working().why_a_list_may_be_short(user.slot());
-        why.map_or(Ok(()), |why| Err(NodeError::Unavailable(why.to_owned())))
+        why.map_or(Ok(()), |why| Err(NodeError::Unavailable(why.into_owned())))
     }
 
     /// Reads the index and gives each id to `item`, until the page is full or enough was looked at. All of it may read
