@@ -566,6 +566,9 @@ impl<'a> Draft<'a> {
             let of_entity: &mut Digest = grown.entry(id).or_default();
             *of_entity = of_entity.plus(term);
             cell.digests.add(&covers, self.now_ms, dot, slot, term);
+            if !covers(&dot) && fronts.is_complete(&dot.actor) {
+                cell.digests.settle(&dot.actor, fronts.seq(&dot.actor));
+            }
         }
         Ok(Step {
             entries,

@@ -203,6 +203,11 @@ async fn what_no_region_has_any_more_is_given_up_and_what_stands_behind_it_is_no
             until("what is left is everywhere", async || regions.sees(region, order).await).await;
         }
     }
+    until("nothing differs", async || {
+        let peer = regions.peer("east", "north").await;
+        peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
+    })
+    .await;
     let said = std::fs::read_to_string(regions.cluster.data_folder().join("north/node.log")).unwrap();
     assert!(said.contains("are in no other region: they are lost"), "{said}");
     regions.cluster.stop().await.unwrap();
