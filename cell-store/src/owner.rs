@@ -26,6 +26,45 @@ fn unusable(dir: &Path) -> impl Fn(io::Error) -> FolderError + Copy {
     |source| FolderError::Io { dir: dir.to_path_buf(), source }
 }
 
+/// Whether `owner` could start on the folder, which need not be there yet. Looks, and changes nothing.
+///
+/// # Errors
+/// [`FolderError::Foreign`], no folder, or not one to write in.
+pub fn may_claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
+    let io = unusable(dir);
+    // What is not there yet is made in the first folder above that is.
+    let above = dir.ancestors().map(|above| if above == Path::new("") { Path::new(".") } else { above });
+    for above in above {
+        match std::fs::metadata(above) {
+            Ok(found) if !found.is_dir() => return Err(io(io::ErrorKind::NotADirectory.into())),
+            Ok(_) => {
+                let writes = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                rustix::fs::access(above, writes).map_err(|error| io(error.into()))?;
+                break;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+    }
+    match std::fs::read(dir.join(NAME)) {
+        Ok(found) => is_mark_of(dir, &found, owner).map(|_| ()),
+        // A start says what is wrong with it, and makes a new one.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whether the mark names `owner`; `false` if nobody can read it.
+fn is_mark_of(dir: &Path, mark: &[u8], owner: &str) -> Result<bool, FolderError> {
+    match std::str::from_utf8(mark).map(str::trim) {
+        Ok(found) if found == owner => Ok(true),
+        Ok(found) if is_name(found) => {
+            let (dir, owner, asked) = (dir.to_path_buf(), found.to_owned(), owner.to_owned());
+            Err(FolderError::Foreign { dir, owner, asked })
+        }
+        Ok(_) | Err(_) => Ok(false),
+    }
+}
+
 /// Whether there is room for a start.
 ///
 /// # Errors
@@ -42,18 +81,12 @@ pub fn has_room(dir: &Path) -> Result<(), FolderError> {
 pub fn claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
     let io = unusable(dir);
     match std::fs::read(dir.join(NAME)) {
-        Ok(found) => match std::str::from_utf8(&found).map(str::trim) {
-            Ok(found) if found == owner => return Ok(()),
-            Ok(found) if is_name(found) => {
-                let (dir, owner, asked) = (dir.to_path_buf(), found.to_owned(), owner.to_owned());
-                return Err(FolderError::Foreign { dir, owner, asked });
-            }
-            // Made in place once, and a crash came before it was written; or damaged. What lies beside it names its owner too.
-            Ok(_) | Err(_) => tracing::error!(
-                file = %dir.join(NAME).display(), owner,
-                "the mark of whose folder this is cannot be read; it is written anew"
-            ),
-        },
+        Ok(found) if is_mark_of(dir, &found, owner)? => return Ok(()),
+        // Made in place once, and a crash came before it was written; or damaged. What lies beside it names its owner too.
+        Ok(_) => tracing::error!(
+            file = %dir.join(NAME).display(), owner,
+            "the mark of whose folder this is cannot be read; it is written anew"
+        ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
@@ -80,6 +113,23 @@ mod tests {
             std::fs::write(folder.path().join(NAME), damaged).unwrap();
             claim(folder.path(), "south-0").unwrap();
             claim(folder.path(), "north-0").unwrap_err();
+        }
+    }
+
+    #[test]
+    fn whether_a_folder_may_be_claimed_is_said_without_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let [deep, file] = ["not/yet/there", "file"].map(|name| folder.path().join(name));
+        may_claim(&deep, "north-0").unwrap();
+        assert!(!folder.path().join("not").exists());
+        may_claim(Path::new("not-here-either"), "north-0").unwrap();
+        claim(folder.path(), "north-0").unwrap();
+        may_claim(folder.path(), "north-0").unwrap();
+        assert!(matches!(may_claim(folder.path(), "south-0"), Err(FolderError::Foreign { .. })));
+        std::fs::write(&file, "").unwrap();
+        for none in [file.clone(), file.join("below")] {
+            let refused = may_claim(&none, "north-0").unwrap_err().to_string();
+            assert!(refused.to_lowercase().contains("not a directory"), "{refused}");
         }
     }
 }

@@ -83,6 +83,13 @@ async fn dial(address: &str) -> Result<Channel, String> {
     endpoint.connect().await.map_err(|_| format!("{address} does not answer"))
 }
 
+/// Why nothing came from `address`, if that was so.
+pub(crate) fn silent(address: &str, status: &tonic::Status) -> Option<String> {
+    let broke = std::error::Error::source(status).is_some();
+    let late = matches!(status.code(), tonic::Code::Cancelled | tonic::Code::DeadlineExceeded);
+    (broke || late).then(|| format!("{address} does not answer"))
+}
+
 impl Region {
     pub(crate) async fn node(&self) -> Result<NodeClient<Channel>, String> {
         Ok(NodeClient::new(dial(&self.node).await?).max_decoding_message_size(64 << 20))

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::output::{Format, Refused, line, show};
+use crate::output::{Format, NOTHING_DONE, Refused, line, show};
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
@@ -59,6 +59,9 @@ pub(crate) async fn repair(cluster: &Cluster, args: RepairArgs, format: Format) 
     let one = compare(cluster, &here, &there, identity).await?;
     let other = compare(cluster, &there, &here, identity).await?;
     print(&[one, other], !dry_run, format);
+    if dry_run {
+        eprintln!("{NOTHING_DONE}");
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Region};
-use crate::output::{Format, Refused, age, rfc3339, show};
+use crate::output::{Format, Refused, age, quoted, rfc3339, show};
 
 /// Regions that a resolution is sent on to at most: a home may move meanwhile, not for ever.
 const HOPS_MAX: usize = 3;
@@ -140,7 +140,7 @@ async fn list(cluster: &Cluster, args: &ListArgs, format: Format) -> Result<(), 
         request.limit = args.limit - found.len() as u32;
         let page = node.list_conflicts(request.clone()).await?.into_inner();
         for json in &page.json {
-            found.push(parsed(json)?);
+            found.push(pasteable(cluster, parsed(json)?));
         }
         if page.next.is_empty() {
             break;
@@ -182,13 +182,18 @@ fn moment(at_ms: &Value) -> String {
     rfc3339(at_ms.as_u64().unwrap_or(0))
 }
 
-fn print(cluster: &Cluster, mut entry: Value, format: Format) -> Result<(), Refused> {
-    // As they can be pasted: whoever derived them does not know how the cluster is named here.
+/// With commands as they can be pasted: whoever derived them does not know how the cluster is named here.
+fn pasteable(cluster: &Cluster, mut entry: Value) -> Value {
+    let file = quoted(&cluster.file.display().to_string());
     for command in entry["commands"].as_array_mut().into_iter().flatten() {
         let text = command.as_str().unwrap_or_default();
-        *command =
-            text.replacen("cellctl", &format!("cellctl --cluster {}", cluster.file.display()), 1).into();
+        *command = text.replacen("cellctl", &format!("cellctl --cluster {file}"), 1).into();
     }
+    entry
+}
+
+fn print(cluster: &Cluster, entry: Value, format: Format) -> Result<(), Refused> {
+    let entry = pasteable(cluster, entry);
     let line = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![
         line("id", text(&entry["id"])),

@@ -37,6 +37,9 @@ pub(crate) enum Verb {
         /// At most so many in a second.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         per_second: u32,
+        /// Why; kept in the audit.
+        #[arg(long, default_value = "")]
+        reason_text: String,
         #[command(flatten)]
         act: ActArgs,
     },
@@ -47,6 +50,9 @@ pub(crate) enum Verb {
         /// Only in the gate of this region.
         #[arg(long)]
         region: Option<String>,
+        /// Why; kept in the audit.
+        #[arg(long, alias = "reason-text", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: String,
         #[command(flatten)]
         act: ActArgs,
     },
@@ -79,9 +85,6 @@ pub(crate) struct ActArgs {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Why; kept in the audit. A discard needs it.
-    #[arg(long, default_value = "")]
-    reason_text: String,
     /// Who; kept in the audit.
     #[arg(long = "as", env = "USER", default_value = "operator")]
     identity: String,
@@ -110,15 +113,26 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
     match verb {
         Verb::List { filter, parked } => list(cluster, &filter, parked, format).await,
         Verb::Inspect { id, region } => inspect(cluster, &id, region.as_deref(), format).await,
-        Verb::Redrive { id, filter, all, per_second, act } => {
+        Verb::Redrive { id, filter, all, per_second, reason_text, act } => {
             if id.is_none() && filter.is_empty() && !all {
                 let all =
                     "this would redrive every dead letter; say --all if that is meant, or give a filter";
                 return Err(Refused::Unsafe(all.to_owned()));
             }
-            redrive(cluster, id, &filter, per_second, &act, format).await
+            let request = RedriveRequest {
+                filter: id.is_none().then(|| filter.request("dead")),
+                id: id.unwrap_or_default(),
+                dry_run: act.dry_run,
+                per_second_max: per_second,
+                identity: act.identity,
+                reason: reason_text,
+            };
+            redrive(cluster, &request, filter.region.as_deref(), format).await
         }
-        Verb::Discard { id, region, act } => discard(cluster, &id, region.as_deref(), &act, format).await,
+        Verb::Discard { id, region, reason, act: ActArgs { dry_run, identity } } => {
+            let request = DiscardRequest { id, reason, identity, dry_run };
+            discard(cluster, &request, region.as_deref(), format).await
+        }
     }
 }
 
@@ -204,48 +218,10 @@ fn text(key: &str, value: &Value) -> String {
 
 async fn redrive(
     cluster: &Cluster,
-    id: Option<String>,
-    filter: &FilterArgs,
-    per_second_max: u32,
-    act: &ActArgs,
-    format: Format,
-) -> Result<(), Refused> {
-    let (mut done, mut silent) = (Vec::new(), Silent::default());
-    for region in cluster.some(filter.region.as_deref())? {
-        let mut agent = match region.agent().await {
-            Ok(agent) => agent,
-            Err(error) => {
-                silent.note(&region.name, error);
-                continue;
-            }
-        };
-        let request = RedriveRequest {
-            id: id.clone().unwrap_or_default(),
-            filter: id.is_none().then(|| filter.request("dead")),
-            dry_run: act.dry_run,
-            per_second_max,
-            identity: act.identity.clone(),
-            reason: act.reason_text.clone(),
-        };
-        match agent.redrive(request).await {
-            Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(status.into()),
-        }
-    }
-    acted(done, silent, id.is_some(), if act.dry_run { "would redrive" } else { "redriven" }, format)
-}
-
-async fn discard(
-    cluster: &Cluster,
-    id: &str,
+    request: &RedriveRequest,
     region: Option<&str>,
-    act: &ActArgs,
     format: Format,
 ) -> Result<(), Refused> {
-    if act.reason_text.is_empty() {
-        return Err(Refused::Usage("a discard needs its reason: --reason-text".to_owned()));
-    }
     let (mut done, mut silent) = (Vec::new(), Silent::default());
     for region in cluster.some(region)? {
         let mut agent = match region.agent().await {
@@ -255,19 +231,43 @@ async fn discard(
                 continue;
             }
         };
-        let request = DiscardRequest {
-            id: id.to_owned(),
-            reason: act.reason_text.clone(),
-            identity: act.identity.clone(),
-            dry_run: act.dry_run,
-        };
-        match agent.discard(request).await {
+        match agent.redrive(request.clone()).await {
             Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
             Err(status) if status.code() == tonic::Code::NotFound => {}
             Err(status) => return Err(status.into()),
         }
     }
-    acted(done, silent, true, if act.dry_run { "would discard" } else { "discarded" }, format)
+    let again = !done.is_empty() && !request.dry_run;
+    let what = if request.dry_run { "would redrive" } else { "redriven" };
+    let ended = acted(done, silent, !request.id.is_empty(), what, format);
+    if again {
+        eprintln!("what its node refuses once more is in `cellctl dlq list` again, with the reason");
+    }
+    ended
+}
+
+async fn discard(
+    cluster: &Cluster,
+    request: &DiscardRequest,
+    region: Option<&str>,
+    format: Format,
+) -> Result<(), Refused> {
+    let (mut done, mut silent) = (Vec::new(), Silent::default());
+    for region in cluster.some(region)? {
+        let mut agent = match region.agent().await {
+            Ok(agent) => agent,
+            Err(error) => {
+                silent.note(&region.name, error);
+                continue;
+            }
+        };
+        match agent.discard(request.clone()).await {
+            Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    acted(done, silent, true, if request.dry_run { "would discard" } else { "discarded" }, format)
 }
 
 /// `named`: one message was, so that none is a failure.

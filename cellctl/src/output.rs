@@ -14,6 +14,9 @@ pub(crate) enum Format {
     Json,
 }
 
+/// What a dry run ends with, on stderr.
+pub(crate) const NOTHING_DONE: &str = "a dry run: nothing was done";
+
 /// Why nothing, or not everything, was done.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -33,6 +36,10 @@ impl From<String> for Refused {
 impl From<tonic::Status> for Refused {
     fn from(status: tonic::Status) -> Refused {
         match status.code() {
+            _ if std::error::Error::source(&status).is_some() => Refused::Failed(
+                "the connection to a region that is needed for this broke: `cellctl region status` says who answers"
+                    .to_owned(),
+            ),
             tonic::Code::InvalidArgument => Refused::Usage(status.message().to_owned()),
             tonic::Code::FailedPrecondition => Refused::Unsafe(status.message().to_owned()),
             // These say everything in words.
@@ -127,6 +134,15 @@ pub(crate) fn rfc3339(at_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1_000)
 }
 
+/// A word as a shell reads it.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// A duration for people.
 pub(crate) fn age(ms: u64) -> String {
     match ms {
@@ -156,6 +172,14 @@ mod tests {
         ] {
             assert_eq!(rfc3339(at_ms), text);
         }
+    }
+
+    #[test]
+    fn a_shell_reads_a_quoted_word_as_one() {
+        assert_eq!(quoted("/tmp/a-b/cluster.toml"), "/tmp/a-b/cluster.toml");
+        assert_eq!(quoted("my cluster.toml"), "'my cluster.toml'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

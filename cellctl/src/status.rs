@@ -1,13 +1,16 @@
 //! `region status`: who is up, how far each knows the others.
 
+use std::time::Duration;
+
 use cell_proto::v1::{
     ActorFrontier, AgentStatusReply, AgentStatusRequest, Closed, StatusReply, StatusRequest,
 };
 use clap::Subcommand;
 use futures::future::join_all;
 use serde::Serialize;
+use tonic::{Response, Status};
 
-use crate::cluster::{Cluster, Region};
+use crate::cluster::{Cluster, Region, silent};
 use crate::output::{Format, Refused, Silent, age, show};
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +53,8 @@ impl<T> Seen<T> {
 }
 
 const COLUMNS: usize = 14;
+/// Who stands still is not waited for longer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Serialize)]
 struct NodeRow {
@@ -109,15 +114,29 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, format: Format) -> Result
 
 async fn look(region: &Region) -> Row {
     let node = async {
-        let reply = region.node().await?.status(StatusRequest::default()).await;
-        reply.map(|reply| node_row(reply.into_inner())).map_err(|status| status.message().to_owned())
+        let mut node = region.node().await?;
+        let reply = within(&region.node, node.status(StatusRequest::default())).await?;
+        Ok(node_row(reply))
     };
     let agent = async {
-        let reply = region.agent().await?.agent_status(AgentStatusRequest {}).await;
-        reply.map(|reply| agent_row(reply.into_inner())).map_err(|status| status.message().to_owned())
+        let mut agent = region.agent().await?;
+        let reply = within(&region.agent, agent.agent_status(AgentStatusRequest {})).await?;
+        Ok(agent_row(reply))
     };
     let (node, agent) = tokio::join!(node, agent);
     Row { region: region.name.clone(), node: node.into(), agent: agent.into() }
+}
+
+/// What `address` says, if it does soon.
+async fn within<T>(
+    address: &str,
+    asked: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(ANSWER_WITHIN, asked).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(silent(address, &status).unwrap_or_else(|| status.message().to_owned())),
+        Err(_) => Err(format!("{address} did not answer within {} s", ANSWER_WITHIN.as_secs())),
+    }
 }
 
 fn node_row(reply: StatusReply) -> NodeRow {

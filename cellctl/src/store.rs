@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use region_node::{StoppedError, StoppedNode};
 use serde_json::json;
 
-use crate::output::{Format, Refused, show};
+use crate::output::{Format, NOTHING_DONE, Refused, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -77,6 +77,7 @@ fn migrate(args: &MigrateArgs, format: Format) -> Result<(), Refused> {
         let json =
             json!({ "from": from.as_str(), "to": to.as_str(), "view_bytes": bytes, "free_bytes": free });
         show(format, &["from", "to", "view on disk", "free"], vec![row.into()], &json);
+        eprintln!("{NOTHING_DONE}");
         return Ok(());
     }
     let bar = ProgressBar::no_length();

@@ -206,6 +206,8 @@ impl Validate for Config {
                 problems.check(member, "region", format!("'{}' is no member of the placement", self.region));
             }
         }
+        let Listen { http, grpc, admin } = self.listen;
+        problems.check_distinct([("listen.http", http), ("listen.grpc", grpc), ("listen.admin", admin)]);
         problems.check(self.node_index == 0, "node_index", "must be 0: there is one node per cell so far");
         if let Err(error) = self.gateway.secret_file.load() {
             problems.push("gateway.secret_file", error);

@@ -192,6 +192,14 @@ impl Node {
         self.decide(move |cell, view, now_ms| cell.resolve(view, &resolve, now_ms)).await
     }
 
+    /// What [`Node::resolve`] would say before it looks at the case.
+    pub(crate) async fn may_resolve(&self, entity: EntityId) -> Result<Result<(), Refusal>, NodeError> {
+        let look = move |cell: &mut Cell, _: &dyn View, _| {
+            Ok((Step::default(), cell.cannot_resolve(entity).map_or(Ok(()), Err)))
+        };
+        self.decide(look).await
+    }
+
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
     }

@@ -5,13 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service_kit::{
-    ConfigError, Exit, MetricsHandle, Shutdown, config, config_is_valid, main_exit, telemetry,
-};
+use service_kit::{Exit, MetricsHandle, Shutdown, config, config_is_valid, main_exit, telemetry};
 
 use crate::config::Config;
 use crate::metrics::METRICS;
-use crate::node::Node;
 use crate::service;
 
 /// A cell's node: owns its slots' orders and payments.
@@ -35,8 +32,7 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     main_exit("region-node", || {
         let (config, origins) = config::load_traced::<Config>(cli.config.as_deref(), "CELL", &cli.overrides)?;
         if cli.check_config {
-            let fits = Node::fits(&config.data_dir, config.engine);
-            fits.map_err(|error| ConfigError::at("engine", &error, &origins))?;
+            service::check_folder(&config, &origins)?;
             config_is_valid(cli.config.as_deref());
             return Ok(());
         }

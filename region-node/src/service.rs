@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::cell::Ability;
+use cell_core::id::NodeId;
 use cell_proto::v1::node_server::NodeServer;
 use cell_store::Store;
 use service_kit::{
-    Admin, ConfigError, Exit, MetricsHandle, Origins, PortLimits, Readiness, Routes, Shutdown, Version, bind,
-    serve_http,
+    Admin, ConfigError, Exit, Http2Limits, MetricsHandle, Origins, PortLimits, Readiness, Routes, Shutdown,
+    Version, bind, serve_http,
 };
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Config, load_placement};
 use crate::desk::Desk;
@@ -29,9 +29,11 @@ use crate::scrub::{self, Pace};
 
 /// How long open requests have when the node is asked to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// The same for calls at the internal port.
+const INTERNAL_DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// For a request's head, and between two requests; a router keeps its connections for less.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
-/// Requests at a time on one HTTP/2 connection.
+/// Requests, or calls, at a time on one HTTP/2 connection.
 const STREAMS_OF_ONE_MAX: u32 = 256;
 /// Largest message taken from the agent.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -59,6 +61,24 @@ pub struct RegionNode {
     limits: PortLimits,
 }
 
+/// That the node could start on its folder: nobody else's, a folder, and of its engine. Changes nothing.
+///
+/// # Errors
+/// One line that names the key.
+pub(crate) fn check_folder(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
+    let dir = &config.data_dir;
+    if dir.join("gate").exists() {
+        let of_agent = format!("{} is a sync-agent's: it has a gate", dir.display());
+        return Err(ConfigError::at("data_dir", of_agent, origins));
+    }
+    if let Ok(region) = config.region.parse() {
+        let node = NodeId { region, index: config.node_index };
+        cell_store::may_claim(dir, &node.to_string())
+            .map_err(|error| ConfigError::at("data_dir", &error, origins))?;
+    }
+    Node::fits(dir, config.engine).map_err(|error| ConfigError::at("engine", &error, origins))
+}
+
 /// Opens listeners and data, and starts the storage threads. Must be called inside a runtime.
 ///
 /// # Errors
@@ -78,15 +98,12 @@ pub async fn build(
     if !placement.members().contains(&region) {
         return Err(at("region", &format!("'{region}' is no member of the placement")));
     }
+    check_folder(&config, origins)?;
     let secret = config.gateway.secret_file.load()?.expose().to_vec();
     let timeout = Duration::from_millis(config.gateway.timeout_ms);
     let gateway = Arc::new(HttpGateway::new(config.gateway.url, config.gateway.callback_urls, timeout));
     let callbacks = Callbacks::new(secret);
     let ask_every_ms = config.gateway.ask_every_ms;
-    if config.data_dir.join("gate").exists() {
-        let of_agent = format!("{} is a sync-agent's: it has a gate", config.data_dir.display());
-        return Err(at("data_dir", &of_agent));
-    }
     let rules = config.rules.rules();
     let recovery_wait = Duration::from_millis(config.recovery_wait_ms);
     let change_bytes_max = config.change_bytes_max;
@@ -121,9 +138,10 @@ pub async fn build(
         session_wait: Duration::from_millis(config.session_wait_ms),
         limits: PortLimits {
             connections_max: config.connections_max,
-            streams_max: STREAMS_OF_ONE_MAX,
             head_within: HEAD_WITHIN,
+            idle_within: HEAD_WITHIN,
             drain_within: DRAIN_WITHIN,
+            http2: Http2Limits { streams_max: STREAMS_OF_ONE_MAX, ..Http2Limits::default() },
         }
         .beside_files(),
     })
@@ -201,22 +219,20 @@ impl RegionNode {
                 may_damage: self.may_damage,
             })
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-            let internal = tonic::transport::Server::builder()
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
-                .add_service(serving)
-                .add_service(reflection)
-                .add_service(service);
-            let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
-            let token = shutdown.token();
-            shutdown.spawn("grpc", async move {
-                let ended = internal
-                    .serve_with_incoming_shutdown(incoming, async move { token.cancelled().await })
-                    .await;
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the internal port failed");
-                }
-            });
+            let internal = tonic::service::Routes::new(serving).add_service(reflection).add_service(service);
+            let windows = Http2Limits {
+                streams_max: STREAMS_OF_ONE_MAX,
+                stream_window_bytes: STREAM_WINDOW_BYTES,
+                connection_window_bytes: 2 * STREAM_WINDOW_BYTES,
+                ..Http2Limits::default()
+            };
+            let internal = serve_http(
+                self.grpc,
+                Routes::new(internal.into_axum_router()),
+                PortLimits::internal(INTERNAL_DRAIN_WITHIN, windows),
+                shutdown.token().cancelled_owned(),
+            );
+            shutdown.spawn("grpc", internal);
             let watch = self.node.clone().watch_disk(self.data_dir, self.low_water_bytes, shutdown.clone());
             shutdown.spawn("disk", watch);
             let api = http::router(http::Api {

@@ -116,6 +116,7 @@ impl Validate for Config {
         if let Err(error) = RegionId::new(&self.region) {
             problems.push("region", error);
         }
+        problems.check_distinct([("listen", self.listen), ("admin.listen", self.admin.listen)]);
         problems.check(!self.upstreams.is_empty(), "upstreams", "names no region");
         for (region, address) in &self.upstreams {
             let key = format!("upstreams.{region}");

@@ -10,8 +10,8 @@ use cell_core::id::RegionId;
 use cell_core::placement::Placement;
 use cell_proto::placement_file;
 use service_kit::{
-    Admin, BindError, ConfigError, MetricsError, MetricsHandle, Origins, PortLimits, Readiness, Shutdown,
-    Version, bind, serve_http,
+    Admin, BindError, ConfigError, Http2Limits, MetricsError, MetricsHandle, Origins, PortLimits, Readiness,
+    Shutdown, Version, bind, serve_http,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
@@ -128,9 +128,10 @@ impl Router {
 
         let limits = PortLimits {
             connections_max: self.config.limits.connections_max,
-            streams_max: self.config.limits.streams_max,
             head_within: Duration::from_millis(self.config.timeouts.head_ms),
+            idle_within: Duration::from_millis(self.config.timeouts.head_ms),
             drain_within: Duration::from_millis(self.config.timeouts.drain_ms),
+            http2: Http2Limits { streams_max: self.config.limits.streams_max, ..Http2Limits::default() },
         };
         let proxy = Proxy::new(
             self.placement,

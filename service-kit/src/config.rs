@@ -16,6 +16,7 @@ mod read;
 mod sources;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -55,6 +56,16 @@ impl Problems {
     pub fn check(&mut self, holds: bool, key: &str, message: impl fmt::Display) {
         if !holds {
             self.push(key, message);
+        }
+    }
+
+    /// Records each of these addresses that another one before it takes already; port 0 is a free one every time.
+    pub fn check_distinct<const N: usize>(&mut self, addresses: [(&str, SocketAddr); N]) {
+        for (i, (key, address)) in addresses.iter().enumerate() {
+            let before = addresses[..i].iter().find(|(_, other)| other == address && address.port() != 0);
+            if let Some((other, _)) = before {
+                self.push(key, format!("{address} is {}'s already", join_key(&self.prefix, other)));
+            }
         }
     }
 

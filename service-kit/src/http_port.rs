@@ -27,8 +27,6 @@ use tower::ServiceExt;
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 32 * 1024;
-/// Finds HTTP/2 clients that vanished; those of HTTP/1 run into the head timeout or a failing write.
-const H2_PING_EVERY: Duration = Duration::from_secs(20);
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
 const REFUSALS_MAX: usize = 32;
 /// They have so long to say something.
@@ -49,12 +47,27 @@ pub(crate) fn handles_for_connections() -> usize {
 pub struct PortLimits {
     /// Clients connected at a time; those above it are refused.
     pub connections_max: usize,
-    /// Requests at a time on one HTTP/2 connection.
-    pub streams_max: u32,
-    /// For a request's head, and for the silence between two requests. Exceeded: the connection is closed.
+    /// For a request's head, and for the silence before the first one. Exceeded: the connection is closed.
     pub head_within: Duration,
+    /// For the silence between two requests.
+    pub idle_within: Duration,
     /// How long requests under way may take once the port is told to stop.
     pub drain_within: Duration,
+    pub http2: Http2Limits,
+}
+
+/// What a port allows one HTTP/2 connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Http2Limits {
+    /// Requests at a time.
+    pub streams_max: u32,
+    /// Bytes of a request's body that may be under way unread.
+    pub stream_window_bytes: u32,
+    /// The same of all requests' bodies together.
+    pub connection_window_bytes: u32,
+    /// Finds clients that vanished; those of HTTP/1 run into the head timeout or a failing write.
+    pub ping_every: Duration,
+    pub pong_within: Duration,
 }
 
 impl Default for PortLimits {
@@ -62,14 +75,40 @@ impl Default for PortLimits {
     fn default() -> PortLimits {
         PortLimits {
             connections_max: 1_024,
-            streams_max: 64,
             head_within: Duration::from_secs(60),
+            idle_within: Duration::from_secs(60),
             drain_within: Duration::from_secs(10),
+            http2: Http2Limits::default(),
+        }
+    }
+}
+
+impl Default for Http2Limits {
+    fn default() -> Http2Limits {
+        Http2Limits {
+            streams_max: 64,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 1 << 20,
+            ping_every: Duration::from_secs(20),
+            pong_within: Duration::from_secs(20),
         }
     }
 }
 
 impl PortLimits {
+    /// Of a gRPC port that the services of a cell, other cells and operators use: who has asked once may be silent for as
+    /// long as they answer pings. Its open streams are to end within `drain_within`, and are cut off then.
+    #[must_use]
+    pub fn internal(drain_within: Duration, http2: Http2Limits) -> PortLimits {
+        PortLimits {
+            connections_max: 256.min(handles_for_connections() / 8).max(32),
+            idle_within: Duration::MAX,
+            drain_within,
+            http2,
+            ..PortLimits::default()
+        }
+    }
+
     /// The same with no more connections than leave the process some handles for its files. Says so where that is less.
     #[must_use]
     pub fn beside_files(self) -> PortLimits {
@@ -167,9 +206,12 @@ pub async fn serve_http<A: Answers>(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_max)
+        .max_concurrent_streams(limits.http2.streams_max)
         .max_header_list_size(H2_HEAD_BYTES_MAX)
-        .keep_alive_interval(H2_PING_EVERY);
+        .initial_stream_window_size(limits.http2.stream_window_bytes)
+        .initial_connection_window_size(limits.http2.connection_window_bytes)
+        .keep_alive_interval(limits.http2.ping_every)
+        .keep_alive_timeout(limits.http2.pong_within);
     let mut port = Port {
         builder: Arc::new(builder),
         limits,
@@ -207,8 +249,11 @@ impl<A: Answers> Port<A> {
         let Some(permit) = served.or_else(|| place(&self.refused)) else { return self.answers.dropped() };
         let admission = Admission { answers: Arc::clone(&self.answers), is_refused, _permit: permit };
         let (builder, watcher) = (Arc::clone(&self.builder), self.graceful.watcher());
-        let head_within = self.limits.head_within;
-        self.connections.spawn(serve(builder, stream, peer, admission, head_within, watcher));
+        let PortLimits { head_within, idle_within, .. } = self.limits;
+        // One that is refused is told so soon, or never.
+        let silence =
+            if is_refused { [head_within.min(REFUSED_WITHIN); 2] } else { [head_within, idle_within] };
+        self.connections.spawn(serve(builder, stream, peer, admission, silence, watcher));
     }
 
     async fn drain(self) {
@@ -223,20 +268,19 @@ impl<A: Answers> Port<A> {
     }
 }
 
-/// Serves a connection until either side closes it, or `watcher` says to finish what is under way.
+/// Serves a connection until either side closes it, or `watcher` says to finish what is under way, or it was silent for
+/// too long before its first request or between two.
 async fn serve<A: Answers>(
     builder: Arc<auto::Builder<TokioExecutor>>,
     stream: TcpStream,
     peer: SocketAddr,
     admission: Admission<A>,
-    head_within: Duration,
+    silence: [Duration; 2],
     watcher: Watcher,
 ) {
     // Fails only on a connection that is gone already; its first read will tell.
     let _ = stream.set_nodelay(true);
     let traffic = Arc::new(Traffic::default());
-    // One that is refused is told so soon, or never.
-    let head_within = if admission.is_refused { head_within.min(REFUSED_WITHIN) } else { head_within };
     let service = {
         let (traffic, admission) = (Arc::clone(&traffic), Arc::new(admission));
         service_fn(move |request| {
@@ -255,7 +299,7 @@ async fn serve<A: Answers>(
                 tracing::debug!(%peer, error = %chain(error.as_ref()), "connection ended early");
             }
         }
-        () = traffic.silent(head_within) => {
+        () = traffic.silent(silence) => {
             tracing::debug!(%peer, "connection closed: no request in time");
         }
     }
@@ -288,11 +332,12 @@ impl Traffic {
         Open(Arc::clone(self))
     }
 
-    /// Completes once nothing was asked, nor answered, for as long as `limit`.
-    async fn silent(&self, limit: Duration) {
+    /// Completes once nothing was asked, nor answered, for as long as `first` before the first request ends, and as long
+    /// as `between` afterwards.
+    async fn silent(&self, [first, between]: [Duration; 2]) {
         let mut ended = 0;
         loop {
-            tokio::time::sleep(limit).await;
+            tokio::time::sleep(if ended == 0 { first } else { between }).await;
             let now = self.ended.load(Ordering::Relaxed);
             if self.open.load(Ordering::Relaxed) == 0 && now == ended {
                 return;

@@ -28,7 +28,7 @@ pub use bind::{BindError, bind};
 pub use config::{ConfigError, Origins, Problems, Validate};
 pub use drain::{DrainError, Shutdown};
 pub use exit::{Exit, config_is_valid, main_exit};
-pub use http_port::{Answers, PortLimits, Routes, serve_http};
+pub use http_port::{Answers, Http2Limits, PortLimits, Routes, serve_http};
 pub use metrics::{Metric, MetricKind, MetricsError, MetricsHandle};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use signals::{EXIT_WITH_STDIN_ENV, watch_signals};

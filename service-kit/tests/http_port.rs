@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::routing::get;
-use service_kit::{PortLimits, Routes, Shutdown, serve_http};
+use service_kit::{Http2Limits, PortLimits, Routes, Shutdown, serve_http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+const GET: [u8; 19] = [0, 0, 10, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 5, b'k', b'i', b't', b':', b'1'];
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: kit\r\n\r\n";
 
 async fn start(limits: PortLimits) -> (SocketAddr, Shutdown, JoinHandle<()>) {
@@ -64,16 +67,28 @@ async fn one_connection_too_many_is_told_so_until_another_one_goes() {
 
 #[tokio::test]
 async fn who_says_nothing_is_not_waited_for() {
-    let limits = PortLimits { head_within: Duration::from_millis(100), ..PortLimits::default() };
+    let soon = Duration::from_millis(100);
+    let limits = PortLimits { head_within: soon, idle_within: soon, ..PortLimits::default() };
     let (address, ..) = start(limits).await;
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let get = [0, 0, 10, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 5, b'k', b'i', b't', b':', b'1'];
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let answered = [&preface[..], &settings, &get].concat();
-    for begun in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: k", preface, &answered, HEAD] {
+    let answered = [PREFACE, &SETTINGS, &GET].concat();
+    for begun in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: k", PREFACE, &answered, HEAD] {
         // Of what is said in time the end is awaited, and then it is closed.
         answer(&mut connect(address, begun).await, "").await;
     }
+}
+
+#[tokio::test]
+async fn who_has_asked_once_may_be_silent_at_an_internal_port() {
+    let internal = PortLimits::internal(Duration::from_secs(1), Http2Limits::default());
+    assert!(internal.connections_max >= 32, "{internal:?}");
+    let (address, ..) = start(PortLimits { head_within: Duration::from_millis(50), ..internal }).await;
+    let mut asked = connect(address, &[PREFACE, &SETTINGS, &GET].concat()).await;
+    assert!(answer(&mut asked, "hello").await.ends_with("hello"));
+    let silent = answer(&mut connect(address, PREFACE).await, "").await;
+    assert!(!silent.contains("pingpong"), "its settings, and then the end: {silent}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    asked.write_all(b"\0\0\x08\x06\0\0\0\0\0pingpong").await.unwrap();
+    assert!(answer(&mut asked, "pingpong").await.ends_with("pingpong"), "it is open still");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::board::{Board, now_ms};
 use crate::compare::Comparer;
 use crate::gate::{GateHandle, Shelf};
 use crate::node::NodeLink;
+use crate::transport::cause;
 
 /// Messages in one answer.
 const LIST_MAX: usize = 1_000;
@@ -67,9 +68,11 @@ impl AgentAdmin for Operators {
         }
         let reported = self.comparer.report(peer, repair).await;
         reported.map(Response::new).map_err(|status| match status.code() {
-            // Of the way there: the peer said nothing.
+            // Of the way there: one of the two asked said nothing.
             tonic::Code::Unknown | tonic::Code::DeadlineExceeded => {
-                Status::unavailable(format!("{peer} does not answer: {}", status.message()))
+                let connected = self.node.known().borrow().connected;
+                let silent = if connected { peer.to_string() } else { "the node here".to_owned() };
+                Status::unavailable(format!("{silent} does not answer: {}", cause(&status)))
             }
             _ => status,
         })

@@ -154,6 +154,13 @@ impl Validate for Config {
                 }
             }
         }
+        let Listen { data, messages, grpc, admin } = self.listen;
+        problems.check_distinct([
+            ("listen.data", data),
+            ("listen.messages", messages),
+            ("listen.grpc", grpc),
+            ("listen.admin", admin),
+        ]);
         for (i, peer) in self.peers.iter().enumerate() {
             for (key, address) in [("data", &peer.data), ("messages", &peer.messages)] {
                 let detail = format!("'{address}' is no http:// address");

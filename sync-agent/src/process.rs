@@ -32,6 +32,7 @@ pub fn process(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     main_exit("sync-agent", || {
         let (config, origins) = config::load_traced::<Config>(cli.config.as_deref(), "CELL", &cli.overrides)?;
         if cli.check_config {
+            service::check_folder(&config, &origins)?;
             config_is_valid(cli.config.as_deref());
             return Ok(());
         }

@@ -11,11 +11,14 @@ use cell_core::id::RegionId;
 use cell_proto::v1::agent_admin_server::AgentAdminServer;
 use cell_proto::v1::messages_server::MessagesServer;
 use cell_proto::v1::replication_server::ReplicationServer;
-use service_kit::{Admin, ConfigError, Exit, MetricsHandle, Origins, Readiness, Shutdown, Version, bind};
+use service_kit::{
+    Admin, ConfigError, Exit, MetricsHandle, Origins, PortLimits, Readiness, Routes, Shutdown, Version, bind,
+    serve_http,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes as Services;
 use tonic::transport::Channel as GrpcChannel;
-use tonic::transport::server::Router;
 
 use crate::admin::Operators;
 use crate::board::{Board, now_ms};
@@ -38,6 +41,8 @@ use crate::upkeep::{self, Reports};
 const LETTERS_BYTES_MAX: usize = 8 << 20;
 
 /// How long open streams have when the agent is asked to stop.
+const STREAMS_DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// How long all of the agent has.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// An agent ready to serve.
@@ -63,6 +68,26 @@ pub struct SyncAgent {
     readiness: Readiness,
     metrics: Option<MetricsHandle>,
     shutdown: Shutdown,
+}
+
+/// What its folder is marked with.
+fn owner(own: RegionId) -> String {
+    format!("sync-agent of {own}")
+}
+
+/// That the agent could start on its folder: nobody else's, and a folder. Changes nothing.
+///
+/// # Errors
+/// One line that names the key.
+pub(crate) fn check_folder(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
+    let dir = &config.data_dir;
+    if dir.join("log").exists() {
+        let of_node = format!("{} is a region-node's: it has a log", dir.display());
+        return Err(ConfigError::at("data_dir", of_node, origins));
+    }
+    let own = config.region.parse::<RegionId>();
+    own.map_or(Ok(()), |own| cell_store::may_claim(dir, &owner(own)))
+        .map_err(|error| ConfigError::at("data_dir", error, origins))
 }
 
 /// Opens listeners and the gate's folder. Neither the node nor any peer needs to be there.
@@ -104,12 +129,8 @@ pub async fn build(
         Some((queue, channel))
     });
     let queues = queues.collect();
-    if config.data_dir.join("log").exists() {
-        let of_node = format!("{} is a region-node's: it has a log", config.data_dir.display());
-        return Err(at("data_dir", &of_node));
-    }
-    let owner = format!("sync-agent of {own}");
-    let shelf = Shelf::open(&config.data_dir, &owner).map_err(|error| at("data_dir", &error))?;
+    check_folder(&config, origins)?;
+    let shelf = Shelf::open(&config.data_dir, &owner(own)).map_err(|error| at("data_dir", &error))?;
     // Without entropy the pauses of two gates are merely the same.
     let seed = getrandom::u64().unwrap_or(0);
     let mut records = shelf.records();
@@ -261,15 +282,11 @@ impl SyncAgent {
                         .add_service(AgentAdminServer::new(operators)),
                 ),
             ];
-            for (name, listener, router) in served {
-                let token = shutdown.token();
-                shutdown.spawn(name, async move {
-                    let incoming = transport::incoming(listener);
-                    let stop = async move { token.cancelled().await };
-                    if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
-                        tracing::error!(%error, name, "a port failed");
-                    }
-                });
+            for (name, listener, services) in served {
+                let routes = Routes::new(services.into_axum_router());
+                let limits = PortLimits::internal(STREAMS_DRAIN_WITHIN, transport::http2_limits());
+                shutdown
+                    .spawn(name, serve_http(listener, routes, limits, shutdown.token().cancelled_owned()));
             }
             shutdown.begun().await;
             let drained = shutdown.drain(DRAIN_WITHIN).await;
@@ -295,13 +312,13 @@ async fn ready_with_node(readiness: Readiness, node: NodeLink, shutdown: Shutdow
     }
 }
 
-/// A server that says how it is, and what it serves.
-async fn with_health<S: tonic::server::NamedService>() -> Result<Router, Exit> {
+/// Services that say how they are, and what they are.
+async fn with_health<S: tonic::server::NamedService>() -> Result<Services, Exit> {
     let (health, serving) = tonic_health::server::health_reporter();
     health.set_serving::<S>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(cell_proto::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Exit::failed(&error))?;
-    Ok(transport::server().add_service(serving).add_service(reflection))
+    Ok(Services::new(serving).add_service(reflection))
 }

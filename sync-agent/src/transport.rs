@@ -2,4 +2,4 @@
 
 mod grpc;
 
-pub(crate) use grpc::{MESSAGE_BYTES_MAX, Served, cause, channel, incoming, is_address, server};
+pub(crate) use grpc::{MESSAGE_BYTES_MAX, Served, cause, channel, http2_limits, is_address};

@@ -293,19 +293,6 @@ impl Draft<'_> {
         Ok(record.flatten().map(|permit| permit.order))
     }
 
-    pub(super) fn misdirected(&self, id: EntityId) -> Option<Refusal> {
-        let slot = id.slot();
-        if self.cell.is_outranked(slot) {
-            let detail = "another start of this node decides, or has just ended: ask again";
-            return Some(Refusal::new(Problem::Recovering, detail));
-        }
-        (!self.cell.is_home(slot)).then(|| {
-            let home = *self.cell.placement().home(slot);
-            let detail = format!("{slot:?} has its home in {}", home.node.region);
-            Refusal { home: Some(Box::new(home)), ..Refusal::new(Problem::Misdirected, detail) }
-        })
-    }
-
     fn changed(
         &self,
         command: &Command,
@@ -319,7 +306,7 @@ impl Draft<'_> {
 
     fn place_order(&mut self, command: &Command, record: &OrderRecord) -> Outcome {
         let order = record.order_id();
-        if let Some(refusal) = self.misdirected(order.into()).or_else(|| check_record(command, record)) {
+        if let Some(refusal) = self.cell.misdirected(order.into()).or_else(|| check_record(command, record)) {
             return Ok(Err(refusal));
         }
         let margin_ms = self.cell.rules.attempt_margin_ms;
@@ -354,13 +341,13 @@ impl Draft<'_> {
         }
         let Some(entity) = self.entity(order.into())? else {
             // Unknown here: the home may know it.
-            return Ok(Err(self.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
+            return Ok(Err(self.cell.misdirected(order.into()).unwrap_or_else(Refusal::not_found)));
         };
         let owner = entity.record::<Order>().map(|(record, _)| record.user.clone());
         if owner.as_ref() != Some(&command.user) {
             return Ok(Err(Refusal::not_found()));
         }
-        if let Some(refusal) = self.misdirected(order.into()) {
+        if let Some(refusal) = self.cell.misdirected(order.into()) {
             return Ok(Err(refusal));
         }
         // The tail first, then a true answer.
@@ -591,13 +578,13 @@ impl Draft<'_> {
             return Ok(Err(refusal));
         }
         let Some(entity) = self.entity(payment.into())? else {
-            return Ok(Err(self.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
+            return Ok(Err(self.cell.misdirected(payment.into()).unwrap_or_else(Refusal::not_found)));
         };
         let payer = entity.record::<Payment>().map(|(permit, _)| permit.payer.clone());
         if payer.as_ref() != Some(&command.user) {
             return Ok(Err(Refusal::not_found()));
         }
-        if let Some(refusal) = self.misdirected(payment.into()) {
+        if let Some(refusal) = self.cell.misdirected(payment.into()) {
             return Ok(Err(refusal));
         }
         self.touch(payment.into());

@@ -85,16 +85,34 @@ impl Cell {
         draft.settle_touched()?;
         Ok((draft.finish(Vec::new())?, outcome))
     }
+
+    /// Why nothing can be resolved about `entity` here, or not now.
+    pub fn cannot_resolve(&self, entity: EntityId) -> Option<Refusal> {
+        self.misdirected(entity).or_else(|| {
+            let detail = "the node has just started and asks its peers what they hold of it";
+            self.is_held_back().then(|| Refusal::new(Problem::Recovering, detail))
+        })
+    }
+
+    /// Why nothing is decided about `id` here.
+    pub(super) fn misdirected(&self, id: EntityId) -> Option<Refusal> {
+        let slot = id.slot();
+        if self.is_outranked(slot) {
+            let detail = "another start of this node decides, or has just ended: ask again";
+            return Some(Refusal::new(Problem::Recovering, detail));
+        }
+        (!self.is_home(slot)).then(|| {
+            let home = *self.placement().home(slot);
+            let detail = format!("{slot:?} has its home in {}", home.node.region);
+            Refusal { home: Some(Box::new(home)), ..Refusal::new(Problem::Misdirected, detail) }
+        })
+    }
 }
 
 impl Draft<'_> {
     fn resolve(&mut self, resolve: &Resolve) -> Result<Result<(), Refusal>, Unavailable> {
-        if let Some(refusal) = self.misdirected(resolve.entity) {
+        if let Some(refusal) = self.cell.cannot_resolve(resolve.entity) {
             return Ok(Err(refusal));
-        }
-        if self.cell.is_held_back() {
-            let detail = "the node has just started and asks its peers what they hold of it";
-            return Ok(Err(Refusal::new(Problem::Recovering, detail)));
         }
         if let Some(refusal) = self.withheld(resolve.entity)? {
             return Ok(Err(refusal));

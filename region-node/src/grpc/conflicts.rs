@@ -237,7 +237,7 @@ pub(super) async fn resolve(node: &Node, request: v1::ResolveRequest) -> Result<
         return Err(bad(detail));
     }
     let unknown = || Status::not_found(format!("no conflict {id} is known to the node that was asked"));
-    let (conflict, order) = find(node, &id)?.ok_or_else(unknown)?;
+    let (conflict, _) = find(node, &id)?.ok_or_else(unknown)?;
     if conflict.kind != Kind::Case {
         let detail = format!("{id} is a {}: the rules resolve it, nobody is asked", conflict.kind.as_str());
         return Err(bad(detail));
@@ -246,15 +246,16 @@ pub(super) async fn resolve(node: &Node, request: v1::ResolveRequest) -> Result<
         let names: Vec<_> = conflict.remedies.iter().map(|remedy| remedy.as_str()).collect();
         return Err(Status::aborted(format!("'{with}' is not possible by now; {}", names.join(", "))));
     }
-    if dry_run {
+    let resolved = if dry_run {
         if !conflict.open {
             return Err(Status::aborted(format!("{id} is resolved: {} ({})", conflict.ruling, conflict.why)));
         }
-        return Ok(v1::ResolveReply { json: document(&conflict, &order).to_string(), home: String::new() });
-    }
-    let (entity, subject) = (conflict.entity, conflict.subject);
-    let resolve = Resolve { entity, subject, with, identity, reason };
-    if let Err(refusal) = node.resolve(resolve).await.map_err(status)? {
+        node.may_resolve(conflict.entity).await
+    } else {
+        let (entity, subject) = (conflict.entity, conflict.subject);
+        node.resolve(Resolve { entity, subject, with, identity, reason }).await
+    };
+    if let Err(refusal) = resolved.map_err(status)? {
         if refusal.problem == Problem::Misdirected {
             let home = refusal.home.map(|home| home.node.region.to_string());
             return Ok(v1::ResolveReply { json: String::new(), home: home.unwrap_or_default() });

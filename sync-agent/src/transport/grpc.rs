@@ -4,10 +4,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::net::TcpListener;
+use service_kit::Http2Limits;
 use tonic::Status;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint};
 
 /// Largest message taken: a batch of entities that somebody waits for.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -53,14 +52,13 @@ pub(crate) fn channel(address: &str) -> Result<Channel, String> {
     Ok(endpoint.connect_lazy())
 }
 
-pub(crate) fn server() -> Server {
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(PING_EVERY))
-        .http2_keepalive_timeout(Some(PONG_WITHIN))
-}
-
-pub(crate) fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// The same for who serves.
+pub(crate) fn http2_limits() -> Http2Limits {
+    Http2Limits {
+        streams_max: 256,
+        stream_window_bytes: STREAM_WINDOW_BYTES,
+        connection_window_bytes: CONNECTION_WINDOW_BYTES,
+        ping_every: PING_EVERY,
+        pong_within: PONG_WITHIN,
+    }
 }
