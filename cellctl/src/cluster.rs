@@ -15,6 +15,8 @@ use crate::output::Refused;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Who does not answer a ping for as long again is gone.
+const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// One region's addresses, as `http://host:port`.
 #[derive(Clone, Debug, Deserialize)]
@@ -77,9 +79,13 @@ impl Cluster {
     }
 }
 
-async fn dial(address: &str) -> Result<Channel, String> {
+async fn dial(address: &str, answers_within: Duration) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| error.to_string())?;
-    let endpoint = endpoint.connect_timeout(CONNECT_WITHIN).timeout(ANSWER_WITHIN);
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_WITHIN)
+        .timeout(answers_within)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY);
     endpoint.connect().await.map_err(|_| format!("{address} does not answer"))
 }
 
@@ -92,10 +98,14 @@ pub(crate) fn silent(address: &str, status: &tonic::Status) -> Option<String> {
 
 impl Region {
     pub(crate) async fn node(&self) -> Result<NodeClient<Channel>, String> {
-        Ok(NodeClient::new(dial(&self.node).await?).max_decoding_message_size(64 << 20))
+        Ok(NodeClient::new(dial(&self.node, ANSWER_WITHIN).await?).max_decoding_message_size(64 << 20))
+    }
+    /// Of which something is asked that takes as long as it takes.
+    pub(crate) async fn patient_node(&self) -> Result<NodeClient<Channel>, String> {
+        Ok(NodeClient::new(dial(&self.node, Duration::from_secs(24 * 3_600)).await?))
     }
     pub(crate) async fn agent(&self) -> Result<AgentAdminClient<Channel>, String> {
-        Ok(AgentAdminClient::new(dial(&self.agent).await?).max_decoding_message_size(64 << 20))
+        Ok(AgentAdminClient::new(dial(&self.agent, ANSWER_WITHIN).await?).max_decoding_message_size(64 << 20))
     }
 }
 

@@ -14,6 +14,7 @@ mod output;
 mod quarantine;
 mod status;
 mod store;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ const CODES: &str = "Exit codes: 0 done, and everybody asked has answered; 1 fai
 #[command(name = "cellctl", version, about = "Operate a Homecell cluster", after_help = CODES)]
 struct Cli {
     // Both stand before or behind the noun, and only where they mean something.
-    /// The file that names the regions and where their nodes and agents answer: for order, payment, dlq, conflict, quarantine, region, diff and repair [env:
+    /// The file that names the regions and where their nodes and agents answer: for order, payment, dlq, conflict, quarantine, region, diff, repair and verify [env:
     /// CELLCTL_CLUSTER] [default: cluster.toml].
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
@@ -100,6 +101,8 @@ enum Noun {
     Diff(AskingFor<compare::DiffArgs>),
     /// Compare two regions, and let both take over what they lack.
     Repair(AskingFor<compare::RepairArgs>),
+    /// Read all that regions wrote, now, and say whether it is still what was written.
+    Verify(AskingFor<verify::VerifyArgs>),
     /// A node's folder on this machine.
     Store(Printing<store::Verb>),
 }
@@ -148,6 +151,10 @@ async fn run(cli: Cli) -> Result<(), Refused> {
         Noun::Repair(asking) => {
             let (cluster, args, format) = asking.read(cluster, output)?;
             compare::repair(&cluster, args, format).await
+        }
+        Noun::Verify(asking) => {
+            let (cluster, args, format) = asking.read(cluster, output)?;
+            verify::run(&cluster, args, format).await
         }
         Noun::Store(Printing { output: its, verb }) => store::run(verb, its.or(output).unwrap_or_default()),
     }

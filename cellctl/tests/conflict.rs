@@ -34,7 +34,7 @@ async fn until<T>(what: &str, mut is: impl AsyncFnMut() -> Option<T>) -> T {
 async fn a_case_is_listed_shown_and_resolved_through_any_region() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan::new(&["north", "east"], folder.path(), program);
-    let cluster = Cluster::start(plan).await.unwrap();
+    let mut cluster = Cluster::start(plan).await.unwrap();
     let (api, router, gateway) = (Api::default(), cluster.router(), cluster.gateway());
     let buyer = cluster.user_of("north", &["bob"]);
     let content = json!({ "content": { "currency": "CNY",
@@ -73,6 +73,10 @@ async fn a_case_is_listed_shown_and_resolved_through_any_region() {
     // The same at the admin port, for whoever has no cellctl.
     let admin = cluster.node_admin("east").unwrap();
     let page = api.get(admin, "/conflicts?open=true&class=unasked&of=north", "").await.unwrap();
+    // Who derived the commands does not know how the cluster is named where they are pasted.
+    let named = format!(" --cluster {}", cluster.cluster_file().display());
+    assert!(case["commands"][0].as_str().unwrap().contains(&named), "{case}");
+    let case: Value = serde_json::from_str(&case.to_string().replace(&named, "")).unwrap();
     assert_eq!((page.status, &page.body), (200, &json!({ "items": [case] })));
     assert_eq!(api.get(admin, &format!("/conflicts/{id}"), "").await.unwrap().body, case);
     for (path, status) in [
@@ -86,30 +90,33 @@ async fn a_case_is_listed_shown_and_resolved_through_any_region() {
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
         assert!(answer.body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{path}");
     }
-    let resolve = |extra: &[&str]| {
-        ask(&cluster, &[&["conflict", "resolve", id, "--region", "east", "--as", "mo"], extra].concat())
+    let resolve = |cluster: &Cluster, extra: &[&str]| {
+        ask(cluster, &[&["conflict", "resolve", id, "--region", "east", "--as", "mo"], extra].concat())
     };
-    assert_eq!(resolve(&["--with", "refund"]).status.code(), Some(2), "a reason is needed");
+    assert_eq!(resolve(&cluster, &["--with", "refund"]).status.code(), Some(2), "a reason is needed");
     assert_eq!(
-        resolve(&["--with", "refund", "--reason", "  "]).status.code(),
+        resolve(&cluster, &["--with", "refund", "--reason", "  "]).status.code(),
         Some(2),
         "a reason says something"
     );
-    assert_eq!(resolve(&["--with", "burn", "--reason", "x"]).status.code(), Some(2));
+    assert_eq!(resolve(&cluster, &["--with", "burn", "--reason", "x"]).status.code(), Some(2));
     let reason = ["--with", "refund", "--reason", "the shop agreed"];
-    assert!(resolve(&[&reason[..], &["--dry-run"]].concat()).status.success());
+    assert!(resolve(&cluster, &[&reason[..], &["--dry-run"]].concat()).status.success());
     assert_eq!(json_of(&ask(&cluster, &open)).as_array().unwrap().len(), 1, "nothing was done");
+    cluster.kill(Role::Node, "north").await.unwrap();
+    let homeless = resolve(&cluster, &[&reason[..], &["--dry-run"]].concat());
+    assert_eq!(homeless.status.code(), Some(1), "nobody would do it");
+    cluster.restart(Role::Node, "north").await.unwrap();
     // East is asked; north is the home and does it.
-    let done = resolve(&reason);
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    until("north decides again", async || resolve(&cluster, &reason).status.success().then_some(())).await;
     until("the rest went back", async || status("Refunded").await).await;
     until("nothing is open in east", async || {
         json_of(&ask(&cluster, &open)).as_array().unwrap().is_empty().then_some(())
     })
     .await;
     let late = ["--with", "keep", "--reason", "on second thoughts"];
-    assert_eq!(resolve(&late).status.code(), Some(1));
-    let said = resolve(&[&late[..], &["--dry-run"]].concat());
+    assert_eq!(resolve(&cluster, &late).status.code(), Some(1));
+    let said = resolve(&cluster, &[&late[..], &["--dry-run"]].concat());
     assert_eq!(said.status.code(), Some(1), "nothing is left to resolve");
     let metrics = api.text(cluster.node_admin("north").unwrap(), "/metrics").await.unwrap();
     for line in [

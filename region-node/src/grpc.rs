@@ -453,6 +453,21 @@ impl NodeService for Grpc {
         Ok(Response::new(v1::RecountReply {}))
     }
 
+    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyReply>, Status> {
+        let ending = || Status::unavailable("the node is ending");
+        let found = tokio::select! {
+            () = self.shutdown.begun() => None,
+            found = self.node.scrub().now() => found,
+        };
+        let found = found.ok_or_else(ending)?.map_err(Status::data_loss)?;
+        let (keys, records, mut found) = (found.keys, found.records, found.lines());
+        let in_doubt = self.node.working().doubted().len();
+        if in_doubt > 0 {
+            found.push(format!("{in_doubt} slots may lack something, until a peer is compared with"));
+        }
+        Ok(Response::new(v1::VerifyReply { keys, records, found }))
+    }
+
     async fn damage(&self, request: Request<v1::DamageRequest>) -> Result<Response<v1::DamageReply>, Status> {
         if !self.may_damage {
             return Err(Status::unimplemented("only with allow_damage, and only for tests"));

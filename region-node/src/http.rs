@@ -247,11 +247,16 @@ async fn with_body(request: Request) -> Result<Request, Problem> {
     if request.body().is_end_stream() {
         return Ok(request);
     }
+    let too_large = || Problem::new("too-large", format!("a body has at most {BODY_BYTES_MAX} bytes"));
+    // Said before somebody who asks first whether to send it is told to.
+    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
     let (head, body) = request.into_parts();
     match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
         Ok(Ok(bytes)) => Ok(Request::from_parts(head, bytes.into())),
         Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(Problem::new("too-large", format!("a body has at most {BODY_BYTES_MAX} bytes")))
+            Err(too_large())
         }
         Ok(Err(_)) => Err(Problem::new("bad-body", "the body ended early or was not well-formed")),
         Err(_) => Err(Problem::new("body-too-slow", format!("a body has {BODY_WITHIN:?} to arrive"))),

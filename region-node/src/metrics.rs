@@ -62,6 +62,11 @@ pub const METRICS: &[Metric] = &[
         "Other keys of the view that were not what its entities say, and were put right.",
     ),
     Metric::gauge(
+        "cell_log_damaged_records",
+        &[],
+        "Records of the log that could not be read when it was read through last; a peer that lacks them takes over state.",
+    ),
+    Metric::gauge(
         "cell_quarantined_changes",
         &[],
         "Changes that could not be applied here and that nobody gave up; more than 0 is worth an alarm.",

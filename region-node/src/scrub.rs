@@ -7,9 +7,12 @@
 //! then what is not found in that slot is not denied.
 //!
 //! The rest of the view follows from the entities ([`indexes`]), or is the node's own state (see `own`): both are looked at
-//! behind them, and put right. A reader who misses what was there has all of it read at once.
+//! behind them, and put right; and the log is read ([`log`]). A reader who misses what was there has the entities read at
+//! once, an operator all of it.
 
 mod indexes;
+mod log;
+mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,6 +27,8 @@ use service_kit::Shutdown;
 
 pub(crate) use indexes::{FOUND, KINDS};
 use indexes::{Healed, Place};
+pub(crate) use rounds::Found;
+use rounds::Rounds;
 
 use crate::node::Node;
 use crate::view::Places;
@@ -35,6 +40,8 @@ use crate::{keys, notice, stopped, view};
 const CHUNK_MAX: usize = 512;
 /// What seemed not to be due when it should is looked at again after this: the view is behind the log.
 const UNDUE_PAUSE: Duration = Duration::from_secs(1);
+/// Whoever wants a reading at once waits so long at most for a node that does not decide yet.
+const DECIDES_SOON: Duration = Duration::from_secs(2);
 /// A view that the disk does not give back is read again after this, and lost after so many tries.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(10);
 const UNREADABLE_MAX: u32 = 3;
@@ -47,9 +54,12 @@ pub(crate) struct Off {
     pub(crate) expected: Digest,
 }
 
-/// The pass under way; clones share it.
+/// The pass under way, and those that ended; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Scrub(Arc<Mutex<Pass>>);
+pub(crate) struct Scrub {
+    pass: Arc<Mutex<Pass>>,
+    rounds: Rounds,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
@@ -91,7 +101,12 @@ impl Scrub {
     /// Held while a batch is written: no chunk is read meanwhile.
     pub(crate) fn pass(&self) -> MutexGuard<'_, Pass> {
         // A sum that is off is found off again by the next pass.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads everything now, as fast as it goes; what it found. `None`: the node is ending.
+    pub(crate) async fn now(&self) -> Option<Result<Found, String>> {
+        self.rounds.next().await
     }
 
     fn begin(&self) {
@@ -250,28 +265,49 @@ pub(crate) async fn miscount(node: &Node, slot: Slot) -> Result<(), NodeError> {
 
 /// Passes over the view, one at once and then again and again, or when something is missed; until the shutdown begins.
 pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shutdown: Shutdown) {
-    let (mut at_once, mut unreadable) = (true, 0);
+    let (mut haste, mut unreadable, mut named) = (Haste::Entities, 0, log::Named::default());
     loop {
-        let per_s = if at_once { u32::MAX } else { pace.per_s };
+        let at_once = Pace { per_s: u32::MAX, ..pace };
+        let of_entities = if haste >= Haste::Entities { at_once } else { pace };
+        let of_rest = if haste == Haste::All { at_once } else { pace };
+        let mut found = Found::default();
+        scrub.rounds.begin();
         let passed = tokio::select! {
             () = shutdown.begun() => return,
-            passed = pass(&node, &scrub, per_s) => passed,
+            () = scrub.rounds.wanted(), if haste < Haste::All => {
+                haste = Haste::All;
+                continue;
+            }
+            passed = pass(&node, &scrub, of_entities.per_s, &mut found) => passed,
         };
         let passed = match passed {
             Ok(()) => {
                 node.working().set_verified();
+                let rest = async {
+                    pass_indexes(&node, &scrub, of_rest, &mut found).await?;
+                    log::pass(&node, &mut named, of_rest.per_s, &mut found).await;
+                    Ok(())
+                };
                 tokio::select! {
                     () = shutdown.begun() => return,
-                    // Whoever waits for what was missed waits for the entities alone.
-                    () = node.working().missed() => {
-                        at_once = true;
+                    () = scrub.rounds.wanted(), if haste < Haste::All => {
+                        haste = Haste::All;
                         continue;
                     }
-                    passed = pass_indexes(&node, &scrub, pace) => passed,
+                    // Whoever waits for what was missed waits for the entities alone.
+                    () = node.working().missed() => {
+                        haste = haste.max(Haste::Entities);
+                        continue;
+                    }
+                    passed = rest => passed,
                 }
             }
             damaged => damaged,
         };
+        scrub.rounds.end(match &passed {
+            Ok(()) => Ok(found),
+            Err(error) => Err(error.to_string()),
+        });
         let again = match passed {
             Ok(()) => {
                 unreadable = 0;
@@ -293,12 +329,21 @@ pub(crate) async fn keep(node: Node, scrub: Scrub, pace: Pace, dir: PathBuf, shu
                 UNREADABLE_PAUSE.min(pace.every)
             }
         };
-        at_once = tokio::select! {
+        haste = tokio::select! {
             () = shutdown.begun() => return,
-            () = node.working().missed() => true,
-            () = tokio::time::sleep(again) => unreadable > 0,
+            () = scrub.rounds.wanted() => Haste::All,
+            () = node.working().missed() => Haste::Entities,
+            () = tokio::time::sleep(again) => if unreadable > 0 { Haste::Entities } else { Haste::None },
         };
     }
+}
+
+/// What of a reading somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    None,
+    Entities,
+    All,
 }
 
 /// How often, and how fast the passes behind the first one are.
@@ -309,7 +354,7 @@ pub(crate) struct Pace {
     pub(crate) per_s: u32,
 }
 
-async fn pass(node: &Node, scrub: &Scrub, per_s: u32) -> Result<(), StoreError> {
+async fn pass(node: &Node, scrub: &Scrub, per_s: u32, found: &mut Found) -> Result<(), StoreError> {
     let ended = |error: tokio::task::JoinError| StoreError::Io(error.to_string());
     scrub.begin();
     let mut damaged = BTreeSet::new();
@@ -317,6 +362,7 @@ async fn pass(node: &Node, scrub: &Scrub, per_s: u32) -> Result<(), StoreError> 
         let (scrub, working) = (scrub.clone(), node.working().clone());
         let chunk = tokio::task::spawn_blocking(move || scrub.chunk(&working)).await.map_err(ended)??;
         metrics::counter!("cell_scrubbed_keys_total").increment(chunk.read as u64);
+        found.keys += chunk.read as u64;
         damaged.extend(chunk.damaged);
         if chunk.whole {
             break;
@@ -329,6 +375,8 @@ async fn pass(node: &Node, scrub: &Scrub, per_s: u32) -> Result<(), StoreError> 
     let ended_with = tokio::task::spawn_blocking(move || of_pass.end(&working)).await.map_err(ended)?;
     let (off, healed) = ended_with?;
     healed.count();
+    (found.damaged, found.slots) = (damaged.len() as u64, off.len() as u64);
+    found.healed.add(healed);
     metrics::counter!("cell_scrubs_total").increment(1);
     metrics::counter!("cell_damaged_entities_total").increment(damaged.len() as u64);
     if off.is_empty() {
@@ -355,12 +403,12 @@ pub(crate) async fn keep_doubts(node: &Node) -> Result<(), StoreError> {
 }
 
 /// Looks at everything that follows from entities.
-async fn pass_indexes(node: &Node, scrub: &Scrub, pace: Pace) -> Result<(), StoreError> {
+async fn pass_indexes(node: &Node, scrub: &Scrub, pace: Pace, found: &mut Found) -> Result<(), StoreError> {
     let ended = |error: tokio::task::JoinError| StoreError::Io(error.to_string());
     tokio::select! {
         () = node.decides() => {}
         // It knows nothing of what is due before it decides.
-        () = tokio::time::sleep(pace.every) => {}
+        () = tokio::time::sleep(if pace.per_s == u32::MAX { DECIDES_SOON } else { pace.every }) => {}
     }
     let overseer = if node.is_recovering() { None } else { node.overseer().await.ok().map(Arc::new) };
     let (mut place, mut undue, mut healed) = (Some(Place::BEGIN), Vec::new(), Healed::default());
@@ -369,11 +417,14 @@ async fn pass_indexes(node: &Node, scrub: &Scrub, pace: Pace) -> Result<(), Stor
         let stretch = move || scrub.stretch(&working, at, of_stretch.as_deref());
         let stretch = tokio::task::spawn_blocking(stretch).await.map_err(ended)??;
         metrics::counter!("cell_scrubbed_keys_total").increment(stretch.read as u64);
+        found.keys += stretch.read as u64;
         undue.extend(stretch.undue);
         healed.add(stretch.healed);
         place = stretch.next;
-        let pause = stretch.read as f64 / f64::from(pace.per_s.max(1));
-        tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+        if pace.per_s != u32::MAX {
+            let pause = stretch.read as f64 / f64::from(pace.per_s.max(1));
+            tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+        }
     }
     if !undue.is_empty() {
         // What is due now, and is put down for now, may be under way; and the view is behind the log.
@@ -388,14 +439,15 @@ async fn pass_indexes(node: &Node, scrub: &Scrub, pace: Pace) -> Result<(), Stor
         let Some(overseer) = overseer.clone() else { break };
         let working = node.working().clone();
         let look = move || indexes::still_undue(&working, &overseer, id, expected);
-        if let Some(found) = tokio::task::spawn_blocking(look).await.map_err(ended)?? {
-            healed.note("due", found, 1);
+        if let Some(how) = tokio::task::spawn_blocking(look).await.map_err(ended)?? {
+            healed.note("due", how, 1);
             if let Err(error) = node.wake(id).await {
                 tracing::warn!(%error, %id, "could not be looked at; the next pass tries again");
             }
         }
     }
     healed.count();
+    found.healed.add(healed);
     Ok(())
 }
 

@@ -110,6 +110,19 @@ impl LogReader {
         }
     }
 
+    /// As [`LogReader::read`], from the disk also what is in memory: whether it is what was written.
+    ///
+    /// # Errors
+    /// As for [`LogReader::read`].
+    pub fn read_stored(&self, from: Position, max_bytes: usize) -> Result<Vec<(Position, Bytes)>, LogError> {
+        let durable = self.shared.durable();
+        if from.0 >= durable {
+            return self.read(from, max_bytes);
+        }
+        let plan = self.shared.contents().stored(from.0, durable, max_bytes)?;
+        self.read_disk(&plan, from.0..durable, max_bytes)
+    }
+
     /// As [`LogReader::read`], from memory alone, so that it never waits for the disk; `None` where the answer is not there.
     pub fn read_recent(&self, from: Position, max_bytes: usize) -> Option<Vec<(Position, Bytes)>> {
         let durable = self.shared.durable();
@@ -285,22 +298,7 @@ impl Shared {
             let fitting = newest.take_while(|(_, record)| budget.admits(record.len()));
             return Ok(Place::Memory(fitting.map(|(at, record)| (Position(at), record.clone())).collect()));
         }
-
-        let index = contents.segments.partition_point(|segment| segment.end <= from);
-        let Some(segment) = contents.segments.get(index) else {
-            return Err(LogError::Damaged { lost: from..durable });
-        };
-        let index = segment.blocks.partition_point(|block| block.end <= from);
-        let quarantined = segment.blocks.get(index).is_none_or(|block| from < block.first);
-        if quarantined {
-            let end = segment.blocks.get(index).map_or(segment.end, |block| block.first);
-            return Err(LogError::Damaged { lost: from..end });
-        }
-        Ok(Place::Disk(DiskPlan {
-            name: Arc::clone(&segment.name),
-            salt: segment.salt,
-            blocks: neighbours(&segment.blocks[index..], (max_bytes as u64).min(READ_BYTES_MAX)),
-        }))
+        contents.stored(from, durable, max_bytes).map(Place::Disk)
     }
 
     fn contents(&self) -> RwLockReadGuard<'_, Contents> {
@@ -309,6 +307,31 @@ impl Shared {
 
     fn contents_mut(&self) -> RwLockWriteGuard<'_, Contents> {
         self.contents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contents {
+    /// Where on disk the records from `from` on are.
+    fn stored(&self, from: u64, durable: u64, max_bytes: usize) -> Result<DiskPlan, LogError> {
+        let first = self.segments.front().map_or(0, |segment| segment.first);
+        if from < first {
+            return Err(LogError::Deleted { first: Position(first) });
+        }
+        let index = self.segments.partition_point(|segment| segment.end <= from);
+        let Some(segment) = self.segments.get(index) else {
+            return Err(LogError::Damaged { lost: from..durable });
+        };
+        let index = segment.blocks.partition_point(|block| block.end <= from);
+        let quarantined = segment.blocks.get(index).is_none_or(|block| from < block.first);
+        if quarantined {
+            let end = segment.blocks.get(index).map_or(segment.end, |block| block.first);
+            return Err(LogError::Damaged { lost: from..end });
+        }
+        Ok(DiskPlan {
+            name: Arc::clone(&segment.name),
+            salt: segment.salt,
+            blocks: neighbours(&segment.blocks[index..], (max_bytes as u64).min(READ_BYTES_MAX)),
+        })
     }
 }
 

@@ -62,6 +62,44 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_whether_the_disk_is_as_it_was_written_hears_what_is_not() {
+    let regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
+    let orders = regions.place_many(5).await;
+    until("east has them", async || regions.sees("east", &orders[4]).await).await;
+    let cellctl = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl"));
+        let asked = command.arg("--cluster").arg(regions.cluster.cluster_file()).args(args).output().unwrap();
+        (asked.status.code(), String::from_utf8(asked.stdout).unwrap())
+    };
+    let (code, said) = cellctl(&["verify", "-o", "json"]);
+    assert_eq!(code, Some(0), "{said}");
+    for row in serde_json::from_str::<serde_json::Value>(&said).unwrap().as_array().unwrap() {
+        assert!(row["keys"].as_u64() > Some(10) && row["records"].as_u64() > Some(4), "{row}");
+        assert_eq!(row["found"], json!([]));
+    }
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let node = NodeClient::connect(east).await.unwrap();
+    let id = EntityId::from(orders[1].parse::<OrderId>().unwrap());
+    for (how, part) in [("forget", "list"), ("forget", "entity")] {
+        let entity = Bytes::copy_from_slice(&id.to_bytes());
+        let damage = v1::DamageRequest { entity, how: how.to_owned(), part: part.to_owned() };
+        until("it is in the view", async || node.clone().damage(damage.clone()).await.is_ok()).await;
+    }
+    damage_log(&node_folder(&regions, "north"));
+    let (code, said) = cellctl(&["verify", "east"]);
+    assert!(code == Some(1) && said.contains("1 slots lack what was written"), "{said}");
+    let (code, said) = cellctl(&["verify", "north"]);
+    assert!(code == Some(1) && said.contains("of the log cannot be read any more"), "{said}");
+    // What its peers have is back soon; the log is as it is until it is trimmed.
+    until("the peers agree", async || cellctl(&["diff", "east", "north"]).0 == Some(0)).await;
+    until("all is as it was written", async || cellctl(&["verify", "east"]).0 == Some(0)).await;
+    assert!(regions.sees("east", &orders[1]).await);
+    let metrics = regions.api.metrics(regions.cluster.node_admin("north").unwrap()).await.unwrap();
+    assert!(metrics["cell_log_damaged_records"] > 0.0);
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_comes_in_one_batch_with_a_change_of_an_unreadable_entity_is_not_lost() {
     let mut regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
     // Of different users, so that what heals one of them touches no other.

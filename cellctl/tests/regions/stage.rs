@@ -1,6 +1,7 @@
 //! Three regions as real processes, and how they are looked at.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -176,19 +177,19 @@ pub(super) fn damage_log(node: &std::path::Path) {
     damage_log_at(node, 0.5);
 }
 
-/// Flips one bit so far into the records of the log's first segment.
+/// Flips one bit so far into the records of the log's first segment; the node may go on writing.
 pub(super) fn damage_log_at(node: &std::path::Path, part: f64) {
     let mut segments: Vec<_> =
         std::fs::read_dir(node.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.metadata().unwrap().len() > 4_096);
     segments.sort();
     let segment = segments.first().expect("a segment with records");
-    let mut bytes = std::fs::read(segment).unwrap();
+    let bytes = std::fs::read(segment).unwrap();
     // Behind them is room for more.
     let written = bytes.len() - bytes.iter().rev().take_while(|byte| [0, 0x5a].contains(*byte)).count();
     let place = (written as f64 * part) as usize;
-    bytes[place] ^= 0x10;
-    std::fs::write(segment, bytes).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    file.write_all_at(&[bytes[place] ^ 0x10], place as u64).unwrap();
 }
 
 /// What a region's node says of itself.

@@ -101,7 +101,7 @@ impl Problem {
     /// `name` is one of [`NAMES`].
     pub(crate) fn new(name: &'static str, detail: impl Into<String>) -> Problem {
         let status = StatusCode::from_u16(status_of(name)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retryable = status.is_server_error();
+        let retryable = status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
         Problem { status, name, detail: detail.into(), pointer: None, home: None, retryable }
     }
     pub(crate) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Problem {

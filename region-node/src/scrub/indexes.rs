@@ -49,6 +49,11 @@ impl Healed {
         other.0.into_iter().for_each(|((kind, found), count)| self.note(kind, found, count));
     }
 
+    /// Kind, how it was found, and how many.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+        self.0.iter().map(|((kind, found), count)| (*kind, *found, *count))
+    }
+
     pub(super) fn count(&self) {
         for ((kind, found), count) in &self.0 {
             metrics::counter!("cell_healed_keys_total", "kind" => *kind, "found" => *found).increment(*count);
