@@ -27,6 +27,8 @@ use tower::ServiceExt;
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 32 * 1024;
+/// How often a connection is looked at within the time it may be silent.
+const LOOKS: u32 = 4;
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
 const REFUSALS_MAX: usize = 32;
 /// They have so long to say something.
@@ -198,11 +200,8 @@ pub async fn serve_http<A: Answers>(
     stop: impl Future<Output = ()>,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_within)
-        .max_buf_size(HEAD_BYTES_MAX);
+    // Silence is watched below, for both versions, without a timer for each request.
+    builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -318,8 +317,8 @@ impl<A: Answers> Admission<A> {
     }
 }
 
-/// What goes on on a connection. The head timeout of HTTP/1 starts only when the version is known, and HTTP/2 has none:
-/// without this a client could hold a connection by sending nothing, half a preface, or one request in its life.
+/// What goes on on a connection: without it a client could hold one by sending nothing, half a head or preface, a byte now
+/// and then, or one request in its life.
 #[derive(Debug, Default)]
 struct Traffic {
     open: AtomicUsize,
@@ -333,15 +332,14 @@ impl Traffic {
     }
 
     /// Completes once nothing was asked, nor answered, for as long as `first` before the first request ends, and as long
-    /// as `between` afterwards.
+    /// as `between` afterwards, or a look longer.
     async fn silent(&self, [first, between]: [Duration; 2]) {
-        let mut ended = 0;
-        loop {
-            tokio::time::sleep(if ended == 0 { first } else { between }).await;
+        let (mut ended, mut quiet) = (0, 0);
+        while quiet < LOOKS {
+            let limit = if ended == 0 { first } else { between };
+            tokio::time::sleep(limit / LOOKS).await;
             let now = self.ended.load(Ordering::Relaxed);
-            if self.open.load(Ordering::Relaxed) == 0 && now == ended {
-                return;
-            }
+            quiet = if self.open.load(Ordering::Relaxed) == 0 && now == ended { quiet + 1 } else { 0 };
             ended = now;
         }
     }
