@@ -201,6 +201,52 @@ async fn what_a_damaged_log_lost_is_never_denied_and_comes_back_from_the_peers()
     regions.cluster.stop().await.unwrap();
 }
 
+/// The node goes on meanwhile: what its log lost is in its view, in memory what it wrote last.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_running_nodes_log_lost_comes_to_who_lacks_it() {
+    let limits = ["compare_every_ms = 200", "upkeep_every_ms = 100"];
+    let mut regions = Regions::start_with(&[], &limits).await;
+    let known = regions.place("known").await;
+    for region in ["east", "south"] {
+        until("it has it", async || regions.sees(region, &known).await).await;
+        regions.cluster.kill(Role::Agent, region).await.unwrap();
+    }
+    let line = |n| json!({ "sku": format!("tea-{n:060}"), "quantity": 1, "unit_minor": 1 });
+    let lines: Vec<_> = (0..100).map(line).collect();
+    let body = json!({ "content": { "currency": "CNY", "lines": lines } });
+    let (api, at, mut orders) = (&regions.api, regions.cluster.node_http("north").unwrap(), Vec::new());
+    for n in 0..1_600 {
+        let key = format!("large{n}");
+        let placed = api.call(at, "POST", "/v1/orders", &regions.buyer, &key, &body).await.unwrap();
+        assert_eq!(placed.status, 201, "{}", placed.body);
+        orders.push(placed.body["id"].as_str().unwrap().to_owned());
+    }
+    damage_log_at(&node_folder(&regions, "north"), 0.05);
+    let log = node_folder(&regions, "north").join("log");
+    let bytes: u64 =
+        std::fs::read_dir(log).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes > 10 << 20, "the node has not all of it in memory: {bytes}");
+    let north = format!("http://{}", regions.cluster.node_grpc("north").unwrap());
+    let verified = NodeClient::connect(north).await.unwrap().verify(v1::VerifyRequest {}).await.unwrap();
+    assert_eq!(verified.into_inner().found.len(), 1);
+    for region in ["east", "south"] {
+        regions.cluster.restart(Role::Agent, region).await.unwrap();
+    }
+    for order in orders.iter().step_by(20) {
+        for region in ["east", "south"] {
+            until("it is there", async || regions.sees(region, order).await).await;
+        }
+    }
+    for region in ["east", "south"] {
+        until("nothing is owed, and nothing differs", async || {
+            let peer = regions.peer(region, "north").await;
+            peer.changes == "idle" && peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
+        })
+        .await;
+    }
+    regions.cluster.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_region_has_any_more_is_given_up_and_what_stands_behind_it_is_not() {
     let limits = ["close_after_ms = 500", "upkeep_every_ms = 100", "compare_every_ms = 200"];
