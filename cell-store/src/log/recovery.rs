@@ -44,7 +44,7 @@ impl Recovery {
                 Damage { segment, offset: last.bytes, lost, reason: DamageReason::Missing }
             }
             None => {
-                let segment = "all".to_owned();
+                let segment = "(none is left)".to_owned();
                 Damage { segment, offset: 0, lost: 0..end, reason: DamageReason::Missing }
             }
         };
