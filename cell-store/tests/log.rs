@@ -354,6 +354,30 @@ fn the_newest_durable_records_are_read_from_memory_and_what_would_take_the_disk_
 }
 
 #[test]
+fn whether_the_disk_has_what_was_written_is_not_asked_of_memory() {
+    let medium = FaultMedium::new(1);
+    let log = log_of(&medium, LogConfig::default(), 300);
+    let reader = log.reader();
+    let stored = |from| reader.read_stored(Position(from), 1 << 20);
+    assert_eq!(stored(200).unwrap(), reader.read(Position(200), 1 << 20).unwrap());
+    assert!(stored(300).unwrap().is_empty());
+    assert!(matches!(stored(302), Err(LogError::Ahead { .. })));
+    let (segment, read) = (sole_segment(&medium), reader.read(Position(0), 1 << 20).unwrap());
+    medium.flip_bit(&segment, medium.len(&segment).unwrap() / 2, 3).unwrap();
+    assert_eq!(reader.read(Position(0), 1 << 20).unwrap(), read, "who follows the writer is not held up");
+    let mut next = 0;
+    let lost = loop {
+        match stored(next) {
+            Ok(records) => next = records.last().expect("what is damaged stands before the end").0.0 + 1,
+            Err(LogError::Damaged { lost }) => break lost,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(lost.start == next && lost.end < 300, "{lost:?}");
+    assert_eq!(stored(lost.end).unwrap().first().unwrap().0, Position(lost.end));
+}
+
+#[test]
 fn a_real_folder_gives_back_what_was_put_in_also_past_the_page_cache() {
     let folder = tempfile::tempdir().unwrap();
     let config = LogConfig { segment_bytes_max: 20_000, recent_bytes_max: 1_000, ..LogConfig::default() };

@@ -106,11 +106,11 @@ impl LogReader {
         }
         match self.shared.locate(from.0, durable, max_bytes)? {
             Place::Memory(records) => Ok(records),
-            Place::Disk(plan) => self.read_disk(&plan, from.0..durable, max_bytes),
+            Place::Disk(plan) => self.read_disk(&plan, from.0..durable, max_bytes, false),
         }
     }
 
-    /// As [`LogReader::read`], from the disk also what is in memory: whether it is what was written.
+    /// As [`LogReader::read`], past all that is in memory, here and in the system: whether the disk has what was written.
     ///
     /// # Errors
     /// As for [`LogReader::read`].
@@ -120,7 +120,7 @@ impl LogReader {
             return self.read(from, max_bytes);
         }
         let plan = self.shared.contents().stored(from.0, durable, max_bytes)?;
-        self.read_disk(&plan, from.0..durable, max_bytes)
+        self.read_disk(&plan, from.0..durable, max_bytes, true)
     }
 
     /// As [`LogReader::read`], from memory alone, so that it never waits for the disk; `None` where the answer is not there.
@@ -152,12 +152,18 @@ impl LogReader {
         plan: &DiskPlan,
         wanted: Range<u64>,
         max_bytes: usize,
+        fresh: bool,
     ) -> Result<Vec<(Position, Bytes)>, LogError> {
         let (Some(head), Some(last)) = (plan.blocks.first(), plan.blocks.last()) else {
             return Ok(Vec::new());
         };
         let mut bytes = vec![0; (last.offset + last.bytes - head.offset) as usize];
-        let got = match self.shared.medium.read_at(&plan.name, head.offset, &mut bytes) {
+        let medium = &self.shared.medium;
+        let read = match fresh {
+            true => medium.read_fresh_at(&plan.name, head.offset, &mut bytes),
+            false => medium.read_at(&plan.name, head.offset, &mut bytes),
+        };
+        let got = match read {
             Ok(got) => got,
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.shared.first() > wanted.start => {
                 return Err(LogError::Deleted { first: self.first() });

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use super::Medium;
 use super::room::Rooms;
@@ -42,6 +42,8 @@ pub struct DiskMedium {
     rooms: Rooms,
     /// Files whose names are gone, but perhaps not durably.
     deleted: Mutex<Vec<File>>,
+    /// That reads go through the page cache all the same, where the file system has no others.
+    said_cached: Once,
     _lock: FolderLock,
 }
 
@@ -120,7 +122,8 @@ impl DiskMedium {
         let dir_handle = File::open(&dir).map_err(io)?;
         let rooms = Rooms::new(&dir);
         let (writer, readers, deleted) = Default::default();
-        Ok(Self { dir, dir_handle, writer, readers, rooms, deleted, _lock: lock })
+        let said_cached = Once::new();
+        Ok(Self { dir, dir_handle, writer, readers, rooms, deleted, said_cached, _lock: lock })
     }
 
     fn deleted(&self) -> MutexGuard<'_, Vec<File>> {
@@ -231,7 +234,10 @@ impl Medium for DiskMedium {
     fn read_fresh_at(&self, file: &str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         match self.read_direct(file, offset, buf) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                tracing::warn!(folder = %self.dir.display(), file, "no direct reads here, reading through the page cache");
+                self.said_cached.call_once(|| {
+                    let folder = self.dir.display();
+                    tracing::warn!(%folder, file, "no direct reads here, reading through the page cache");
+                });
                 self.read_at(file, offset, buf)
             }
             other => other,
