@@ -19,7 +19,27 @@ pub(super) struct Regions {
     pub(super) cluster: Cluster,
     pub(super) api: Api,
     pub(super) buyer: String,
-    _folder: tempfile::TempDir,
+    _folder: Folder,
+}
+
+/// A test that fails shows what the processes said; the folder goes with it.
+struct Folder {
+    data: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for region in ["north", "east", "south"] {
+            for log in ["node.log", "agent.log"] {
+                let said = std::fs::read_to_string(self.data.join(region).join(log));
+                eprintln!("=== {region}/{log}\n{}", said.unwrap_or_else(|error| error.to_string()));
+            }
+        }
+    }
 }
 
 pub(super) fn program(role: Role) -> (PathBuf, Vec<String>) {
@@ -42,6 +62,7 @@ impl Regions {
         };
         let cluster = Cluster::start(plan).await.unwrap();
         let buyer = cluster.user_of("north", &["bob"]);
+        let folder = Folder { data: cluster.data_folder().to_path_buf(), _dir: folder };
         Regions { cluster, api: Api::default(), buyer, _folder: folder }
     }
 

@@ -136,7 +136,6 @@ async fn a_node_on_an_older_disk_that_hears_nobody_denies_nothing() {
     copy(&older, &folder);
     regions.cluster.restart(Role::Node, "south").await.unwrap();
     regions.cluster.ready(Role::Node, "south").await.unwrap();
-    until("it decides", async || !node_status(&regions, "south").await.recovering).await;
     until("its agent has seen that it lost something", async || {
         let answer = regions.api.get(at, "/v1/orders", &regions.buyer).await.unwrap();
         answer.status == 503
