@@ -26,7 +26,7 @@ pub use log::{
     Recovery,
 };
 pub use medium::{DiskMedium, FaultMedium, Medium, MediumError};
-pub use owner::{FolderError, claim, has_room, may_claim};
+pub use owner::{FolderError, claim, clear_for_folder, has_room, may_claim};
 pub use space::free_bytes;
 pub use store::{
     Batch, Engine, FjallConfig, FjallStore, KEY_BYTES_MAX, MemoryStore, MigrateError, Migrated, Scan,

@@ -65,6 +65,24 @@ fn is_mark_of(dir: &Path, mark: &[u8], owner: &str) -> Result<bool, FolderError>
     }
 }
 
+/// Puts aside what stands where a folder belongs, as `NAME.stray-N`, so that the folder can be made; says where it is.
+///
+/// # Errors
+/// It cannot be renamed.
+pub fn clear_for_folder(path: &Path) -> Result<Option<PathBuf>, FolderError> {
+    let io = unusable(path);
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_dir() => {}
+        _ => return Ok(None),
+    }
+    let numbered = |n: u32| path.with_extension(format!("stray-{n}"));
+    let aside = (1..).map(numbered).find(|aside| !aside.exists());
+    let aside = aside.ok_or(io::ErrorKind::AlreadyExists).map_err(|kind| io(kind.into()))?;
+    std::fs::rename(path, &aside).map_err(io)?;
+    tracing::error!(found = %path.display(), aside = %aside.display(), "no folder where one belongs: it is put aside");
+    Ok(Some(aside))
+}
+
 /// Whether there is room for a start.
 ///
 /// # Errors
@@ -114,6 +132,20 @@ mod tests {
             claim(folder.path(), "south-0").unwrap();
             claim(folder.path(), "north-0").unwrap_err();
         }
+    }
+
+    #[test]
+    fn what_stands_where_a_folder_belongs_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let [log, first, second] = ["log", "log.stray-1", "log.stray-2"].map(|name| folder.path().join(name));
+        assert_eq!(clear_for_folder(&log).unwrap(), None, "nothing is there");
+        for aside in [first, second] {
+            std::fs::write(&log, "not a folder").unwrap();
+            assert_eq!(clear_for_folder(&log).unwrap(), Some(aside.clone()));
+            assert!(aside.is_file() && !log.exists());
+        }
+        std::fs::create_dir(&log).unwrap();
+        assert_eq!(clear_for_folder(&log).unwrap(), None);
     }
 
     #[test]

@@ -89,11 +89,11 @@ async fn dial(address: &str, answers_within: Duration) -> Result<Channel, String
     endpoint.connect().await.map_err(|_| format!("{address} does not answer"))
 }
 
-/// Why nothing came from `address`, if that was so.
-pub(crate) fn silent(address: &str, status: &tonic::Status) -> Option<String> {
+/// What a refusal from `address` says, or that nothing came from there.
+pub(crate) fn refusal(address: &str, status: &tonic::Status) -> String {
     let broke = std::error::Error::source(status).is_some();
     let late = matches!(status.code(), tonic::Code::Cancelled | tonic::Code::DeadlineExceeded);
-    (broke || late).then(|| format!("{address} does not answer"))
+    if broke || late { format!("{address} does not answer") } else { status.message().to_owned() }
 }
 
 impl Region {

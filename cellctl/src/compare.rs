@@ -4,8 +4,8 @@ use cell_proto::v1::{CompareReply, CompareRequest};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cluster::Cluster;
-use crate::output::{Format, NOTHING_DONE, Refused, line, show};
+use crate::cluster::{Cluster, refusal};
+use crate::output::{Format, NOTHING_DONE, Refused, line, remark, show};
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
@@ -60,7 +60,7 @@ pub(crate) async fn repair(cluster: &Cluster, args: RepairArgs, format: Format) 
     let other = compare(cluster, &there, &here, identity).await?;
     print(&[one, other], !dry_run, format);
     if dry_run {
-        eprintln!("{NOTHING_DONE}");
+        remark(NOTHING_DONE);
     }
     Ok(())
 }
@@ -88,8 +88,11 @@ async fn compare(
     let compared = region.agent().await?.compare(request).await.map_err(|status| match status.code() {
         tonic::Code::Unavailable => Refused::Failed(format!(
             "{here} cannot be compared with {there}: {}; `region status` says who is away",
-            status.message()
+            refusal(&region.agent, &status)
         )),
+        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded | tonic::Code::Unknown => {
+            Refused::Failed(format!("{here}: its agent: {}", refusal(&region.agent, &status)))
+        }
         _ => status.into(),
     });
     let CompareReply { slots, differences, repaired } = compared?.into_inner();

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::output::{Format, Refused, Silent, age, now_ms, relative, rfc3339, show};
+use crate::output::{Format, Refused, Silent, age, now_ms, relative, remark, rfc3339, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -241,7 +241,7 @@ async fn redrive(
     let what = if request.dry_run { "would redrive" } else { "redriven" };
     let ended = acted(done, silent, !request.id.is_empty(), what, format);
     if again {
-        eprintln!("what its node refuses once more is in `cellctl dlq list` again, with the reason");
+        remark("what its node refuses once more is in `cellctl dlq list` again, with the reason");
     }
     ended
 }

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Region};
+use crate::cluster::{Cluster, Region, refusal};
 use crate::output::{Format, Refused, Silent, line, now_ms, relative, rfc3339, show};
 
 #[derive(Debug, Subcommand)]
@@ -85,7 +85,7 @@ pub(crate) async fn run(cluster: &Cluster, of: Of, verb: Verb, format: Format) -
 /// What a region's node knows of it, and what waits for it or about it in the region's gate.
 async fn ask(region: &Region, id: &str) -> Result<Value, String> {
     let reply = region.node().await?.explain(ExplainRequest { id: id.to_owned() }).await;
-    let json = reply.map_err(|status| status.message().to_owned())?.into_inner().json;
+    let json = reply.map_err(|status| refusal(&region.node, &status))?.into_inner().json;
     let mut document: Value = match json.is_empty() {
         true => Value::Null,
         false => serde_json::from_str(&json).map_err(|error| error.to_string())?,
@@ -103,7 +103,7 @@ async fn ask(region: &Region, id: &str) -> Result<Value, String> {
 async fn held(region: &Region, id: &str) -> Result<Vec<Value>, String> {
     let request = ListHeldRequest { subject: id.to_owned(), ..ListHeldRequest::default() };
     let reply = region.agent().await?.list_held(request).await;
-    let messages = reply.map_err(|status| status.message().to_owned())?.into_inner().messages;
+    let messages = reply.map_err(|status| refusal(&region.agent, &status))?.into_inner().messages;
     let held = messages.into_iter().map(|held| {
         json!({ "id": held.id, "state": held.state, "kind": held.kind, "from": held.from_region,
             "reason": held.reason, "missing": held.missing })

@@ -101,7 +101,8 @@ enum Noun {
     Diff(AskingFor<compare::DiffArgs>),
     /// Compare two regions, and let both take over what they lack.
     Repair(AskingFor<compare::RepairArgs>),
-    /// Read all that regions wrote, now, and say whether it is still what was written.
+    /// Read all that regions wrote, now, and say whether it is still what was written: the log from the disk, the view as its
+    /// engine gives it, which may have it in memory still (what only its files lost shows when it starts).
     Verify(AskingFor<verify::VerifyArgs>),
     /// A node's folder on this machine.
     Store(Printing<store::Verb>),
@@ -198,7 +199,7 @@ fn main() -> ExitCode {
     });
     match unsafe_refusal {
         Some(message) => {
-            eprintln!("cellctl: refused as unsafe: {message}");
+            output::remark(format_args!("cellctl: refused as unsafe: {message}"));
             ExitCode::from(3)
         }
         None => code,

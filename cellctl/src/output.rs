@@ -60,7 +60,7 @@ pub(crate) fn show(format: Format, head: &[&str], rows: Vec<Vec<String>>, json: 
     match format {
         Format::Json => match serde_json::to_string_pretty(json) {
             Ok(text) => line(text),
-            Err(error) => eprintln!("cellctl: {error}"),
+            Err(error) => remark(format_args!("cellctl: {error}")),
         },
         Format::Table if rows.is_empty() => line("none"),
         Format::Table => {
@@ -151,6 +151,11 @@ pub(crate) fn age(ms: u64) -> String {
         60_000..3_600_000 => format!("{} min", ms / 60_000),
         _ => format!("{:.1} h", ms as f64 / 3.6e6),
     }
+}
+
+/// A remark on stderr; nobody has to read it.
+pub(crate) fn remark(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints a line; a reader who has seen enough is no error.

@@ -4,7 +4,7 @@ use cell_proto::v1::{QuarantineAction, QuarantinedRequest};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Region};
+use crate::cluster::{Cluster, Region, refusal};
 use crate::output::{Format, Refused, Silent, age, now_ms, show};
 
 #[derive(Debug, Subcommand)]
@@ -122,7 +122,7 @@ fn beginning(hex: &str) -> String {
 
 async fn asked(region: &Region, request: &QuarantinedRequest) -> Result<Vec<String>, String> {
     let reply = region.node().await?.list_quarantined(request.clone()).await;
-    reply.map(|reply| reply.into_inner().json).map_err(|status| status.message().to_owned())
+    reply.map(|reply| reply.into_inner().json).map_err(|status| refusal(&region.node, &status))
 }
 
 async fn list(cluster: &Cluster, only: Option<&str>, format: Format) -> Result<(), Refused> {

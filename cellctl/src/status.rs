@@ -10,7 +10,7 @@ use futures::future::join_all;
 use serde::Serialize;
 use tonic::{Response, Status};
 
-use crate::cluster::{Cluster, Region, silent};
+use crate::cluster::{Cluster, Region, refusal};
 use crate::output::{Format, Refused, Silent, age, show};
 
 #[derive(Debug, Subcommand)]
@@ -134,7 +134,7 @@ async fn within<T>(
 ) -> Result<T, String> {
     match tokio::time::timeout(ANSWER_WITHIN, asked).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(silent(address, &status).unwrap_or_else(|| status.message().to_owned())),
+        Ok(Err(status)) => Err(refusal(address, &status)),
         Err(_) => Err(format!("{address} did not answer within {} s", ANSWER_WITHIN.as_secs())),
     }
 }

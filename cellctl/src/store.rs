@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use region_node::{StoppedError, StoppedNode};
 use serde_json::json;
 
-use crate::output::{Format, NOTHING_DONE, Refused, show};
+use crate::output::{Format, NOTHING_DONE, Refused, remark, show};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -77,7 +77,7 @@ fn migrate(args: &MigrateArgs, format: Format) -> Result<(), Refused> {
         let json =
             json!({ "from": from.as_str(), "to": to.as_str(), "view_bytes": bytes, "free_bytes": free });
         show(format, &["from", "to", "view on disk", "free"], vec![row.into()], &json);
-        eprintln!("{NOTHING_DONE}");
+        remark(NOTHING_DONE);
         return Ok(());
     }
     let bar = ProgressBar::no_length();
@@ -104,7 +104,7 @@ fn migrate(args: &MigrateArgs, format: Format) -> Result<(), Refused> {
         [moved.from.to_string(), to.to_string(), moved.keys.to_string(), HumanBytes(moved.bytes).to_string()];
     let row = row.into_iter().chain([checksum]).collect();
     show(format, &["from", "to", "keys", "keys and values", "checksum"], vec![row], &json);
-    eprintln!("{next}");
+    remark(next);
     Ok(())
 }
 

@@ -1,11 +1,11 @@
-//! `verify`: whether what regions wrote is still what their disks give back.
+//! `verify`: whether what regions wrote is still what they read.
 
 use cell_proto::v1::VerifyRequest;
 use clap::Args;
 use futures::future::join_all;
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Region, silent};
+use crate::cluster::{Cluster, Region, refusal};
 use crate::output::{Format, Refused, Silent, line, show};
 
 #[derive(Debug, Args)]
@@ -34,15 +34,12 @@ pub(crate) async fn run(cluster: &Cluster, args: VerifyArgs, format: Format) -> 
             Err(error) => unheard.note(&region.name, error),
         }
     }
-    let cells = rows.iter().map(|row| {
-        let found = if row.found.is_empty() { "as it was written".to_owned() } else { row.found.join("; ") };
-        vec![row.region.clone(), row.keys.to_string(), row.records.to_string(), found]
-    });
-    show(format, &["region", "keys of the view", "records of the log", "found"], cells.collect(), &rows);
+    let cells = rows.iter().flat_map(lines).collect();
+    show(format, &["region", "keys read", "records read", "found"], cells, &rows);
     let damaged: Vec<_> = rows.iter().filter(|row| !row.found.is_empty()).collect();
     if format == Format::Table && !damaged.is_empty() {
         line(
-            "what peers have comes from them by itself: `cellctl diff` with each of them says when it is back",
+            "what the view lacks comes from the peers by itself: `cellctl diff` with each says when it is back",
         );
     }
     unheard.end()?;
@@ -51,13 +48,22 @@ pub(crate) async fn run(cluster: &Cluster, args: VerifyArgs, format: Format) -> 
     if names.is_empty() { Ok(()) } else { Err(damaged()) }
 }
 
+/// A line for each thing found.
+fn lines(row: &Row) -> Vec<Vec<String>> {
+    let sound = ["as it was written".to_owned()];
+    let found = if row.found.is_empty() { &sound[..] } else { &row.found };
+    let line = |(i, found): (usize, &String)| match i {
+        0 => vec![row.region.clone(), row.keys.to_string(), row.records.to_string(), found.clone()],
+        _ => vec![String::new(), String::new(), String::new(), found.clone()],
+    };
+    found.iter().enumerate().map(line).collect()
+}
+
 async fn verify(region: &Region) -> Result<Row, String> {
     let answer = region.patient_node().await?.verify(VerifyRequest {}).await;
-    let answer = answer.map_err(|status| {
-        silent(&region.node, &status).unwrap_or_else(|| match status.code() {
-            tonic::Code::Unimplemented => "its node is of an older version, which cannot be asked".to_owned(),
-            _ => status.message().to_owned(),
-        })
+    let answer = answer.map_err(|status| match status.code() {
+        tonic::Code::Unimplemented => "its node is of an older version, which cannot be asked".to_owned(),
+        _ => refusal(&region.node, &status),
     });
     let reply = answer?.into_inner();
     let (keys, records, found) = (reply.keys, reply.records, reply.found);

@@ -188,7 +188,9 @@ pub struct Config {
 
 impl Validate for Config {
     fn locate(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
+        if !self.data_dir.as_os_str().is_empty() {
+            self.data_dir = folder.join(&self.data_dir);
+        }
         self.placement_file = folder.join(&self.placement_file);
         self.gateway.secret_file = self.gateway.secret_file.located(folder);
     }
@@ -212,7 +214,10 @@ impl Validate for Config {
         if let Err(error) = self.gateway.secret_file.load() {
             problems.push("gateway.secret_file", error);
         }
-        problems.check(self.log.segment_kib >= 16, "log.segment_kib", "must be 16 or more");
+        problems.check(!self.data_dir.as_os_str().is_empty(), "data_dir", "names no folder");
+        let fits = (16..=4 << 20).contains(&self.log.segment_kib);
+        problems.check(fits, "log.segment_kib", "must be 16 to 4194304 (4 GiB)");
+        problems.check(self.scrub_per_s > 0, "scrub_per_s", "must be above 0");
         let rules = self.rules.rules();
         let fits = rules.attempt_margin_ms < rules.permit_window_ms;
         problems.check(fits, "rules.attempt_margin_ms", "must be shorter than rules.permit_window_ms");

@@ -8,6 +8,7 @@ mod opening;
 mod recovery;
 mod time;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,6 +72,8 @@ pub struct Node {
     trimmer: LogTrimmer,
     members: Members,
     me: Arc<Mutex<ActorId>>,
+    /// Actors that this very process was before.
+    was: Arc<Mutex<BTreeSet<ActorId>>>,
     view_id: u64,
     scrub: Scrub,
     recovery_wait: Duration,

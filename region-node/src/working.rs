@@ -386,7 +386,10 @@ impl Working {
     fn why_the_slot_may_lack(&self, slot: Slot) -> Option<Cow<'static, str>> {
         if let Some(home) = self.unheard().get(&slot) {
             return Some(
-                format!("a part of the disk is new or was lost, and {home} was not heard since").into(),
+                format!(
+                    "a part of the disk is new or was lost, and what {home} wrote is not confirmed since"
+                )
+                .into(),
             );
         }
         if self.has_holes() {

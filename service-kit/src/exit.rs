@@ -85,7 +85,8 @@ pub fn main_exit(service: &str, body: impl FnOnce() -> Result<(), Exit>) -> Exit
         Err(Exit::Usage(message)) => (2, message),
     };
     for line in message.lines() {
-        eprintln!("{service}: {line}");
+        // Nobody reads it: nobody is to be told.
+        let _ = writeln!(std::io::stderr(), "{service}: {line}");
     }
     ExitCode::from(code)
 }

@@ -137,7 +137,9 @@ pub struct Config {
 
 impl Validate for Config {
     fn locate(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
+        if !self.data_dir.as_os_str().is_empty() {
+            self.data_dir = folder.join(&self.data_dir);
+        }
         self.placement_file = folder.join(&self.placement_file);
     }
 
@@ -167,11 +169,23 @@ impl Validate for Config {
                 problems.check(transport::is_address(address), &format!("peers[{i}].{key}"), detail);
             }
         }
+        let addresses: Vec<(String, &str)> = (0..)
+            .zip(&self.peers)
+            .flat_map(|(i, peer): (usize, _)| {
+                [(format!("peers[{i}].data"), &*peer.data), (format!("peers[{i}].messages"), &*peer.messages)]
+            })
+            .collect();
+        for (i, (key, address)) in addresses.iter().enumerate() {
+            if let Some((other, _)) = addresses[..i].iter().find(|(_, other)| other == address) {
+                problems.push(key, format!("{address} is {other}'s already"));
+            }
+        }
         problems.check(
             transport::is_address(&self.node),
             "node",
             format!("'{}' is no http:// address", self.node),
         );
+        problems.check(!self.data_dir.as_os_str().is_empty(), "data_dir", "names no folder");
         let gate = self.gate.gate();
         problems.check(gate.fetch_after_ms > 0, "gate.fetch_after_ms", "must be above 0");
         problems.check(gate.attempts_max > 0, "gate.attempts_max", "must be above 0");

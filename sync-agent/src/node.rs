@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cell_core::canon::Message as _;
@@ -38,6 +38,8 @@ const TAILER: &str = "sync-agent";
 const TAIL_REST_MS: u32 = 1;
 /// Tail batches a subscriber's stream may be behind before it reads the log by itself.
 const NEWS_MAX: usize = 32;
+/// A node that is not there for so long is said to be, once.
+const SAY_AWAY_AFTER: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Signs of life are small changes; larger ones need not be looked into.
 const LIFE_BYTES_MAX: usize = 320;
@@ -228,6 +230,7 @@ impl NodeLink {
     /// Tails the node, and again after every break; until the shutdown begins.
     pub(crate) async fn follow(self, gate: GateHandle, shutdown: Shutdown) {
         let mut backoff = Backoff::default();
+        let (mut away_since, mut said) = (Instant::now(), String::new());
         loop {
             let ended = tokio::select! {
                 () = shutdown.begun() => return,
@@ -237,10 +240,18 @@ impl NodeLink {
             self.known.send_modify(|known| known.connected = false);
             self.board.node(false, self.known.borrow().position);
             if let Err(error) = ended {
+                let why = error.to_string();
                 if was_connected {
-                    tracing::warn!(%error, "lost the node");
-                } else {
-                    tracing::debug!(%error, "no node yet");
+                    tracing::warn!(why, "lost the node");
+                    (away_since, said) = (Instant::now(), why);
+                } else if said == why {
+                    tracing::debug!(why, "no node yet");
+                } else if matches!(error, TailError::Foreign(_) | TailError::Protocol(_)) {
+                    tracing::error!(why, "the address `node` leads to another one than this agent's");
+                    said = why;
+                } else if away_since.elapsed() > SAY_AWAY_AFTER {
+                    tracing::warn!(why, "this agent has no node");
+                    said = why;
                 }
             }
             tokio::select! {

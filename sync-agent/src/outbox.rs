@@ -18,14 +18,13 @@ use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tonic::transport::Channel as GrpcChannel;
 
 use crate::backoff::Backoff;
 use crate::board::{Board, Channel, Flow, MESSAGE_BEAT_MS, now_ms};
 use crate::gate::{Back, GateHandle, span};
 use crate::node::NodeLink;
 use crate::placement::Homes;
-use crate::transport::cause;
+use crate::transport::{PeerChannel, cause};
 
 /// Messages on their way to one peer, queued or not acknowledged yet.
 const LETTERS_MAX: usize = 1_024;
@@ -169,7 +168,7 @@ impl Queue {
     pub(crate) async fn send(
         mut self,
         own: RegionId,
-        channel: GrpcChannel,
+        channel: PeerChannel,
         board: Board,
         shutdown: Shutdown,
     ) {
@@ -202,7 +201,7 @@ impl Queue {
     async fn send_once(
         &mut self,
         own: RegionId,
-        channel: &GrpcChannel,
+        channel: &PeerChannel,
         board: &Board,
         open: &mut Open,
         backoff: &mut Backoff,

@@ -18,6 +18,8 @@ use crate::node::NodeLink;
 
 /// With some peers confirming and the others not reached yet, these are waited for this long.
 const GRACE: Duration = Duration::from_secs(1);
+/// An agent that answers and says nothing of its node is waited for this long.
+const SAYS_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A node that lacks something waits for a peer that does not. Where every peer is there and does, too, it waits so long for
 /// comparisons to make one of them whole: there is nobody else to ask.
@@ -29,7 +31,9 @@ const MOVED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Away,
-    /// It holds more of the node's predecessors than the node does, or has not said.
+    /// Its agent answers, and has not said what its node holds: perhaps that is down.
+    Unheard,
+    /// It holds more of the node's predecessors than the node does.
     Ahead,
     /// It holds nothing more, as of this life of the node; `whole`: and lacks nothing of that.
     Confirmed {
@@ -136,7 +140,12 @@ fn confirmed(
         |standing: &Standing| matches!(standing, Standing::Confirmed { life: of, .. } if *of == life);
     let by: Vec<String> =
         peers.iter().filter(|(_, it)| of_life(it)).map(|(region, _)| region.to_string()).collect();
-    let away = peers.values().filter(|standing| **standing == Standing::Away).count();
+    let is_away = |standing: &Standing| match standing {
+        Standing::Away => true,
+        Standing::Unheard => waited >= SAYS_WITHIN,
+        Standing::Ahead | Standing::Confirmed { .. } => false,
+    };
+    let away = peers.values().filter(|standing| is_away(standing)).count();
     let all = by.len() == peers.len();
     let enough = !by.is_empty() && by.len() + away == peers.len() && waited >= GRACE;
     let founded = !lacking || is_any_whole(peers, life) || all && waited >= WHOLE_WITHIN;
@@ -166,6 +175,9 @@ mod tests {
             assert_eq!(confirmed(with(yes, Standing::Away), 3, later), one);
             assert_eq!(confirmed(with(yes, Standing::Ahead), 3, later), None, "there is more to be had");
             assert_eq!(confirmed(with(Standing::Away, Standing::Away), 3, later), None);
+            assert_eq!(confirmed(with(yes, Standing::Unheard), 3, later), None, "it may say so any moment");
+            assert_eq!(confirmed(with(yes, Standing::Unheard), 3, SAYS_WITHIN), one, "its node is down");
+            assert_eq!(confirmed(with(Standing::Unheard, Standing::Away), 3, SAYS_WITHIN), None);
         }
         assert_eq!(confirmed(&with(doubtful, Standing::Away), 3, false, later), one);
         assert_eq!(

@@ -18,7 +18,7 @@ use service_kit::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes as Services;
-use tonic::transport::Channel as GrpcChannel;
+use tonic::service::interceptor::InterceptedService;
 
 use crate::admin::Operators;
 use crate::board::{Board, now_ms};
@@ -34,7 +34,7 @@ use crate::placement::{self, Homes};
 use crate::recovery::Recovery;
 use crate::replication::Publisher;
 use crate::subscriber::{Channels, Peers, Subscriber};
-use crate::transport::{self, MESSAGE_BYTES_MAX};
+use crate::transport::{self, MESSAGE_BYTES_MAX, PeerChannel};
 use crate::upkeep::{self, Reports};
 
 /// A batch of messages from another region; one has some hundred bytes. Less than fits into a frame of the gate's log.
@@ -60,7 +60,7 @@ pub struct SyncAgent {
     peers: Peers,
     homes: Homes,
     post: Post,
-    queues: Vec<(Queue, GrpcChannel)>,
+    queues: Vec<(Queue, PeerChannel)>,
     handle: GateHandle,
     inbox: GateInbox,
     runner: GateRunner,
@@ -113,10 +113,12 @@ pub async fn build(
     let mut message_channels = BTreeMap::new();
     for peer in &config.peers {
         let region: RegionId = peer.region.parse().map_err(|error| at("peers", &error))?;
-        let data = || transport::channel(&peer.data).map_err(|error| at("peers", &error));
+        let data = || transport::channel_to(region, &peer.data).map_err(|error| at("peers", &error));
         channels.insert(region, Channels { stream: data()?, awaited: data()? });
-        message_channels
-            .insert(region, transport::channel(&peer.messages).map_err(|error| at("peers", &error))?);
+        message_channels.insert(
+            region,
+            transport::channel_to(region, &peer.messages).map_err(|error| at("peers", &error))?,
+        );
     }
     let board = Board::new(own, channels.keys().copied());
     let peers = Peers::new(channels);
@@ -267,12 +269,16 @@ impl SyncAgent {
                 (
                     "data port",
                     self.data,
-                    with_health::<ReplicationServer<Publisher>>().await?.add_service(publisher),
+                    with_health::<ReplicationServer<Publisher>>()
+                        .await?
+                        .add_service(InterceptedService::new(publisher, transport::only_for(self.own))),
                 ),
                 (
                     "message port",
                     self.messages,
-                    with_health::<MessagesServer<Inbox>>().await?.add_service(inbox),
+                    with_health::<MessagesServer<Inbox>>()
+                        .await?
+                        .add_service(InterceptedService::new(inbox, transport::only_for(self.own))),
                 ),
                 (
                     "operators' port",

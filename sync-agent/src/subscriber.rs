@@ -4,6 +4,7 @@
 //! here: a stream that broke begins again from the node's frontier, and what comes twice changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use cell_proto::{PROTOCOLS, v1};
 use service_kit::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel as GrpcChannel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
@@ -24,7 +24,7 @@ use crate::node::{NodeLink, read_frontier, write_front, write_said};
 use crate::pack::unpack;
 use crate::positions::Frontier;
 use crate::recovery::{Recovery, Standing};
-use crate::transport::{MESSAGE_BYTES_MAX, cause};
+use crate::transport::{MESSAGE_BYTES_MAX, PeerChannel, cause};
 
 /// Batches given to the node and not answered.
 const APPLYING_MAX: usize = 4;
@@ -44,8 +44,8 @@ pub(crate) struct Peers {
 /// megabytes of a backlog may be ahead of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Channels {
-    pub(crate) stream: GrpcChannel,
-    pub(crate) awaited: GrpcChannel,
+    pub(crate) stream: PeerChannel,
+    pub(crate) awaited: PeerChannel,
 }
 
 impl Peers {
@@ -61,7 +61,7 @@ impl Peers {
         self.channels.get(&region).ok_or_else(|| Status::not_found(format!("'{region}' is no peer")))
     }
 
-    fn client(&self, region: RegionId) -> Result<ReplicationClient<GrpcChannel>, Status> {
+    fn client(&self, region: RegionId) -> Result<ReplicationClient<PeerChannel>, Status> {
         Ok(client(self.channels(region)?.stream.clone()))
     }
 
@@ -107,12 +107,12 @@ impl Peers {
     }
 }
 
-fn client(channel: GrpcChannel) -> ReplicationClient<GrpcChannel> {
+fn client(channel: PeerChannel) -> ReplicationClient<PeerChannel> {
     ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 async fn fetch(
-    mut client: ReplicationClient<GrpcChannel>,
+    mut client: ReplicationClient<PeerChannel>,
     request: v1::EntitiesRequest,
 ) -> Result<v1::EntitiesReply, Status> {
     let asked = tokio::time::timeout(FETCH_WITHIN, client.fetch(request)).await;
@@ -196,15 +196,23 @@ impl Subscriber {
     /// Subscribes, and again after every break; until the shutdown begins.
     pub(crate) async fn follow(self, shutdown: Shutdown) {
         let mut backoff = Backoff::default();
-        let mut gaps = Gaps::new();
+        let (mut gaps, mut said) = (Gaps::new(), String::new());
         loop {
             let ended = tokio::select! {
                 () = shutdown.begun() => return,
                 ended = self.follow_once(&mut gaps, &mut backoff) => ended,
             };
             if let Err(broken) = ended {
-                tracing::debug!(peer = %self.peer, %broken, "subscription ended");
-                self.board.flow(self.peer, Channel::Changes, Flow::Unreachable, &broken.to_string());
+                let why = broken.to_string();
+                match broken {
+                    // It answers, and will not: something is to be put right.
+                    Broken::Peer(status) if status.source().is_none() && said != why => {
+                        tracing::warn!(peer = %self.peer, why, "the peer does not stream to here");
+                        said.clone_from(&why);
+                    }
+                    _ => tracing::debug!(peer = %self.peer, why, "subscription ended"),
+                }
+                self.board.flow(self.peer, Channel::Changes, Flow::Unreachable, &why);
                 self.recovery.stands(self.peer, Standing::Away);
                 self.exchange.away(self.peer);
             }
@@ -253,7 +261,7 @@ impl Subscriber {
             owed: Owed::default(),
             moved_ms: now_ms(),
         };
-        self.recovery.stands(self.peer, Standing::Ahead);
+        self.recovery.stands(self.peer, Standing::Unheard);
         loop {
             tokio::select! {
                 batch = next(&mut changes), if open < APPLYING_MAX => {
@@ -377,8 +385,11 @@ impl Subscriber {
         self.board.owes(self.peer, progress.owed.look(&of_both, now_ms()));
         let behind = |of: RegionId| ahead.iter().any(|actor| actor.region() == of);
         self.exchange.heard(self.peer, &ahead, &progress.only_as_state);
-        if !progress.theirs.is_empty() && !behind(self.own) {
-            let standing = Standing::Confirmed { life: progress.life, whole: !progress.lacking };
+        if !progress.theirs.is_empty() {
+            let standing = match behind(self.own) {
+                true => Standing::Ahead,
+                false => Standing::Confirmed { life: progress.life, whole: !progress.lacking },
+            };
             self.recovery.stands(self.peer, standing);
         }
         let flow = match behind(self.peer) {

@@ -32,6 +32,21 @@ async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
     regions.cluster.stop().await.unwrap();
 }
 
+/// A peer whose agent answers and whose node is down holds up nobody whom another peer confirms.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_does_not_wait_for_an_agent_without_a_node() {
+    let mut regions = Regions::start_with(&["recovery_wait_ms = 600000"], &[]).await;
+    let order = regions.place("k").await;
+    until("east has it", async || regions.sees("east", &order).await).await;
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    regions.wipe("north").await;
+    regions.cluster.ready(Role::Node, "north").await.unwrap();
+    until("it is back", async || regions.sees("north", &order).await).await;
+    let at = regions.cluster.node_http("north").unwrap();
+    until("it decides", async || regions.cancel(at, &order).await.status == 201).await;
+    regions.cluster.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &[]).await;
@@ -41,12 +56,14 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
     let of_south = format!("/v1/orders/{}", answer.body["id"].as_str().unwrap());
     until("north has south's", async || regions.shown("north", &of_south, &neighbour).await.is_some()).await;
     until("south has it", async || regions.sees("south", &order).await).await;
-    regions.restart(Role::Node, "south").await;
-    until("north has heard of the newer actor", async || {
-        let of_south = regions.frontier("north").await.into_iter().filter(|(region, ..)| region == "south");
-        of_south.count() == 2
-    })
-    .await;
+    for starts in [2, 3] {
+        regions.restart(Role::Node, "south").await;
+        until("north has heard of the newer actor", async || {
+            let of_north = regions.frontier("north").await.into_iter();
+            of_north.filter(|(region, ..)| region == "south").count() == starts
+        })
+        .await;
+    }
     for region in ["north", "east"] {
         regions.cluster.kill(Role::Agent, region).await.unwrap();
     }
@@ -108,6 +125,9 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
         lives.filter(|life| of_south(life) && life.last.is_none()).count() == 1
     })
     .await;
+    let said = std::fs::read_to_string(regions.cluster.data_folder().join("south/node.log")).unwrap();
+    assert!(said.contains("this one follows it and decides"), "{said}");
+    assert!(!said.contains("end one of the two"), "there was one alone: {said}");
     regions.cluster.stop().await.unwrap();
 }
 

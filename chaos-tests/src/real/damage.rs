@@ -75,7 +75,9 @@ pub(super) fn chosen<T: Copy>(given: &[T], all: &[T]) -> Vec<T> {
 /// A cell is silent or not healed, or none was run.
 pub async fn run(args: &DamageArgs) -> Result<()> {
     let (engines, targets) = (chosen(&args.engine, &EngineName::ALL), chosen(&args.target, &Target::ALL));
-    let kinds = chosen(&args.kind, Kind::ALL);
+    // In the order of the table: what was harmed before is named again at a later start, and a control begins with nothing.
+    let given = chosen(&args.kind, Kind::ALL);
+    let kinds: Vec<Kind> = Kind::ALL.iter().copied().filter(|kind| given.contains(kind)).collect();
     let cells = |target: Target| kinds.iter().filter(move |kind| kind.fits(target));
     let count = engines.len() * targets.iter().map(|target| cells(*target).count()).sum::<usize>();
     if count == 0 {

@@ -180,6 +180,9 @@ impl Node {
         shutdown: &Shutdown,
     ) -> Result<(Node, Running), OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
+        for name in [stopped::LOG, stopped::VIEW] {
+            cell_store::clear_for_folder(&dir.join(name)).map_err(|error| folder(&error))?;
+        }
         let medium = DiskMedium::open(dir.join(stopped::LOG)).map_err(|error| folder(&error))?;
         let medium: Arc<dyn Medium> = Arc::new(medium);
         let node = NodeId { region: identity.region, index: identity.index };
@@ -290,6 +293,7 @@ impl Node {
             trimmer,
             members,
             me: Arc::new(Mutex::new(me)),
+            was: Arc::default(),
             view_id,
             scrub,
             recovery_wait: identity.recovery_wait,

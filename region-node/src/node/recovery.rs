@@ -65,9 +65,11 @@ impl Node {
     pub(super) async fn look_for_twins(&self, said: &mut Option<Instant>) {
         let living_ms = now_ms().saturating_sub(TWIN_LIVES_MS);
         let since_ms = self.started_ms.saturating_add(TWIN_LIVES_MS);
+        let was = self.was.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let twins = self.read(move |cell| {
             let me = cell.me();
             let lives = cell.lives().iter().filter(|life| life.actor.node == me.node && life.actor != me);
+            let lives = lives.filter(|life| !was.contains(&life.actor));
             let living = lives.filter(|life| life.beat_ms > living_ms.max(since_ms));
             living.map(|life| life.actor).collect::<Vec<_>>()
         });
@@ -92,7 +94,11 @@ impl Node {
 
     /// Whether it was another one until now.
     fn is_now(&self, me: ActorId) -> bool {
-        std::mem::replace(&mut *self.me.lock().unwrap_or_else(PoisonError::into_inner), me) != me
+        let before = std::mem::replace(&mut *self.me.lock().unwrap_or_else(PoisonError::into_inner), me);
+        if before != me {
+            self.was.lock().unwrap_or_else(PoisonError::into_inner).insert(before);
+        }
+        before != me
     }
 
     /// Waits until it decides.

@@ -43,9 +43,10 @@ pub(super) async fn pass(node: &Node, named: &mut Named, per_s: u32, found: &mut
                 at = first;
                 0
             }
-            // The disk may give it back the next time.
+            // The disk may give it back the next time; a file that is gone it will not.
             Err(error) => {
                 tracing::error!(%error, at = at.0, "the log cannot be read through; tried again");
+                found.unreadable = Some(format!("the log cannot be read from record {at} on: {error}"));
                 break;
             }
         };

@@ -57,7 +57,9 @@ impl Shelf {
     /// # Errors
     /// [`ShelfError`]: somebody else's, held by another process, or of a newer version.
     pub(crate) fn open(dir: &Path, owner: &str) -> Result<Shelf, ShelfError> {
-        let medium = DiskMedium::open(dir.join("gate"))?;
+        let gate = dir.join("gate");
+        cell_store::clear_for_folder(&gate).map_err(ShelfError::Foreign)?;
+        let medium = DiskMedium::open(gate)?;
         match cell_store::claim(dir, owner) {
             Err(error @ FolderError::Foreign { .. }) => return Err(ShelfError::Foreign(error)),
             // What the gate keeps is worth more than the mark, which the next start makes.
