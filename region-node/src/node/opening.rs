@@ -65,6 +65,7 @@ impl Opened {
         engine: EngineName,
         medium: Arc<dyn Medium>,
         settings: LogSettings,
+        closed_at: Option<Position>,
         mut cell: Cell,
     ) -> Result<Opened, OpenError> {
         let folder = |error: &dyn std::fmt::Display| OpenError::Folder(error.to_string());
@@ -80,16 +81,17 @@ impl Opened {
         })?;
         let (working, traces) = (Working::open(store).map_err(of_view)?, Traces::default());
         view::check_owner(&working, cell.me().node).map_err(of_view)?;
-        // What is in the view was in the log: its positions are not given out again.
+        // What is in the view, or was when it was closed, was in the log: its positions are not given out again.
         let position = view::position(working.store()).map_err(of_view)?;
-        let least = position.unwrap_or(Position(0));
-        if let Some(closed_at) = stopped::closed_at(dir).filter(|closed_at| least < *closed_at) {
+        let is_at = position.unwrap_or(Position(0));
+        if let Some(closed_at) = closed_at.filter(|closed_at| is_at < *closed_at) {
             tracing::error!(
                 closed_at = closed_at.0,
-                is_at = least.0,
+                is_at = is_at.0,
                 "the view lost its end: it is of an earlier moment than when it was closed. The log has the rest"
             );
         }
+        let least = closed_at.map_or(is_at, |closed_at| closed_at.max(is_at));
         let segment_bytes_max = settings.segment_kib.saturating_mul(1 << 10);
         let config = LogConfig { least, segment_bytes_max, ..LogConfig::default() };
         let (log, recovery) = Log::open(medium, config).map_err(|error| folder(&error))?;
@@ -204,10 +206,11 @@ impl Node {
         if stopped::is_condemned(dir) {
             aside(&"found by the last start")?;
         }
-        let opened = match Opened::open(dir, engine, medium.clone(), identity.log, cell()) {
+        let closed_at = stopped::closed_at(dir);
+        let opened = match Opened::open(dir, engine, medium.clone(), identity.log, closed_at, cell()) {
             Err(OpenError::View(why)) => {
                 aside(&why)?;
-                Opened::open(dir, engine, medium, identity.log, cell())?
+                Opened::open(dir, engine, medium, identity.log, closed_at, cell())?
             }
             opened => opened?,
         };

@@ -647,3 +647,29 @@ async fn a_log_that_lost_its_end_denies_nothing_and_decides_nothing_before_a_pee
         node.stop().await;
     }
 }
+
+/// The view knew how far the log was; it left word when it was closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_its_end_together_with_the_view_denies_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (orders, gateway) = twenty(folder.path(), EngineName::Sled).await;
+    let data = folder.path().join("north");
+    let newest = walk(&data.join("log")).into_iter().filter(|path| path.extension().is_some());
+    let newest = std::fs::File::options().write(true).open(newest.max().unwrap()).unwrap();
+    newest.set_len(newest.metadata().unwrap().len() / 2).unwrap();
+    std::fs::remove_dir_all(data.join("view")).unwrap();
+    for _ in 0..2 {
+        let mut config = config(folder.path(), EngineName::Sled, gateway, "north");
+        config.recovery_wait_ms = 200;
+        let node = Service::of(config).await;
+        tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+        let (a, mut lost) = (user_of("north", 0), 0);
+        for order in &orders {
+            let (status, said) = node.call("GET", &format!("/v1/orders/{order}"), &a, "", Value::Null).await;
+            assert!(matches!(status, 200 | 503), "{status} {said}");
+            lost += usize::from(status == 503);
+        }
+        assert!((1..20).contains(&lost), "{lost} of 20 were behind the cut");
+        node.stop().await;
+    }
+}
