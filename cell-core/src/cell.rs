@@ -107,6 +107,11 @@ pub struct Front {
     pub hash: Hash,
 }
 
+impl Front {
+    /// Of an actor of which nothing is known.
+    pub const NONE: Front = Front { seq: 0, hash: Hash::ZERO };
+}
+
 /// What a node keeps of [`Cell`] beside its entities.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {

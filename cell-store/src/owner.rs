@@ -53,10 +53,12 @@ pub fn may_claim(dir: &Path, owner: &str) -> Result<(), FolderError> {
     }
 }
 
-/// Whether the mark names `owner`; `false` if nobody can read it.
+/// Whether the mark names `owner`; `false` if nobody can read it. One that ends with its line is whole; of one that does not
+/// the end may be lost.
 fn is_mark_of(dir: &Path, mark: &[u8], owner: &str) -> Result<bool, FolderError> {
     match std::str::from_utf8(mark).map(str::trim) {
         Ok(found) if found == owner => Ok(true),
+        Ok(found) if owner.starts_with(found) && !mark.ends_with(b"\n") => Ok(false),
         Ok(found) if is_name(found) => {
             let (dir, owner, asked) = (dir.to_path_buf(), found.to_owned(), owner.to_owned());
             Err(FolderError::Foreign { dir, owner, asked })
@@ -127,7 +129,7 @@ mod tests {
         claim(folder.path(), "north-0").unwrap();
         let refused = claim(folder.path(), "south-0").unwrap_err().to_string();
         assert!(refused.ends_with("is the folder of north-0, not of south-0"), "{refused}");
-        for damaged in [&b""[..], b"\0\0\0\0\0\0\0", b"north\xff0"] {
+        for damaged in [&b""[..], b"\0\0\0\0\0\0\0", b"north\xff0", b"south", b"south-"] {
             std::fs::write(folder.path().join(NAME), damaged).unwrap();
             claim(folder.path(), "south-0").unwrap();
             claim(folder.path(), "north-0").unwrap_err();

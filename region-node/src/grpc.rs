@@ -7,6 +7,7 @@ mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cell_core::canon::Message as _;
@@ -23,7 +24,7 @@ use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt};
 use prost::Message as _;
 use service_kit::Shutdown;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -48,6 +49,7 @@ pub(crate) struct Grpc {
     pub(crate) node: Node,
     pub(crate) shutdown: Shutdown,
     pub(crate) may_damage: bool,
+    pub(crate) tails: Arc<Semaphore>,
 }
 
 type Served<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -156,15 +158,21 @@ impl NodeService for Grpc {
             holes: known.holes.iter().map(|(dot, hole)| wire_hole(*dot, hole)).collect(),
             protocol,
             lacking: !self.node.working().may_be_built_on(),
+            headless: known.headless.into_iter().map(Into::into).collect(),
         }))
     }
 
     type TailStream = Served<v1::TailBatch>;
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let place = Arc::clone(&self.tails).try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("as many tails as there may be"))?;
         let (sender, receiver) = mpsc::channel(BATCHES_MAX);
         let (node, shutdown) = (self.node.clone(), self.shutdown.clone());
-        self.shutdown.spawn("tail", tail::serve(node, request.into_inner(), sender, shutdown));
+        self.shutdown.spawn("tail", async move {
+            tail::serve(node, request.into_inner(), sender, shutdown).await;
+            drop(place);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -35,6 +35,9 @@ const INTERNAL_DRAIN_WITHIN: Duration = Duration::from_secs(5);
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// Requests, or calls, at a time on one HTTP/2 connection.
 const STREAMS_OF_ONE_MAX: u32 = 256;
+/// Tails of the log at a time: some megabytes are on their way to each. The agent has one, and one for each peer that is
+/// behind.
+const TAILS_MAX: usize = 64;
 /// Largest message taken from the agent.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -217,6 +220,7 @@ impl RegionNode {
                 node: self.node.clone(),
                 shutdown: shutdown.clone(),
                 may_damage: self.may_damage,
+                tails: Arc::new(Semaphore::new(TAILS_MAX)),
             })
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
             let internal = tonic::service::Routes::new(serving).add_service(reflection).add_service(service);
@@ -228,7 +232,7 @@ impl RegionNode {
             };
             let internal = serve_http(
                 self.grpc,
-                Routes::new(internal.into_axum_router()),
+                Routes::grpc(internal.into_axum_router()),
                 PortLimits::internal(INTERNAL_DRAIN_WITHIN, windows),
                 shutdown.token().cancelled_owned(),
             );

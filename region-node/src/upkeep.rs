@@ -131,8 +131,11 @@ impl Node {
             for (actor, front) in actors {
                 let ended = actor.node == cell.me().node && actor < cell.me();
                 let fronts = cell.fronts();
-                if ended && fronts.get(&actor) == Some(&front) && !fronts.is_complete(&actor) {
-                    if let Some((_, known, beyond)) = cell.holes().find(|(holed, ..)| *holed == actor) {
+                let hole = cell.holes().find(|(holed, ..)| *holed == actor);
+                // Of one whose first change is missing nobody knows a front.
+                let front_is = fronts.get(&actor).copied().or(hole.map(|_| Front::NONE));
+                if ended && front_is == Some(front) && !fronts.is_complete(&actor) {
+                    if let Some((_, known, beyond)) = hole {
                         tracing::error!(
                             %actor,
                             behind = known,

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -37,6 +37,7 @@ pub(crate) struct Working {
     over: Arc<RwLock<Over>>,
     /// Actors of whose changes some are missing, by damage: what is not found then may be what was lost.
     holes: Arc<AtomicUsize>,
+    unkept: Arc<AtomicBool>,
     /// So it may be before the peers were heard; nothing is decided as long.
     recovering: Arc<watch::Sender<bool>>,
     doubt: Arc<Mutex<Doubt>>,
@@ -91,6 +92,7 @@ impl Working {
             store,
             over: Arc::default(),
             holes: Arc::default(),
+            unkept: Arc::default(),
             recovering: Arc::new(watch::Sender::new(false)),
             doubt: Arc::default(),
             withheld: Arc::default(),
@@ -244,6 +246,17 @@ impl Working {
     /// These slots lack something.
     pub(crate) fn doubt_slots(&self, slots: impl IntoIterator<Item = Slot>) {
         self.doubted_by(|doubt| doubt.lack(slots));
+    }
+
+    /// What was missing of an actor's changes does not come any more. The doubt has to be kept over a restart.
+    pub(crate) fn lacks_what_was_given_up(&self) {
+        self.doubt_slots(Slot::all());
+        self.unkept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is a doubt that is not kept yet; asked once.
+    pub(crate) fn take_unkept(&self) -> bool {
+        self.unkept.swap(false, Ordering::Relaxed)
     }
 
     /// A peer's state is being taken over, or still is.

@@ -66,6 +66,11 @@ impl From<Unavailable> for NodeError {
     }
 }
 
+/// Actors of whose changes some are missing, and how far there is something of them.
+fn holed(cell: &Cell) -> BTreeMap<ActorId, u64> {
+    cell.holes().map(|(actor, _, beyond)| (actor, beyond)).collect()
+}
+
 /// Wall milliseconds since the Unix epoch.
 #[must_use]
 pub fn now_ms() -> u64 {
@@ -107,10 +112,22 @@ impl Writer {
         let (work, waiting) = sync_channel(WAITING_MAX);
         let (behind, groups) = sync_channel(BEHIND_MAX);
         let (published, durable) = watch::channel(log.durable().0);
-        working.set_holes(cell.holes().count());
+        let holed = holed(&cell);
+        working.set_holes(holed.len());
         let closed = cell.fronts().closed_shared();
-        let run =
-            Loop { cell, log, working: working.clone(), traces, told, behind, published, number: 0, closed };
+        let working_too = working.clone();
+        let run = Loop {
+            cell,
+            log,
+            working: working_too,
+            traces,
+            told,
+            behind,
+            published,
+            number: 0,
+            closed,
+            holed,
+        };
         let writer = std::thread::Builder::new().name("writer".into()).spawn(move || run.run(&waiting))?;
         let hurry = Hurry::default();
         let hurried = hurry.clone();
@@ -142,6 +159,8 @@ struct Loop<T> {
     number: u64,
     /// What the view was given last.
     closed: Arc<BTreeMap<ActorId, u64>>,
+    /// Actors with holes, and how far there is something of them.
+    holed: BTreeMap<ActorId, u64>,
 }
 
 impl<T: Told> Loop<T> {
@@ -187,13 +206,27 @@ impl<T: Told> Loop<T> {
             // Whoever is answered finds it there.
             made.keys = self.working.put(self.number, made.entities.iter());
             self.withhold(&made)?;
-            self.working.set_holes(self.cell.holes().count());
+            self.look_at_holes();
             self.published.send_replace(end.0);
         }
         let outcome = durable.as_ref().map(|_| ()).map_err(Clone::clone);
         finishes.into_iter().for_each(|finish| finish(outcome.clone()));
         let end = durable?;
         self.hand_on(made, end)
+    }
+
+    /// A hole that ended without what was missing was given up: another region may have had some of it as state, and until a
+    /// comparison said what, nothing is denied.
+    fn look_at_holes(&mut self) {
+        let holed = holed(&self.cell);
+        let fronts = self.cell.fronts();
+        let given_up =
+            |(actor, beyond): (&ActorId, &u64)| !holed.contains_key(actor) && fronts.seq(actor) < *beyond;
+        if self.holed.iter().any(given_up) {
+            self.working.lacks_what_was_given_up();
+        }
+        self.working.set_holes(holed.len());
+        self.holed = holed;
     }
 
     /// What could not be applied is said, and what it would have changed is not shown from now on; or is again.

@@ -159,6 +159,20 @@ impl Routes {
             || (StatusCode::SERVICE_UNAVAILABLE, "as many connections as there may be\n").into_response();
         Routes { router, refuse }
     }
+
+    /// Of gRPC services: refused is `RESOURCE_EXHAUSTED`.
+    #[must_use]
+    pub fn grpc(router: axum::Router) -> Routes {
+        let refuse = || {
+            let status = [
+                ("content-type", "application/grpc"),
+                ("grpc-status", "8"),
+                ("grpc-message", "as many connections as there may be"),
+            ];
+            status.into_response()
+        };
+        Routes { router, refuse }
+    }
 }
 
 impl Answers for Routes {

@@ -221,6 +221,13 @@ impl NodeLink {
         Ok(opened.map_err(|_| Status::deadline_exceeded("the node does not answer"))??.into_inner())
     }
 
+    /// Actors of whose changes the node lacks the first, although it has later ones; none if it does not say.
+    pub(crate) async fn headless(&self) -> Vec<ActorId> {
+        let status = self.status().await;
+        let headless = status.map(|status| status.headless).unwrap_or_default();
+        headless.into_iter().filter_map(|actor| ActorId::try_from(actor).ok()).collect()
+    }
+
     fn positions(&self) -> MutexGuard<'_, Positions> {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -289,7 +289,7 @@ impl SyncAgent {
                 ),
             ];
             for (name, listener, services) in served {
-                let routes = Routes::new(services.into_axum_router());
+                let routes = Routes::grpc(services.into_axum_router());
                 let limits = PortLimits::internal(STREAMS_DRAIN_WITHIN, transport::http2_limits());
                 shutdown
                     .spawn(name, serve_http(listener, routes, limits, shutdown.token().cancelled_owned()));

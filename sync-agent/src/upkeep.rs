@@ -48,27 +48,38 @@ impl Reports {
         Report { of, reports: self.clone() }
     }
 
-    /// Ended actors of this node of which every member has exactly what this node has.
+    /// Ended actors of this node of which every member has exactly what this node has; `headless`: nothing, from the first
+    /// change on, although what comes behind it is here.
     /// What was heard of lately may be a machine that lives on beside its copy.
-    fn closable(&self, node: &NodeLink, members: &[RegionId], silent_ms: u64) -> Vec<(ActorId, Front)> {
+    fn closable(
+        &self,
+        node: &NodeLink,
+        members: &[RegionId],
+        silent_ms: u64,
+        headless: &[ActorId],
+    ) -> Vec<(ActorId, Front)> {
         let (known, reports) = (node.known(), self.known());
         let known = known.borrow();
         let Some(me) = known.actor.filter(|_| !known.recovering) else { return Vec::new() };
         let silent = |actor: &ActorId| node.beat_ms(actor).saturating_add(silent_ms) <= now_ms();
         let of_node = |actor: &ActorId| actor.node == me.node;
-        let live = known.fronts.live();
+        let fronts = known.fronts.live();
         // The node may be another one by now than the one that it was when it was connected.
-        let newest = live.keys().copied().filter(of_node).max().unwrap_or(me);
-        let ended = live.iter().filter(|(actor, _)| of_node(actor) && **actor < newest && silent(actor));
-        let everywhere = |actor: &ActorId, front: &Front| {
+        let newest = fronts.keys().copied().filter(of_node).max().unwrap_or(me);
+        let headless =
+            headless.iter().filter(|actor| !fronts.contains_key(actor)).map(|actor| (*actor, None));
+        let live = fronts.iter().map(|(actor, front)| (*actor, Some(*front)));
+        let ended =
+            live.chain(headless).filter(|(actor, _)| of_node(actor) && *actor < newest && silent(actor));
+        let everywhere = |actor: &ActorId, front: Option<&Front>| {
             members.iter().filter(|member| **member != me.region()).all(|member| {
                 let report = reports.get(member).filter(|report| report.open > 0);
-                report.is_some_and(|report| report.frontier.get(actor) == Some(front))
+                report.is_some_and(|report| report.frontier.get(actor) == front)
             })
         };
         ended
-            .filter(|(actor, front)| everywhere(actor, front))
-            .map(|(actor, front)| (*actor, *front))
+            .filter(|(actor, front)| everywhere(actor, front.as_ref()))
+            .map(|(actor, front)| (actor, front.unwrap_or(Front::NONE)))
             .collect()
     }
 
@@ -129,7 +140,8 @@ pub(crate) async fn keep(
         if !node.is_connected() {
             continue;
         }
-        let closable = reports.closable(&node, &members, limits.close_after_ms);
+        let headless = if node.known().borrow().lacking { node.headless().await } else { Vec::new() };
+        let closable = reports.closable(&node, &members, limits.close_after_ms, &headless);
         if !closable.is_empty() {
             // Asked for until they come back closed through the log: a node that is just starting closes none.
             let actors = closable.into_iter().map(|(actor, front)| write_front(actor, front)).collect();

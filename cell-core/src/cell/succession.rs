@@ -121,7 +121,9 @@ impl Cell {
     fn others(&self) -> BTreeMap<ActorId, u64> {
         let of_slots = self.placement.learned().map(|(_, epoch)| epoch.actor);
         let lives = self.lives.iter().map(|life| life.actor);
-        let known = self.fronts.actors().copied().chain(lives).chain(of_slots);
+        // Of one whose first change was lost with the log nothing else is known.
+        let holed = self.holes().map(|(actor, ..)| actor);
+        let known = self.fronts.actors().copied().chain(lives).chain(of_slots).chain(holed);
         let others = known.filter(|actor| actor.node == self.me.node && *actor != self.me);
         let others = others.map(|actor| (actor, self.fronts.seq(&actor)));
         others.filter(|(actor, seq)| *actor > self.me || !self.is_said_to_end(actor, *seq)).collect()

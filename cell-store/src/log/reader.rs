@@ -71,6 +71,13 @@ impl LogReader {
         Position(self.shared.first())
     }
 
+    /// Behind the last position of the segment that `at` is in.
+    pub fn segment_end(&self, at: Position) -> Position {
+        let contents = self.shared.contents();
+        let index = contents.segments.partition_point(|segment| segment.end <= at.0);
+        Position(contents.segments.get(index).map_or(self.shared.durable(), |segment| segment.end))
+    }
+
     /// The oldest position of as many of the newest segments as fit into `bytes_max`; at least the one being written.
     pub fn first_within(&self, bytes_max: u64) -> Position {
         let contents = self.shared.contents();

@@ -7,7 +7,9 @@ use cell_proto::v1::node_client::NodeClient;
 use chaos_tests::harness::{LinkState, Role};
 use serde_json::json;
 
-use super::stage::{Regions, damage_log, damage_log_at, node_folder, node_status, until};
+use super::stage::{
+    Regions, damage_log, damage_log_at, node_folder, node_status, until, until_within, zero_log,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_restarted() {
@@ -294,5 +296,64 @@ async fn what_no_region_has_any_more_is_given_up_and_what_stands_behind_it_is_no
     .await;
     let said = std::fs::read_to_string(regions.cluster.data_folder().join("north/node.log")).unwrap();
     assert!(said.contains("are in no other region: they are lost"), "{said}");
+    regions.cluster.stop().await.unwrap();
+}
+
+/// Every region lost its view and the beginning of its log, each another stretch of it: nobody knows an actor's first change.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_all_regions_lost_differently_is_denied_only_once_nobody_can_have_it() {
+    let limits = ["close_after_ms = 1500", "upkeep_every_ms = 100", "compare_every_ms = 200"];
+    let mut regions = Regions::start_with(&[], &limits).await;
+    let orders = regions.place_many(60).await;
+    for region in ["east", "south"] {
+        until("it has them", async || regions.sees(region, &orders[59]).await).await;
+    }
+    for region in ["north", "east", "south"] {
+        regions.cluster.kill(Role::Node, region).await.unwrap();
+    }
+    for (region, from, to) in [("north", 0.01, 0.35), ("east", 0.01, 0.5), ("south", 0.01, 0.7)] {
+        let folder = node_folder(&regions, region);
+        std::fs::remove_dir_all(folder.join("view")).unwrap();
+        zero_log(&folder, from, to);
+    }
+    for region in ["north", "east", "south"] {
+        regions.cluster.restart(Role::Node, region).await.unwrap();
+    }
+    let status_of = async |region: &str, path: &str| {
+        let at = regions.cluster.node_http(region).unwrap();
+        regions.api.get(at, path, &regions.buyer).await.map_or(0, |answer| answer.status)
+    };
+    let mut whole = Vec::new();
+    // Half a minute is what nodes that all lack something wait for one that does not.
+    until_within(std::time::Duration::from_secs(90), "lists are whole again", async || {
+        for region in ["north", "east", "south"] {
+            if !whole.contains(&region) && status_of(region, "/v1/orders").await == 200 {
+                whole.push(region);
+            }
+            if whole.contains(&region) {
+                // Who says that lists are whole denies nothing that north has, which lost least.
+                for order in orders.iter().rev().take(30) {
+                    let status = status_of(region, &format!("/v1/orders/{order}")).await;
+                    assert_eq!(status, 200, "{region} denies what others have");
+                }
+            }
+        }
+        whole.len() == 3
+    })
+    .await;
+    for peer in ["north", "south"] {
+        until("nothing differs", async || {
+            let peer = regions.peer("east", peer).await;
+            peer.diverged_ms.is_none() && peer.agreed_ms.is_some()
+        })
+        .await;
+    }
+    let lists = async |region: &str| {
+        let seen = regions.shown(region, "/v1/orders?limit=100", &regions.buyer).await.unwrap();
+        seen["items"].as_array().unwrap().len()
+    };
+    let left = lists("north").await;
+    assert!((30..60).contains(&left), "{left}");
+    assert_eq!((lists("east").await, lists("south").await), (left, left));
     regions.cluster.stop().await.unwrap();
 }

@@ -183,9 +183,14 @@ impl Regions {
 }
 
 /// Asks again until it is so.
-pub(super) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let so = harness::until(WITHIN, LOOK_AGAIN, async || is().await.then_some(()).ok_or(()));
-    so.await.unwrap_or_else(|()| panic!("{what}: not within {WITHIN:?}"));
+pub(super) async fn until(what: &str, is: impl AsyncFnMut() -> bool) {
+    until_within(WITHIN, what, is).await;
+}
+
+/// The same for what takes its time.
+pub(super) async fn until_within(within: Duration, what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let so = harness::until(within, LOOK_AGAIN, async || is().await.then_some(()).ok_or(()));
+    so.await.unwrap_or_else(|()| panic!("{what}: not within {within:?}"));
 }
 
 /// The node's log and view on disk.
@@ -200,17 +205,28 @@ pub(super) fn damage_log(node: &std::path::Path) {
 
 /// Flips one bit so far into the records of the log's first segment; the node may go on writing.
 pub(super) fn damage_log_at(node: &std::path::Path, part: f64) {
+    let (segment, bytes, written) = first_segment(node);
+    let place = (written as f64 * part) as usize;
+    segment.write_all_at(&[bytes[place] ^ 0x10], place as u64).unwrap();
+}
+
+/// Overwrites a part of the records of the log's first segment.
+pub(super) fn zero_log(node: &std::path::Path, from: f64, to: f64) {
+    let (segment, _, written) = first_segment(node);
+    let [from, to] = [from, to].map(|part| (written as f64 * part) as usize);
+    segment.write_all_at(&vec![0; to - from], from as u64).unwrap();
+}
+
+/// With what is in it, and how much of that are records: behind them is room for more.
+fn first_segment(node: &std::path::Path) -> (std::fs::File, Vec<u8>, usize) {
     let mut segments: Vec<_> =
         std::fs::read_dir(node.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.metadata().unwrap().len() > 4_096);
     segments.sort();
     let segment = segments.first().expect("a segment with records");
     let bytes = std::fs::read(segment).unwrap();
-    // Behind them is room for more.
     let written = bytes.len() - bytes.iter().rev().take_while(|byte| [0, 0x5a].contains(*byte)).count();
-    let place = (written as f64 * part) as usize;
-    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
-    file.write_all_at(&[bytes[place] ^ 0x10], place as u64).unwrap();
+    (std::fs::OpenOptions::new().write(true).open(segment).unwrap(), bytes, written)
 }
 
 /// What a region's node says of itself.

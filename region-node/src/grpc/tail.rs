@@ -1,6 +1,7 @@
 //! What is durable in the log, as it becomes so.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -54,6 +55,11 @@ pub(super) async fn serve(
                 at = first;
                 continue;
             }
+            // Its file is gone, and with it what was in it.
+            Ok(Err(LogError::Io { source, .. })) if source.kind() == ErrorKind::NotFound => {
+                at = node.log().segment_end(at);
+                continue;
+            }
             Ok(Err(error)) => {
                 let _ = batches.send(Err(Status::unavailable(error.to_string()))).await;
                 return;
@@ -76,8 +82,10 @@ pub(super) async fn serve(
         let durable_position = node.durable_position();
         let lacking = !node.working().may_be_built_on();
         let batch = v1::TailBatch { items, next_position: at.0, durable_position, lacking };
-        if batches.send(Ok(batch)).await.is_err() {
-            return;
+        tokio::select! {
+            // A client that reads nothing holds up no end.
+            () = shutdown.begun() => return,
+            sent = batches.send(Ok(batch)) => if sent.is_err() { return },
         }
         let rests = pace.is_fast(Instant::now());
         if rests && at.0 >= durable_position && rest_ms > 0 {

@@ -50,6 +50,8 @@ pub(crate) struct Known {
     pub(crate) fronts: Fronts,
     /// Changes that it went over.
     pub(crate) holes: Vec<(Dot, Hole)>,
+    /// Actors of whose changes the first is missing here, although later ones are not.
+    pub(crate) headless: Vec<ActorId>,
     pub(crate) lives: Vec<ActorLife>,
     /// Up to when everything of each region is here, wall milliseconds at its origin.
     pub(crate) heard: Vec<(RegionId, u64)>,
@@ -64,6 +66,7 @@ impl Node {
             let heard = |region: &RegionId| Some((*region, cell.lives().heard_of(*region, is)?));
             let known = Known {
                 fronts: cell.fronts().clone(),
+                headless: cell.holes().filter(|(_, known, _)| *known == 0).map(|(actor, ..)| actor).collect(),
                 holes: cell.quarantined().map(|(dot, hole)| (*dot, hole.clone())).collect(),
                 lives: cell.lives().iter().copied().collect(),
                 heard: members.iter().filter_map(heard).collect(),

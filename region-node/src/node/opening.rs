@@ -219,7 +219,9 @@ impl Node {
         let (reader, trimmer) = (log.reader(), log.trimmer());
         let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
-        let old = restored.fronts().actors().filter(|actor| actor.node == node).max().copied();
+        let holed = restored.holes().map(|(actor, ..)| actor);
+        let known = restored.fronts().actors().copied().chain(holed);
+        let old = known.filter(|actor| actor.node == node).max();
         let me = ActorId { node, start: old.map_or(0, |old| old.start) + 1, nonce: random64() };
         let mut cell = restored.succeeded_by(me);
         let recovering = !identity.recovery_wait.is_zero() && members.len() > 1;
@@ -360,7 +362,8 @@ mod tests {
             let cell = Cell::new(nobody, Placement::initial(vec![north], |_| north), Rules::default());
             let medium = Arc::new(medium.clone());
             let opened =
-                Opened::open(folder.path(), EngineName::Sled, medium, LogSettings::default(), cell).unwrap();
+                Opened::open(folder.path(), EngineName::Sled, medium, LogSettings::default(), None, cell)
+                    .unwrap();
             assert_eq!(opened.gap, is_new, "what was in front of it is lacking, until it is here");
             assert!(view::gap(opened.working.store(), first).unwrap().1, "it was this node that deleted it");
             let (mut own, mut batch) = (opened.working.own(), cell_store::Batch::new());

@@ -19,7 +19,7 @@ pub(super) struct Named(BTreeSet<(u64, u64)>);
 pub(super) async fn pass(node: &Node, named: &mut Named, per_s: u32, found: &mut Found) {
     let log = node.log().clone();
     let (mut at, end) = (log.first(), log.durable());
-    let (mut lost, mut records) = (BTreeSet::new(), 0);
+    let (mut lost, mut unreadable, mut records) = (BTreeSet::new(), Vec::new(), 0);
     while at < end {
         let log = node.log().clone();
         let Ok(read) = tokio::task::spawn_blocking(move || log.read_stored(at, CHUNK_BYTES)).await else {
@@ -45,9 +45,12 @@ pub(super) async fn pass(node: &Node, named: &mut Named, per_s: u32, found: &mut
             }
             // The disk may give it back the next time; a file that is gone it will not.
             Err(error) => {
-                tracing::error!(%error, at = at.0, "the log cannot be read through; tried again");
-                found.unreadable = Some(format!("the log cannot be read from record {at} on: {error}"));
-                break;
+                let end = node.log().segment_end(at).min(end);
+                tracing::error!(%error, at = at.0, end = end.0, "a part of the log cannot be read");
+                unreadable.push(format!("records {at}..{end} of the log cannot be read: {error}"));
+                lost.insert((at.0, end.0));
+                at = end;
+                0
             }
         };
         records += count as u64;
@@ -65,5 +68,6 @@ pub(super) async fn pass(node: &Node, named: &mut Named, per_s: u32, found: &mut
     metrics::gauge!("cell_log_damaged_records").set(damaged as f64);
     found.records = records;
     found.lost = lost.iter().map(|(start, end)| format!("{start}..{end}")).collect();
+    found.unreadable = unreadable;
     named.0 = lost;
 }

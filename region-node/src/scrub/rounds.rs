@@ -21,8 +21,8 @@ pub(crate) struct Found {
     pub(super) healed: Healed,
     /// Records of the log that cannot be read any more, each stretch as `9..12`.
     pub(super) lost: Vec<String>,
-    /// Why the log could not be read to its end.
-    pub(super) unreadable: Option<String>,
+    /// Which of them the disk did not give back, and why.
+    pub(super) unreadable: Vec<String>,
 }
 
 impl Found {
@@ -40,7 +40,7 @@ impl Found {
         let of_log = self.lost.iter().map(|lost| {
             format!("records {lost} of the log cannot be read any more; the view has them, and a peer that lacks them takes over state")
         });
-        of_entities.chain(of_keys).chain(of_log).chain(self.unreadable.clone()).collect()
+        of_entities.chain(of_keys).chain(of_log).chain(self.unreadable.iter().cloned()).collect()
     }
 }
 
