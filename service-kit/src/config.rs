@@ -59,12 +59,17 @@ impl Problems {
         }
     }
 
-    /// Records each of these addresses that another one before it takes already; port 0 is a free one every time.
+    /// Records each of these addresses that another one before it takes already; port 0 is a free one every time, and
+    /// the address of all interfaces takes the port of each.
     pub fn check_distinct<const N: usize>(&mut self, addresses: [(&str, SocketAddr); N]) {
         for (i, (key, address)) in addresses.iter().enumerate() {
-            let before = addresses[..i].iter().find(|(_, other)| other == address && address.port() != 0);
-            if let Some((other, _)) = before {
-                self.push(key, format!("{address} is {}'s already", join_key(&self.prefix, other)));
+            let overlap = |other: &SocketAddr| {
+                let all = address.ip().is_unspecified() || other.ip().is_unspecified();
+                address.port() != 0 && address.port() == other.port() && (all || address.ip() == other.ip())
+            };
+            if let Some((other, taken)) = addresses[..i].iter().find(|(_, other)| overlap(other)) {
+                let other = join_key(&self.prefix, other);
+                self.push(key, format!("{address} is {other}'s already, which listens on {taken}"));
             }
         }
     }

@@ -1,19 +1,19 @@
 //! An HTTP port that nobody can exhaust: so many connections, and none that says nothing for long. What is left of the
 //! process's file handles belongs to its files.
 
+mod traffic;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::response::IntoResponse;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,14 +25,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tower::ServiceExt;
 
+use self::traffic::{Connections, Traffic, Watched};
+
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const H2_HEAD_BYTES_MAX: u32 = 32 * 1024;
-/// How often a connection is looked at within the time it may be silent.
-const LOOKS: u32 = 4;
 /// Connections above the limit that are told so at a time; the rest is closed without a word.
 const REFUSALS_MAX: usize = 32;
 /// They have so long to say something.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+/// Where idle connections make way, a new one waits so long for the place of one.
+const PLACE_WITHIN: Duration = Duration::from_millis(200);
 /// Out of file handles, most likely: give some time to come back.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Handles that a process keeps for its files, for the few connections of its admin and internal ports, and for its own.
@@ -49,6 +51,8 @@ pub(crate) fn handles_for_connections() -> usize {
 pub struct PortLimits {
     /// Clients connected at a time; those above it are refused.
     pub connections_max: usize,
+    /// Above it the one that has been idle longest is closed for a new one, if there is one with nothing under way.
+    pub idle_makes_way: bool,
     /// For a request's head, and for the silence before the first one. Exceeded: the connection is closed.
     pub head_within: Duration,
     /// For the silence between two requests.
@@ -77,6 +81,7 @@ impl Default for PortLimits {
     fn default() -> PortLimits {
         PortLimits {
             connections_max: 1_024,
+            idle_makes_way: false,
             head_within: Duration::from_secs(60),
             idle_within: Duration::from_secs(60),
             drain_within: Duration::from_secs(10),
@@ -99,11 +104,12 @@ impl Default for Http2Limits {
 
 impl PortLimits {
     /// Of a gRPC port that the services of a cell, other cells and operators use: who has asked once may be silent for as
-    /// long as they answer pings. Its open streams are to end within `drain_within`, and are cut off then.
+    /// long as they answer pings, and nobody else needs the place. Its open streams are to end within `drain_within`, and are cut off then.
     #[must_use]
     pub fn internal(drain_within: Duration, http2: Http2Limits) -> PortLimits {
         PortLimits {
             connections_max: 256.min(handles_for_connections() / 8).max(32),
+            idle_makes_way: true,
             idle_within: Duration::MAX,
             drain_within,
             http2,
@@ -203,6 +209,7 @@ struct Port<A> {
     refused: Arc<Semaphore>,
     answers: Arc<A>,
     graceful: GracefulShutdown,
+    open: Connections,
     connections: JoinSet<()>,
 }
 
@@ -232,6 +239,7 @@ pub async fn serve_http<A: Answers>(
         refused: Arc::new(Semaphore::new(REFUSALS_MAX)),
         answers: Arc::new(answers),
         graceful: GracefulShutdown::new(),
+        open: Connections::default(),
         connections: JoinSet::new(),
     };
     let mut stop = pin!(stop);
@@ -260,13 +268,28 @@ impl<A: Answers> Port<A> {
         let served = place(&self.served);
         let is_refused = served.is_none();
         let Some(permit) = served.or_else(|| place(&self.refused)) else { return self.answers.dropped() };
-        let admission = Admission { answers: Arc::clone(&self.answers), is_refused, _permit: permit };
+        let mut admission = Admission { answers: Arc::clone(&self.answers), is_refused, _permit: permit };
+        let traffic = Traffic::new();
+        let free = (is_refused && self.limits.idle_makes_way).then(|| {
+            self.open.make_way();
+            Arc::clone(&self.served).acquire_owned()
+        });
+        if self.limits.idle_makes_way {
+            self.open.add(&traffic);
+        }
         let (builder, watcher) = (Arc::clone(&self.builder), self.graceful.watcher());
         let PortLimits { head_within, idle_within, .. } = self.limits;
-        // One that is refused is told so soon, or never.
-        let silence =
-            if is_refused { [head_within.min(REFUSED_WITHIN); 2] } else { [head_within, idle_within] };
-        self.connections.spawn(serve(builder, stream, peer, admission, silence, watcher));
+        self.connections.spawn(async move {
+            if let Some(free) = free
+                && let Ok(Ok(permit)) = tokio::time::timeout(PLACE_WITHIN, free).await
+            {
+                admission = Admission { is_refused: false, _permit: permit, ..admission };
+            }
+            // One that is refused is told so soon, or never.
+            let told_within = head_within.min(REFUSED_WITHIN);
+            let silence = if admission.is_refused { [told_within; 2] } else { [head_within, idle_within] };
+            serve(builder, stream, peer, admission, traffic, silence, watcher).await;
+        });
     }
 
     async fn drain(self) {
@@ -282,25 +305,25 @@ impl<A: Answers> Port<A> {
 }
 
 /// Serves a connection until either side closes it, or `watcher` says to finish what is under way, or it was silent for
-/// too long before its first request or between two.
+/// too long before its first request or between two, or another one needs its place.
 async fn serve<A: Answers>(
     builder: Arc<auto::Builder<TokioExecutor>>,
     stream: TcpStream,
     peer: SocketAddr,
     admission: Admission<A>,
+    traffic: Arc<Traffic>,
     silence: [Duration; 2],
     watcher: Watcher,
 ) {
     // Fails only on a connection that is gone already; its first read will tell.
     let _ = stream.set_nodelay(true);
-    let traffic = Arc::new(Traffic::default());
     let service = {
         let (traffic, admission) = (Arc::clone(&traffic), Arc::new(admission));
         service_fn(move |request| {
             let (admission, open) = (Arc::clone(&admission), traffic.begin());
             async move {
                 let response = admission.answer(request, peer).await;
-                Ok::<_, Infallible>(response.map(|body| Watched { body, _open: open }))
+                Ok::<_, Infallible>(response.map(|body| Watched { body, open }))
             }
         })
     };
@@ -315,6 +338,9 @@ async fn serve<A: Answers>(
         () = traffic.silent(silence) => {
             tracing::debug!(%peer, "connection closed: no request in time");
         }
+        () = traffic.makes_way() => {
+            tracing::debug!(%peer, "connection closed: it was idle, and another one needs its place");
+        }
     }
 }
 
@@ -328,72 +354,6 @@ impl<A: Answers> Admission<A> {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
-    }
-}
-
-/// What goes on on a connection: without it a client could hold one by sending nothing, half a head or preface, a byte now
-/// and then, or one request in its life.
-#[derive(Debug, Default)]
-struct Traffic {
-    open: AtomicUsize,
-    ended: AtomicU64,
-}
-
-impl Traffic {
-    fn begin(self: &Arc<Self>) -> Open {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Open(Arc::clone(self))
-    }
-
-    /// Completes once nothing was asked, nor answered, for as long as `first` before the first request ends, and as long
-    /// as `between` afterwards, or a look longer.
-    async fn silent(&self, [first, between]: [Duration; 2]) {
-        let (mut ended, mut quiet) = (0, 0);
-        while quiet < LOOKS {
-            let limit = if ended == 0 { first } else { between };
-            tokio::time::sleep(limit / LOOKS).await;
-            let now = self.ended.load(Ordering::Relaxed);
-            quiet = if self.open.load(Ordering::Relaxed) == 0 && now == ended { quiet + 1 } else { 0 };
-            ended = now;
-        }
-    }
-}
-
-/// A request under way, its answer's body included.
-#[derive(Debug)]
-struct Open(Arc<Traffic>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A body that ends what it answers.
-    struct Watched<B> {
-        #[pin]
-        body: B,
-        _open: Open,
-    }
-}
-
-impl<B: Body> Body for Watched<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().body.poll_frame(context)
-    }
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -22,6 +22,7 @@ struct Config {
 #[serde(deny_unknown_fields)]
 struct Http {
     listen: SocketAddr,
+    admin: Option<SocketAddr>,
     #[serde(default = "body_bytes_max")]
     body_bytes_max: u32,
 }
@@ -52,6 +53,9 @@ impl Validate for Config {
 
 impl Validate for Http {
     fn validate(&self, problems: &mut Problems) {
+        if let Some(admin) = self.admin {
+            problems.check_distinct([("listen", self.listen), ("admin", admin)]);
+        }
         problems.check(self.body_bytes_max >= 1024, "body_bytes_max", "must be at least 1024");
     }
 }
@@ -130,7 +134,7 @@ fn every_problem_is_reported_at_once_with_its_key_and_place() {
     expect("--set secret: must be section.key=value", "");
     expect("http.listen.port: http.listen is not a section", "(--set)");
     expect(
-        "http.listne: unknown key `listne`; known: `listen`, `body_bytes_max`",
+        "http.listne: unknown key `listne`; known are `listen`, `admin`, `body_bytes_max`",
         "(environment CELL_HTTP__LISTNE)",
     );
     expect("regoin: unknown key `regoin`; known are `region`, `http`, `peers`, `secret`", "(FILE:1)");
@@ -182,6 +186,18 @@ fn what_validate_refuses_names_key_and_place() {
             "http.body_bytes_max: must be at least 1024 (--set)",
         ]
     );
+}
+
+#[test]
+fn two_ports_that_one_process_cannot_both_have_are_named() {
+    let admin = |address: &str| problems(GOOD, &[("CELL_HTTP__ADMIN", address)], &[]);
+    for taken in ["127.0.0.1:80", "0.0.0.0:80", "[::]:80"] {
+        let said = format!(
+            "http.admin: {taken} is http.listen's already, which listens on 127.0.0.1:80 (environment \
+             CELL_HTTP__ADMIN)"
+        );
+        assert_eq!(admin(taken), [said]);
+    }
 }
 
 #[test]

@@ -21,7 +21,9 @@ async fn start(limits: PortLimits) -> (SocketAddr, Shutdown, JoinHandle<()>) {
         tokio::time::sleep(Duration::from_millis(300)).await;
         "at last"
     };
-    let routes = Routes::new(axum::Router::new().route("/", get(async || "hello")).route("/slow", get(slow)));
+    let never = async || std::future::pending::<&str>().await;
+    let router = axum::Router::new().route("/", get(async || "hello"));
+    let routes = Routes::new(router.route("/slow", get(slow)).route("/never", get(never)));
     let stop = shutdown.clone();
     let served = tokio::spawn(async move { serve_http(listener, routes, limits, stop.begun()).await });
     (address, shutdown, served)
@@ -89,6 +91,22 @@ async fn who_has_asked_once_may_be_silent_at_an_internal_port() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     asked.write_all(b"\0\0\x08\x06\0\0\0\0\0pingpong").await.unwrap();
     assert!(answer(&mut asked, "pingpong").await.ends_with("pingpong"), "it is open still");
+}
+
+#[tokio::test]
+async fn who_is_idle_at_an_internal_port_makes_way_and_who_waits_for_an_answer_does_not() {
+    let internal = PortLimits::internal(Duration::from_secs(1), Http2Limits::default());
+    let (address, ..) = start(PortLimits { connections_max: 2, ..internal }).await;
+    let mut idle = connect(address, HEAD).await;
+    assert!(answer(&mut idle, "hello").await.starts_with("HTTP/1.1 200"));
+    let mut busy = connect(address, b"GET /never HTTP/1.1\r\nHost: kit\r\n\r\n").await;
+    let refused = answer(&mut connect(address, HEAD).await, "").await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "who has just asked is not idle yet: {refused}");
+    // Idle for long enough to make way, then.
+    while !answer(&mut connect(address, HEAD).await, "hello").await.starts_with("HTTP/1.1 200") {}
+    assert_eq!(answer(&mut idle, "").await, "", "the idle one was closed");
+    let nothing = tokio::time::timeout(Duration::from_millis(50), answer(&mut busy, "")).await;
+    assert!(nothing.is_err(), "the busy one is open: {nothing:?}");
 }
 
 #[tokio::test]
