@@ -141,6 +141,7 @@ pub async fn build(
         session_wait: Duration::from_millis(config.session_wait_ms),
         limits: PortLimits {
             connections_max: config.connections_max,
+            idle_makes_way: false,
             head_within: HEAD_WITHIN,
             idle_within: HEAD_WITHIN,
             drain_within: DRAIN_WITHIN,

@@ -66,6 +66,9 @@ pub(crate) fn apply(
         put_due(working, sheet, &mut batch)?;
     }
     let mut own = working.own();
+    if working.take_unkept() {
+        put_doubted(working, &mut own, &mut batch);
+    }
     put_own(&**working.store(), &mut own, group, &mut batch)?;
     working.store().write(batch)?;
     drop(own);
@@ -117,15 +120,18 @@ pub(crate) fn put_trimmed(working: &Working, before: u64) -> Result<(), StoreErr
 
 /// Keeps which slots are in doubt, over a restart too.
 pub(crate) fn put_doubts(working: &Working) -> Result<(), StoreError> {
-    let mut own = working.own();
-    let slots: Vec<u8> = working.doubted().iter().flat_map(|slot| slot.number().to_be_bytes()).collect();
-    let mut batch = Batch::new();
-    if slots.is_empty() && own.get(keys::GAP).is_some() {
-        own.remove(&mut batch, Bytes::from_static(keys::GAP));
-    }
-    own.put(&mut batch, keys::DOUBTS, slots);
+    let (mut own, mut batch) = (working.own(), Batch::new());
+    put_doubted(working, &mut own, &mut batch);
     own.seal(&mut batch);
     working.store().write(batch)
+}
+
+fn put_doubted(working: &Working, own: &mut Own, batch: &mut Batch) {
+    let slots: Vec<u8> = working.doubted().iter().flat_map(|slot| slot.number().to_be_bytes()).collect();
+    if slots.is_empty() && own.get(keys::GAP).is_some() {
+        own.remove(batch, Bytes::from_static(keys::GAP));
+    }
+    own.put(batch, keys::DOUBTS, slots);
 }
 
 /// Every slot is in doubt, since a part of the log is missing: also at the next start nothing is decided before a peer was

@@ -248,13 +248,14 @@ impl Working {
         self.doubted_by(|doubt| doubt.lack(slots));
     }
 
-    /// What was missing of an actor's changes does not come any more. The doubt has to be kept over a restart.
+    /// What was missing of an actor's changes does not come any more. The doubt is kept with the next group in the view, at
+    /// the latest with the one that says so of the actor.
     pub(crate) fn lacks_what_was_given_up(&self) {
         self.doubt_slots(Slot::all());
         self.unkept.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is a doubt that is not kept yet; asked once.
+    /// Whether there is a doubt that the next group keeps; asked once.
     pub(crate) fn take_unkept(&self) -> bool {
         self.unkept.swap(false, Ordering::Relaxed)
     }

@@ -128,6 +128,7 @@ impl Router {
 
         let limits = PortLimits {
             connections_max: self.config.limits.connections_max,
+            idle_makes_way: false,
             head_within: Duration::from_millis(self.config.timeouts.head_ms),
             idle_within: Duration::from_millis(self.config.timeouts.head_ms),
             drain_within: Duration::from_millis(self.config.timeouts.drain_ms),

@@ -12,7 +12,6 @@ use service_kit::Shutdown;
 
 use super::Node;
 use crate::record::Record;
-use crate::scrub;
 use crate::writer::NodeError;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -29,11 +28,6 @@ impl Node {
             tokio::select! {
                 () = shutdown.begun() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            if self.working.take_unkept()
-                && let Err(error) = scrub::keep_doubts(&self).await
-            {
-                tracing::error!(%error, "the view does not take that something is in doubt");
             }
             // As long as nothing came that was missing, the log holds nothing that goes on.
             let Some(holes) = self.holes().await.filter(|holes| *holes != looked) else { continue };

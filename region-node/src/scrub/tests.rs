@@ -294,6 +294,24 @@ fn an_order_of_which_only_later_events_are_left_is_not_denied_while_its_record_m
 }
 
 #[test]
+fn that_a_hole_was_given_up_and_the_doubt_about_it_are_kept_together() {
+    let home = Home::new();
+    home.working.lacks_what_was_given_up();
+    let kept = |key: &'static [u8]| home.working.store().scan(&Scan::prefix(key, 1)).unwrap();
+    assert_eq!(kept(keys::DOUBTS), []);
+    let mut group = Group::at(Position(1));
+    group.closed.insert(home.cell.me(), 7);
+    view::apply(&home.working, &Traces::default(), &group).unwrap();
+    let doubts = kept(keys::DOUBTS);
+    assert_eq!((kept(keys::CLOSED).len(), doubts[0].1.len()), (1, 2 * Slot::all().count()));
+    // It ends with the comparison.
+    home.working.resolve(home.working.doubt_generation(), &BTreeSet::new());
+    view::put_doubts(&home.working).unwrap();
+    view::apply(&home.working, &Traces::default(), &Group::at(Position(2))).unwrap();
+    assert_eq!(kept(keys::DOUBTS)[0].1.len(), 0);
+}
+
+#[test]
 fn what_a_region_wrote_is_not_denied_by_a_new_disk_before_that_region_was_heard() {
     let home = Home::new();
     home.working.set_verified();
