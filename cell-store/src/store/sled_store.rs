@@ -6,6 +6,8 @@
 //! - A *page* above a quarter of its segment size goes to a file of its own that is never synced. A page splits by its
 //!   count of keys (16), not by its size, so with sled's default of 512 KiB small values are enough. Segments are 8 MiB
 //!   here: the largest page that our limits allow, some 1.3 MiB, stays in the file that is synced.
+//! - It frees what a batch replaced far more slowly than a large batch replaces it, so that memory grows without end however
+//!   small its cache is: [`free_replaced`].
 //! - Only its flusher thread cleans the file; without one the file grows for ever. So there is one.
 //! - On a damaged file it panics: that is caught and becomes [`StoreError::Damaged`].
 //! - Its threads may hold its lock a moment longer than the last handle lives, so the folder has a lock of ours too,
@@ -34,6 +36,7 @@ const ENGINE: &str = "sled";
 const SEGMENT_BYTES: usize = 8 << 20;
 /// How often the cleaner looks; what it syncs by the way is a bonus, the log is the truth.
 const CLEAN_EVERY_MS: u64 = 1_000;
+const KEYS_A_ROUND: usize = 64;
 /// How long a former owner in this process may take to let go of sled's own lock.
 const RELEASE_WAIT: Duration = Duration::from_secs(2);
 
@@ -114,7 +117,7 @@ impl Drop for SledStore {
 impl Store for SledStore {
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         batch.check()?;
-        let mut writes = sled::Batch::default();
+        let (mut writes, keys) = (sled::Batch::default(), batch.entries.len());
         for (key, value) in batch.entries {
             match value {
                 Some(value) => writes.insert(key.as_ref(), value.as_ref()),
@@ -122,7 +125,11 @@ impl Store for SledStore {
             }
         }
         let _alone = self.batches.write().unwrap_or_else(PoisonError::into_inner);
-        self.fence.change(|| self.db()?.apply_batch(writes).map_err(error))
+        self.fence.change(|| {
+            self.db()?.apply_batch(writes).map_err(error)?;
+            free_replaced(keys);
+            Ok(())
+        })
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -154,6 +161,16 @@ impl Store for SledStore {
             self.db()?.flush().map_err(error)?;
             self.file.sync_data().map_err(|error| StoreError::Io(error.to_string()))
         })
+    }
+}
+
+/// Frees what a batch of so many keys replaced: whole pages, for each key some three pieces.
+///
+/// crossbeam-epoch frees up to 512 pieces at every 128th operation of a thread, and to sled a batch is one operation. Each
+/// round here frees as many again, more than 64 keys leave behind, and moves the epoch on so that the next one can.
+fn free_replaced(keys: usize) {
+    for _ in 0..=keys / KEYS_A_ROUND {
+        sled::pin().flush();
     }
 }
 
