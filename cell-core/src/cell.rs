@@ -201,6 +201,12 @@ impl Cell {
             (known < *beyond && !self.fronts.is_complete(actor)).then_some((*actor, known, *beyond))
         })
     }
+    /// Whether a hole that was met in the log ended without what was missing: another region may have it as state.
+    pub fn gave_up(&self) -> bool {
+        self.beyond
+            .iter()
+            .any(|(actor, beyond)| self.fronts.seq(actor) < *beyond && self.fronts.is_complete(actor))
+    }
     fn is_in_hole(&self, dot: &Dot) -> bool {
         self.holes().any(|(actor, ..)| actor == dot.actor)
     }

@@ -159,6 +159,7 @@ impl NodeService for Grpc {
             protocol,
             lacking: !self.node.working().may_be_built_on(),
             headless: known.headless.into_iter().map(Into::into).collect(),
+            unheard: tail::unheard(&self.node),
         }))
     }
 
@@ -391,9 +392,9 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::RecoveredRequest>,
     ) -> Result<Response<v1::RecoveredReply>, Status> {
-        let confirmed_by = request.into_inner().confirmed_by;
-        tracing::info!(?confirmed_by, "peers hold nothing more of this node");
-        self.node.confirmed().await.map_err(status)?;
+        let v1::RecoveredRequest { confirmed_by, unfounded } = request.into_inner();
+        tracing::info!(?confirmed_by, unfounded, "peers hold nothing more of this node");
+        self.node.confirmed(unfounded).await.map_err(status)?;
         Ok(Response::new(v1::RecoveredReply {}))
     }
 

@@ -101,7 +101,8 @@ pub(crate) fn put_aside(dir: &Path) -> std::io::Result<PathBuf> {
 
 /// The view is as far as this, and closed.
 pub(crate) fn close(dir: &Path, at: Position) {
-    if let Err(error) = cell_store::write_whole(dir, CLOSED, &at.0.to_string()) {
+    // Twice: a mark that does not agree with itself says nothing.
+    if let Err(error) = cell_store::write_whole(dir, CLOSED, &format!("{0} {0}", at.0)) {
         tracing::warn!(%error, "the next start does not know how far the view was");
     }
 }
@@ -109,7 +110,9 @@ pub(crate) fn close(dir: &Path, at: Position) {
 /// How far the view was when it was closed, if it was; it is asked once.
 pub(crate) fn closed_at(dir: &Path) -> Option<Position> {
     let mark = dir.join(CLOSED);
-    let at = std::fs::read_to_string(&mark).ok()?.trim().parse().ok().map(Position);
+    let said = std::fs::read_to_string(&mark).ok()?;
+    let agrees = said.trim().split_once(' ').filter(|(once, again)| once == again);
+    let at = agrees.and_then(|(once, _)| once.parse().ok()).map(Position);
     match std::fs::remove_file(&mark) {
         Ok(()) => at,
         // It would be asked again when it is not true any more.
@@ -147,4 +150,22 @@ fn bytes_under(dir: &Path) -> u64 {
         Err(_) => 0,
     });
     bytes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_that_was_harmed_says_nothing_and_is_asked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        close(dir.path(), Position(1_821));
+        assert_eq!(closed_at(dir.path()), Some(Position(1_821)));
+        assert_eq!(closed_at(dir.path()), None);
+        for harmed in ["", "1821", "1821 1921", "18446744073709551615", "1821 1821 1821", "-5 -5"] {
+            std::fs::write(dir.path().join(CLOSED), harmed).unwrap();
+            assert_eq!(closed_at(dir.path()), None, "{harmed}");
+            assert!(!dir.path().join(CLOSED).exists());
+        }
+    }
 }

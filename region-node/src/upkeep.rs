@@ -83,7 +83,7 @@ impl Node {
     }
 
     /// Waits until the view has what is durable now.
-    async fn all_shown(&self) {
+    pub(crate) async fn all_shown(&self) {
         let durable = self.durable_position();
         // It holds the sender: there is an end.
         let _ = self.sessions().shown_watch().wait_for(|shown| *shown >= durable).await;

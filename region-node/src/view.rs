@@ -486,6 +486,7 @@ fn replay(
     let (mut at, mut replayed) = (from, 0);
     // Nothing is lacking between what the view has and where this is.
     let mut whole = whole;
+    let mut given_up = false;
     loop {
         let records = match log.read(at, REPLAY_BYTES) {
             Ok(records) => records,
@@ -547,6 +548,10 @@ fn replay(
         group.lives = cell.lives_mut().take_changed();
         group.beyond = cell.holes().map(|(actor, _, seq)| Dot { actor, seq }).collect();
         replayed += records.len() as u64;
+        if cell.gave_up() && !given_up {
+            given_up = true;
+            working.lacks_what_was_given_up();
+        }
         // Everything replayed is looked at once more when the node runs: it may be due.
         group.sheets = group.entities.keys().copied().map(Sheet::soon).collect();
         apply(working, traces, &group)?;

@@ -341,10 +341,15 @@ impl<T: Told> Loop<T> {
         let recovering = *self.working.recovering().borrow();
         let sheet = |entity: EntityId| {
             let home = self.cell.placement().home(entity.slot()).node == self.cell.me().node;
-            if recovering && home {
+            let outranked = self.cell.is_outranked(entity.slot());
+            if recovering && home || outranked {
                 // Nothing is owned before it decides; then this is looked at, if there is such a thing.
                 let there = entities.contains_key(&entity) || self.working.entity(entity)?.is_some();
-                return Ok(if there { Sheet::soon(entity) } else { Sheet { entity, duties: Vec::new() } });
+                return Ok(match there {
+                    false => Sheet { entity, duties: Vec::new() },
+                    true if outranked => Sheet::once_decided(entity),
+                    true => Sheet::soon(entity),
+                });
             }
             let duties = contained("duties", &entity, || self.cell.duties(&self.working, entity));
             let mut duties = duties.unwrap_or_else(|_| Ok(Vec::new()))?;
@@ -585,6 +590,53 @@ mod tests {
         assert!(!reply.repeated && working.entity(order).unwrap().is_some());
         writer.durable.clone().wait_for(|position| *position == 1).await.unwrap();
         writer.join();
+    }
+
+    /// An entity, and when it needs something done.
+    type Due = (EntityId, Option<u64>);
+
+    /// Keeps what was to be done.
+    #[derive(Clone, Default)]
+    struct Noted(Arc<Mutex<Vec<Due>>>);
+    impl Told for Noted {
+        fn sheets(&self, sheets: &[Sheet]) {
+            let due = sheets.iter().map(|sheet| (sheet.entity, crate::view::next_due(&sheet.duties)));
+            self.0.lock().unwrap().extend(due);
+        }
+        fn alarms(&self, _: &[Alarm]) {}
+        fn published(&self, _: &Cell, _: &Group) {}
+        fn failed(&self, _: &NodeError) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_comes_to_a_node_that_is_outranked_is_looked_at_once_it_decides_again() {
+        let working = Working::new(cell_store::open(Engine::Memory, std::path::Path::new("")).unwrap());
+        let north = RegionId::new("north").unwrap();
+        let actor = |start| ActorId { node: NodeId { region: north, index: 0 }, start, nonce: 1 };
+        let cell =
+            |start| Cell::new(actor(start), Placement::initial(vec![north], |_| north), Rules::default());
+        let user = UserId::new("a").unwrap();
+        let order = EntityId::from(record(&user).order_id());
+        let ask = Ask::Place { record: Box::new(record(&user)) };
+        let place = Command { user, key: "o".to_owned(), body: Vec::new(), trace: String::new(), ask };
+        let step = cell(1).command(&working, &place, 1_000).unwrap().0;
+        let placed = Entity::clone(&step.entities[&order]);
+        let mut outranked = cell(2);
+        let epoch = Epoch { term: 1, step: 0, actor: actor(3) };
+        outranked
+            .restore(cell_core::cell::Kept { epochs: vec![(order.slot(), epoch)], ..Default::default() });
+        assert!(outranked.is_outranked(order.slot()));
+        let (log, _) = Log::open(Arc::new(FaultMedium::new(1)), LogConfig::default()).unwrap();
+        let noted = Noted::default();
+        let writer =
+            Writer::start(outranked, log, working, Traces::default(), noted.clone(), |_| Ok(())).unwrap();
+        let merge = move |cell: &mut Cell, view: &dyn View, now_ms: u64, steps: &mut Vec<Step>| {
+            steps.push(cell.merge(view, vec![placed], now_ms)?);
+            Ok(())
+        };
+        writer.submit.run(merge).await.unwrap();
+        writer.join();
+        assert_eq!(*noted.0.lock().unwrap(), [(order, Some(0))], "with what is open, whenever that is");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! is reported to peers. After each reconnect the place to tail from is taken from the node *before* the gate checks
 //! what it has parked: what was applied earlier is in the answers, what comes later is in the tail, so no wake is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,13 @@ pub(crate) struct Known {
     pub(crate) recovering: bool,
     /// It lacks a part of what it says it has.
     pub(crate) lacking: bool,
+    /// Regions of which it may lack a part, its own perhaps among them.
+    pub(crate) unheard: BTreeSet<RegionId>,
+}
+
+/// What is no region's name is none.
+fn read_regions(names: &[String]) -> BTreeSet<RegionId> {
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Consecutive records of the node's log that hold changes.
@@ -306,6 +313,7 @@ impl NodeLink {
             actor,
             recovering: status.recovering,
             lacking: status.lacking,
+            unheard: read_regions(&status.unheard),
             ..Known::default()
         });
         backoff.reset();
@@ -397,7 +405,7 @@ impl NodeLink {
             batch.items.iter().for_each(|item| holes.note(item.entry.as_ref(), item.hole.clone()));
             self.board.quarantined(holes.count());
         }
-        let lacking = batch.lacking;
+        let (lacking, unheard) = (batch.lacking, read_regions(&batch.unheard));
         let news = read_batch(from, batch);
         let mut upto = BTreeMap::new();
         let mut fronts = Fronts::clone(&self.known.borrow().fronts);
@@ -427,6 +435,7 @@ impl NodeLink {
             known.holes = Arc::clone(&holes);
             known.position = news.next;
             known.lacking = lacking;
+            known.unheard = unheard;
         });
         self.positions().note(news.next, &fronts);
         self.board.node(true, news.next);

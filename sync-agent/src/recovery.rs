@@ -27,6 +27,27 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 /// What does not come for so long is not waited for any longer than the node does by itself.
 const MOVED_WITHIN: Duration = Duration::from_secs(5);
 
+/// What a peer's word is worth that it holds nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It lost nothing of what this region wrote.
+    Whole,
+    /// It may have lost some of it.
+    Lacking,
+    /// It is new itself, and has nothing that it could have lost, or has lost everything.
+    New,
+}
+
+impl Word {
+    pub(crate) fn of(lacking: bool, unconfirmed: bool) -> Word {
+        match (lacking, unconfirmed) {
+            (_, true) => Word::New,
+            (true, false) => Word::Lacking,
+            (false, false) => Word::Whole,
+        }
+    }
+}
+
 /// How a peer stands to a node that has just started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -35,10 +56,10 @@ pub(crate) enum Standing {
     Unheard,
     /// It holds more of the node's predecessors than the node does.
     Ahead,
-    /// It holds nothing more, as of this life of the node; `whole`: and lacks nothing of that.
+    /// It holds nothing more, as of this life of the node.
     Confirmed {
         life: u64,
-        whole: bool,
+        word: Word,
     },
 }
 
@@ -81,14 +102,19 @@ impl Recovery {
         let (mut peers, since) = (self.peers.subscribe(), Instant::now());
         let (mut moved, mut upto, mut said) = (since, 0, None::<Instant>);
         while node.is_connected() && node.life() == life {
-            let lacking = node.known().borrow().lacking;
+            let own = {
+                let known = node.known();
+                let known = known.borrow();
+                Word::of(known.lacking, known.unheard.contains(&node.region()))
+            };
             let standings = peers.borrow_and_update().clone();
-            let confirmed = confirmed(&standings, life, lacking, since.elapsed());
+            let confirmed = confirmed(&standings, life, own, since.elapsed());
             if let Some(confirmed_by) = confirmed {
-                let request = v1::RecoveredRequest { confirmed_by };
+                let unfounded = !is_founded(&standings, life, own);
+                let request = v1::RecoveredRequest { confirmed_by, unfounded };
                 match node.client().recovered(request).await {
                     Ok(_) => {
-                        if lacking && !is_any_whole(&standings, life) {
+                        if unfounded {
                             tracing::error!(
                                 "every region lacks a part of what it says it has, so no peer can tell what this one \
                                  decided before: it decides without"
@@ -121,8 +147,14 @@ impl Recovery {
     }
 }
 
-fn is_any_whole(peers: &BTreeMap<RegionId, Standing>, life: u64) -> bool {
-    peers.values().any(|standing| *standing == Standing::Confirmed { life, whole: true })
+/// Whether somebody who lost nothing can tell what this node had: itself, or a peer; or whether nobody ever had anything.
+fn is_founded(peers: &BTreeMap<RegionId, Standing>, life: u64, own: Word) -> bool {
+    let said = |word| move |standing: &Standing| *standing == Standing::Confirmed { life, word };
+    match own {
+        Word::Whole => true,
+        Word::Lacking => peers.values().any(said(Word::Whole)),
+        Word::New => peers.values().any(said(Word::Whole)) || peers.values().all(said(Word::New)),
+    }
 }
 
 fn is_ahead(peers: &BTreeMap<RegionId, Standing>) -> bool {
@@ -133,7 +165,7 @@ fn is_ahead(peers: &BTreeMap<RegionId, Standing>) -> bool {
 fn confirmed(
     peers: &BTreeMap<RegionId, Standing>,
     life: u64,
-    lacking: bool,
+    own: Word,
     waited: Duration,
 ) -> Option<Vec<String>> {
     let of_life =
@@ -148,7 +180,7 @@ fn confirmed(
     let away = peers.values().filter(|standing| is_away(standing)).count();
     let all = by.len() == peers.len();
     let enough = !by.is_empty() && by.len() + away == peers.len() && waited >= GRACE;
-    let founded = !lacking || is_any_whole(peers, life) || all && waited >= WHOLE_WITHIN;
+    let founded = is_founded(peers, life, own) || all && waited >= WHOLE_WITHIN;
     ((all || enough) && founded).then_some(by)
 }
 
@@ -161,15 +193,16 @@ mod tests {
         let region = |name: &str| name.parse::<RegionId>().unwrap();
         let (east, south) = (region("east"), region("south"));
         let (now, later) = (Duration::ZERO, GRACE);
-        let (yes, doubtful) =
-            (Standing::Confirmed { life: 3, whole: true }, Standing::Confirmed { life: 3, whole: false });
+        let [yes, doubtful, new] =
+            [Word::Whole, Word::Lacking, Word::New].map(|word| Standing::Confirmed { life: 3, word });
         let with = |one, other| BTreeMap::from([(east, one), (south, other)]);
         let both = Some(vec!["east".to_owned(), "south".to_owned()]);
         let one = Some(vec!["east".to_owned()]);
-        for lacking in [false, true] {
-            let confirmed = |peers, life, waited| confirmed(&peers, life, lacking, waited);
+        for own in [Word::Whole, Word::Lacking, Word::New] {
+            let confirmed = |peers, life, waited| confirmed(&peers, life, own, waited);
             assert_eq!(confirmed(with(yes, yes), 3, now), both);
             assert_eq!(confirmed(with(yes, doubtful), 3, now), both, "one that has everything is enough");
+            assert_eq!(confirmed(with(yes, new), 3, now), both);
             assert_eq!(confirmed(with(yes, yes), 4, later), None, "of an earlier life");
             assert_eq!(confirmed(with(yes, Standing::Away), 3, now), None);
             assert_eq!(confirmed(with(yes, Standing::Away), 3, later), one);
@@ -179,14 +212,19 @@ mod tests {
             assert_eq!(confirmed(with(yes, Standing::Unheard), 3, SAYS_WITHIN), one, "its node is down");
             assert_eq!(confirmed(with(Standing::Unheard, Standing::Away), 3, SAYS_WITHIN), None);
         }
-        assert_eq!(confirmed(&with(doubtful, Standing::Away), 3, false, later), one);
-        assert_eq!(
-            confirmed(&with(doubtful, Standing::Away), 3, true, WHOLE_WITHIN),
-            None,
-            "the other may know"
-        );
-        assert_eq!(confirmed(&with(doubtful, doubtful), 3, false, now), both);
-        assert_eq!(confirmed(&with(doubtful, doubtful), 3, true, later), None, "a comparison may help");
-        assert_eq!(confirmed(&with(doubtful, doubtful), 3, true, WHOLE_WITHIN), both, "nobody knows more");
+        let away = Standing::Away;
+        assert_eq!(confirmed(&with(doubtful, away), 3, Word::Whole, later), one);
+        assert_eq!(confirmed(&with(new, away), 3, Word::Whole, later), one);
+        assert_eq!(confirmed(&with(doubtful, doubtful), 3, Word::Whole, now), both);
+        for (own, others) in
+            [(Word::Lacking, doubtful), (Word::Lacking, new), (Word::New, doubtful), (Word::New, new)]
+        {
+            let confirmed = |peers, waited| confirmed(&peers, 3, own, waited);
+            assert_eq!(confirmed(with(others, away), WHOLE_WITHIN), None, "the other may know");
+            assert_eq!(confirmed(with(others, doubtful), later), None, "a comparison may help");
+            assert_eq!(confirmed(with(others, doubtful), WHOLE_WITHIN), both, "nobody knows more");
+        }
+        assert_eq!(confirmed(&with(new, new), 3, Word::New, now), both, "nobody ever had anything");
+        assert_eq!(confirmed(&with(new, new), 3, Word::Lacking, later), None);
     }
 }

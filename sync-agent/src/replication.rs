@@ -295,8 +295,13 @@ impl Stream<'_> {
         let all_read = self.pending.is_empty() && self.backlog.is_none() && self.at >= node.position();
         let unable = self.feed.unable(all_read.then_some(&*fronts));
         let only_as_state = unable.into_iter().map(v1::ActorId::from).collect();
-        let lacking = node.known().borrow().lacking;
-        v1::ChangeBatch { frontier, stamp, all, only_as_state, lacking, ..batch }
+        let (lacking, unconfirmed) = {
+            let known = node.known();
+            let known = known.borrow();
+            let unheard = |region| known.unheard.contains(&region);
+            (known.lacking || unheard(self.report.of()), unheard(node.region()))
+        };
+        v1::ChangeBatch { frontier, stamp, all, only_as_state, lacking, unconfirmed, ..batch }
     }
 
     /// Offers what was read, until there is no room.

@@ -23,7 +23,7 @@ use crate::exchange::Exchange;
 use crate::node::{NodeLink, read_frontier, write_front, write_said};
 use crate::pack::unpack;
 use crate::positions::Frontier;
-use crate::recovery::{Recovery, Standing};
+use crate::recovery::{Recovery, Standing, Word};
 use crate::transport::{MESSAGE_BYTES_MAX, PeerChannel, cause};
 
 /// Batches given to the node and not answered.
@@ -169,8 +169,8 @@ struct Progress {
     stopped: BTreeMap<ActorId, String>,
     /// How far the peer says it is.
     theirs: Frontier,
-    /// Whether the peer lacks a part of that.
-    lacking: bool,
+    /// What the peer's word about this region is worth.
+    word: Word,
     /// What of it the peer cannot stream to here.
     only_as_state: BTreeSet<ActorId>,
     owed: Owed,
@@ -256,7 +256,7 @@ impl Subscriber {
             life: at_start.life,
             stopped: BTreeMap::new(),
             theirs: Frontier::new(),
-            lacking: false,
+            word: Word::Whole,
             only_as_state: BTreeSet::new(),
             owed: Owed::default(),
             moved_ms: now_ms(),
@@ -286,7 +286,7 @@ impl Subscriber {
                         let quarantined = batch.frontier.iter().map(|front| front.quarantined.len()).sum();
                         self.board.peer_quarantined(self.peer, quarantined);
                         progress.theirs = read_frontier(batch.frontier);
-                        progress.lacking = batch.lacking;
+                        progress.word = Word::of(batch.lacking, batch.unconfirmed);
                         let only = batch.only_as_state.into_iter();
                         progress.only_as_state = only.filter_map(|actor| ActorId::try_from(actor).ok()).collect();
                     }
@@ -388,7 +388,7 @@ impl Subscriber {
         if !progress.theirs.is_empty() {
             let standing = match behind(self.own) {
                 true => Standing::Ahead,
-                false => Standing::Confirmed { life: progress.life, whole: !progress.lacking },
+                false => Standing::Confirmed { life: progress.life, word: progress.word },
             };
             self.recovery.stands(self.peer, standing);
         }

@@ -107,6 +107,11 @@ impl Reports {
 }
 
 impl Report {
+    /// The region that reports.
+    pub(crate) fn of(&self) -> RegionId {
+        self.of
+    }
+
     /// Of the actors named it has this much now.
     pub(crate) fn goes_on(&self, frontier: &Frontier) {
         if let Some(known) = self.reports.known().get_mut(&self.of) {

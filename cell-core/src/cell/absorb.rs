@@ -139,6 +139,7 @@ impl Cell {
             draft.place(event, EventId { dot: entry.dot, place: place as u64 }, change.at)?;
         }
         draft.cell.pass(entry);
+        draft.cell.miss_ends(&change);
         let released = draft.cell.quarantine.remove(&entry.dot).map(|_| entry.dot);
         let mut step = draft.finish(Vec::new())?;
         step.released.extend(released);

@@ -12,7 +12,7 @@ use super::{Alarm, Cell, Front, Incoming, Refused, Step, Unavailable, View};
 use crate::canon::{Message, codes, message};
 use crate::clock::Observed;
 use crate::entity::{Entity, Kind, Reading};
-use crate::event::{Change, ChangeShape, Entry, EventAddress};
+use crate::event::{Body, Change, ChangeShape, Entry, EventAddress};
 use crate::gate::Requirement;
 use crate::id::{ActorId, EntityId, EntityKind};
 use crate::museum::{Bug, planted};
@@ -259,6 +259,25 @@ impl Cell {
         } else if seq > known {
             let beyond = self.beyond.entry(actor).or_insert(0);
             *beyond = seq.max(*beyond);
+        }
+    }
+
+    /// In this node's log a predecessor ends before it is said where. Where it says so and the end is not here, it was lost.
+    pub(super) fn miss_ends(&mut self, change: &Change) {
+        let node = self.me.node;
+        if change.dot.actor.node != node {
+            return;
+        }
+        for event in &change.events {
+            let (actor, last) = match &event.body {
+                Some(Body::Succeeds(succeeds)) => (succeeds.old, succeeds.last),
+                Some(Body::Closed(closed)) => (closed.actor, closed.last),
+                _ => continue,
+            };
+            if actor.node == node && last > self.fronts.seq(&actor) {
+                let beyond = self.beyond.entry(actor).or_insert(0);
+                *beyond = last.max(*beyond);
+            }
         }
     }
 

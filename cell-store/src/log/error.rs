@@ -50,8 +50,36 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// What stands there cannot be had any more, whoever asks again: its file is gone, or the device does not give it.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        let lost = |source: &io::Error| {
+            source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::EIO)
+        };
+        matches!(self, LogError::Io { source, .. } if lost(source))
+    }
+
     pub(crate) fn io(what: &'static str, segment: &str) -> impl FnOnce(io::Error) -> Self {
         let segment = segment.to_owned();
         move |source| Self::Io { what, segment, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_gets_by_asking_again_is_lost() {
+        let io = |source| LogError::io("read", "7.seg")(source);
+        assert!(io(io::Error::from_raw_os_error(libc::EIO)).is_loss());
+        assert!(io(io::ErrorKind::NotFound.into()).is_loss());
+        for errno in [libc::EMFILE, libc::ENFILE, libc::EINTR, libc::ENOMEM] {
+            assert!(
+                !io(io::Error::from_raw_os_error(errno)).is_loss(),
+                "a moment later it may be there: {errno}"
+            );
+        }
+        assert!(!LogError::Poisoned.is_loss());
     }
 }

@@ -67,6 +67,7 @@ schedules! {
     holes::old_software = "old-software",
     holes::view_lost_behind_a_trim = "view-lost-behind-a-trim",
     holes::tail_behind_a_hole = "tail-behind-a-hole",
+    holes::predecessor_lost_its_end = "predecessor-lost-its-end",
     money::cancel_then_captured = "cancel-then-captured",
     money::callback_at_the_zombie = "callback-at-the-zombie",
     money::capture_after_withdrawn = "capture-after-withdrawn",

@@ -1,7 +1,6 @@
 //! What is durable in the log, as it becomes so.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,8 +54,9 @@ pub(super) async fn serve(
                 at = first;
                 continue;
             }
-            // Its file is gone, and with it what was in it.
-            Ok(Err(LogError::Io { source, .. })) if source.kind() == ErrorKind::NotFound => {
+            // Its file is gone, or the device does not give what is in it.
+            Ok(Err(error)) if error.is_loss() => {
+                tracing::error!(%error, position = at.0, "a segment of the log is passed over; a peer that lacks it takes over state");
                 at = node.log().segment_end(at);
                 continue;
             }
@@ -81,7 +81,8 @@ pub(super) async fn serve(
         let items = records.iter().map(|(position, record)| item(*position, record)).collect();
         let durable_position = node.durable_position();
         let lacking = !node.working().may_be_built_on();
-        let batch = v1::TailBatch { items, next_position: at.0, durable_position, lacking };
+        let unheard = unheard(&node);
+        let batch = v1::TailBatch { items, next_position: at.0, durable_position, lacking, unheard };
         tokio::select! {
             // A client that reads nothing holds up no end.
             () = shutdown.begun() => return,
@@ -92,6 +93,11 @@ pub(super) async fn serve(
             tokio::time::sleep(Duration::from_millis(rest_ms.into())).await;
         }
     }
+}
+
+/// Regions that the node has to hear before it denies what they wrote.
+pub(super) fn unheard(node: &Node) -> Vec<String> {
+    node.working().distrusted().iter().map(ToString::to_string).collect()
 }
 
 fn item(position: Position, record: &Bytes) -> v1::TailItem {

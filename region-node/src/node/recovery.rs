@@ -3,11 +3,11 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use cell_core::id::{ActorId, RegionId};
+use cell_core::id::{ActorId, RegionId, Slot};
 
 use super::{Known, Node};
-use crate::view;
 use crate::writer::{NodeError, now_ms};
+use crate::{scrub, view};
 
 /// By how much another region's clock may be ahead.
 const SKEW_MS_MAX: u64 = 500;
@@ -54,7 +54,11 @@ impl Node {
                     "a newer start of this node was heard of, and says nothing any more: this one follows it and decides"
                 );
                 let this = self.clone();
-                tokio::spawn(async move { this.look_at_everything_open().await });
+                tokio::spawn(async move {
+                    // The view says what is open.
+                    this.all_shown().await;
+                    this.look_at_everything_open().await;
+                });
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "no heartbeat"),
@@ -132,9 +136,10 @@ impl Node {
     }
 
     /// A region that was distrusted is heard: everything it wrote up to some time after this start is here.
+    /// Not before peers said what it wrote itself: of two that lost their disks neither can tell what the other one had.
     pub(super) async fn hear(&self) {
         let distrusted = self.working.distrusted();
-        if distrusted.is_empty() {
+        if distrusted.is_empty() || self.is_unconfirmed() {
             return;
         }
         let Ok(Known { heard, .. }) = self.known().await else { return };
@@ -146,8 +151,16 @@ impl Node {
         self.trusts(&others).await;
     }
 
-    /// Peers hold nothing more of this region's actors than is here.
-    pub(crate) async fn confirmed(&self) -> Result<(), NodeError> {
+    /// Peers hold nothing more of this region's actors than is here; `unfounded`: and may have lost it, all of them.
+    ///
+    /// # Errors
+    /// [`NodeError`]: it is not confirmed.
+    pub(crate) async fn confirmed(&self, unfounded: bool) -> Result<(), NodeError> {
+        if unfounded && self.is_unconfirmed() {
+            self.working.doubt_slots(Slot::all());
+            let kept = scrub::keep_doubts(self).await;
+            kept.map_err(|error| NodeError::Unavailable(error.to_string()))?;
+        }
         self.recovered().await?;
         self.trusts(&[self.actor().node.region]).await;
         Ok(())

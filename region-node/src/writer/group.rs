@@ -26,7 +26,16 @@ pub(crate) struct Sheet {
 impl Sheet {
     /// It is looked at as soon as the node decides: it may be due.
     pub(crate) fn soon(entity: EntityId) -> Sheet {
-        Sheet { entity, duties: vec![Duty { id: [0; 16], entity, due_ms: 1, act: Act::Decide }] }
+        Sheet::at(entity, 1)
+    }
+
+    /// It is looked at with all that is open, once the node decides again that another one outranked.
+    pub(crate) fn once_decided(entity: EntityId) -> Sheet {
+        Sheet::at(entity, 0)
+    }
+
+    fn at(entity: EntityId, due_ms: u64) -> Sheet {
+        Sheet { entity, duties: vec![Duty { id: [0; 16], entity, due_ms, act: Act::Decide }] }
     }
 }
 

@@ -205,3 +205,30 @@ pub(super) fn tail_behind_a_hole() -> Result<(), String> {
     }
     Ok(())
 }
+
+pub(super) fn predecessor_lost_its_end() -> Result<(), String> {
+    let mut stage = Stage::with_order()?;
+    let before = stage.world.nodes[N].cell.me();
+    stage.world.crash(N, 50);
+    stage.pass(5_000);
+    // The log is left from where the next actor says how far the one before it came. Nothing behind that is missing.
+    let me = stage.world.nodes[N].cell.me();
+    let log = &stage.world.nodes[N].disk.log;
+    let is_first = |logged: &Logged| logged.entry().is_some_and(|entry| entry.dot.actor == me);
+    let kept = log.between(log.first(), log.end()).iter().position(is_first);
+    let keep = log.end() - log.first() - kept.ok_or("the next actor wrote nothing")?;
+    expect(me != before && keep > 0, "another actor goes on")?;
+    stage.world.trim(N, keep);
+    stage.isolate(N);
+    stage.world.lose_view(N, false, 50);
+    stage.pass(500);
+    let holes: Vec<_> = stage.world.nodes[N].cell.holes().collect();
+    expect(
+        holes.iter().any(|(actor, known, last)| (*actor, *known) == (before, 0) && *last > 0),
+        format!("what its predecessor wrote is missed: {holes:?}"),
+    )?;
+    stage.mend();
+    stage.rest()?;
+    expect(stage.world.nodes[N].cell.holes().next().is_none(), "it came from the peers")?;
+    stage.is("Expired")
+}
