@@ -122,16 +122,20 @@ impl Node {
         Ok(())
     }
 
-    /// Closes ended actors of this node of which every region has everything; returns how many.
+    /// Closes ended actors of which every region has everything: this node's, and others' that begin with a hole here and
+    /// that no region knows; returns how many.
     pub(crate) async fn close_actors(&self, actors: Vec<(ActorId, Front)>) -> Result<u32, NodeError> {
         if self.is_recovering() {
             return Ok(0);
         }
         self.run_all(move |cell, view, now_ms, steps| {
             for (actor, front) in actors {
-                let ended = actor.node == cell.me().node && actor < cell.me();
                 let fronts = cell.fronts();
                 let hole = cell.holes().find(|(holed, ..)| *holed == actor);
+                let ended = match actor.node == cell.me().node {
+                    true => actor < cell.me(),
+                    false => hole.is_some_and(|(_, known, _)| known == 0),
+                };
                 // Of one whose first change is missing nobody knows a front.
                 let front_is = fronts.get(&actor).copied().or(hole.map(|_| Front::NONE));
                 if ended && front_is == Some(front) && !fronts.is_complete(&actor) {

@@ -49,7 +49,8 @@ impl Reports {
     }
 
     /// Ended actors of this node of which every member has exactly what this node has; `headless`: nothing, from the first
-    /// change on, although what comes behind it is here.
+    /// change on, although what comes behind it is here. Of those also another node's: one that lost its disk does not know
+    /// them any more, and nobody else would say that they ended.
     /// What was heard of lately may be a machine that lives on beside its copy.
     fn closable(
         &self,
@@ -62,25 +63,14 @@ impl Reports {
         let known = known.borrow();
         let Some(me) = known.actor.filter(|_| !known.recovering) else { return Vec::new() };
         let silent = |actor: &ActorId| node.beat_ms(actor).saturating_add(silent_ms) <= now_ms();
-        let of_node = |actor: &ActorId| actor.node == me.node;
-        let fronts = known.fronts.live();
-        // The node may be another one by now than the one that it was when it was connected.
-        let newest = fronts.keys().copied().filter(of_node).max().unwrap_or(me);
-        let headless =
-            headless.iter().filter(|actor| !fronts.contains_key(actor)).map(|actor| (*actor, None));
-        let live = fronts.iter().map(|(actor, front)| (*actor, Some(*front)));
-        let ended =
-            live.chain(headless).filter(|(actor, _)| of_node(actor) && *actor < newest && silent(actor));
-        let everywhere = |actor: &ActorId, front: Option<&Front>| {
-            members.iter().filter(|member| **member != me.region()).all(|member| {
-                let report = reports.get(member).filter(|report| report.open > 0);
-                report.is_some_and(|report| report.frontier.get(actor) == front)
-            })
+        let others = members.iter().filter(|member| **member != me.region());
+        let open = others.map(|member| reports.get(member).filter(|report| report.open > 0));
+        let Some(said) = open.map(|report| Some(&report?.frontier)).collect::<Option<Vec<_>>>() else {
+            return Vec::new();
         };
+        let mut ended = ended_alike(me, known.fronts.live(), headless, &said);
+        ended.retain(|(actor, _)| silent(actor));
         ended
-            .filter(|(actor, front)| everywhere(actor, front.as_ref()))
-            .map(|(actor, front)| (actor, front.unwrap_or(Front::NONE)))
-            .collect()
     }
 
     /// Before which position of the log every other member has everything, and some other member each change.
@@ -104,6 +94,29 @@ impl Reports {
         // Who has no peers keeps everything.
         if joined.is_empty() { (0, 0) } else { (all_have, node.start_for(&joined)) }
     }
+}
+
+/// Actors that ended, and of which all of these say what is so here.
+fn ended_alike(
+    me: ActorId,
+    fronts: &BTreeMap<ActorId, Front>,
+    headless: &[ActorId],
+    said: &[&Frontier],
+) -> Vec<(ActorId, Front)> {
+    let of_node = |actor: &ActorId| actor.node == me.node;
+    // The node may be another one by now than the one that it was when it was connected.
+    let newest = fronts.keys().copied().filter(of_node).max().unwrap_or(me);
+    let headless = headless.iter().filter(|actor| !fronts.contains_key(actor)).map(|actor| (*actor, None));
+    let live = fronts.iter().map(|(actor, front)| (*actor, Some(*front)));
+    let has_ended = |actor: &ActorId, front: Option<Front>| match of_node(actor) {
+        true => *actor < newest,
+        false => front.is_none(),
+    };
+    let alike =
+        |actor: &ActorId, front: Option<Front>| said.iter().all(|said| said.get(actor).copied() == front);
+    let ended =
+        live.chain(headless).filter(|(actor, front)| has_ended(actor, *front) && alike(actor, *front));
+    ended.map(|(actor, front)| (actor, front.unwrap_or(Front::NONE))).collect()
 }
 
 impl Report {
@@ -166,5 +179,36 @@ pub(crate) async fn keep(
         {
             tracing::debug!(%error, "the log is not trimmed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_core::id::{Hash, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn what_ended_and_is_known_alike_everywhere_is_closed_and_what_nobody_knows_the_beginning_of() {
+        let actor = |region, start| {
+            let node = NodeId { region: RegionId::new(region).unwrap(), index: 0 };
+            ActorId { node, start, nonce: 1 }
+        };
+        let front = |seq| Front { seq, hash: Hash([seq as u8; 32]) };
+        let (first, me) = (actor("north", 1), actor("north", 2));
+        // East lost its disk, and with it what it wrote before.
+        let (lost, east) = (actor("east", 1), actor("east", 2));
+        let here = BTreeMap::from([(first, front(7)), (me, front(9)), (east, front(4))]);
+        let said = Frontier::from([(first, front(7)), (me, front(8)), (east, front(4))]);
+        let closable = |headless: &[ActorId], said: &[&Frontier]| ended_alike(me, &here, headless, said);
+        assert_eq!(closable(&[], &[&said, &said]), [(first, front(7))]);
+        assert_eq!(closable(&[lost], &[&said, &said]), [(first, front(7)), (lost, Front::NONE)]);
+        let mut knows = said.clone();
+        knows.insert(lost, front(3));
+        assert_eq!(closable(&[lost], &[&said, &knows]), [(first, front(7))], "one has what is missing");
+        let mut behind = said.clone();
+        behind.insert(first, front(6));
+        assert_eq!(closable(&[], &[&said, &behind]), []);
+        assert_eq!(closable(&[actor("north", 0)], &[&said, &said]).len(), 2, "its own as well");
     }
 }
