@@ -16,7 +16,7 @@ mod read;
 mod sources;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -63,9 +63,12 @@ impl Problems {
     /// the address of all interfaces takes the port of each.
     pub fn check_distinct<const N: usize>(&mut self, addresses: [(&str, SocketAddr); N]) {
         for (i, (key, address)) in addresses.iter().enumerate() {
+            // `[::]` takes the old protocol's addresses, too.
+            let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
             let overlap = |other: &SocketAddr| {
-                let all = address.ip().is_unspecified() || other.ip().is_unspecified();
-                address.port() != 0 && address.port() == other.port() && (all || address.ip() == other.ip())
+                let (one, other_one) = (address.ip().to_canonical(), other.ip().to_canonical());
+                let same = one == other_one || covers(one, other_one) || covers(other_one, one);
+                address.port() != 0 && address.port() == other.port() && same
             };
             if let Some((other, taken)) = addresses[..i].iter().find(|(_, other)| overlap(other)) {
                 let other = join_key(&self.prefix, other);

@@ -191,13 +191,18 @@ fn what_validate_refuses_names_key_and_place() {
 #[test]
 fn two_ports_that_one_process_cannot_both_have_are_named() {
     let admin = |address: &str| problems(GOOD, &[("CELL_HTTP__ADMIN", address)], &[]);
-    for taken in ["127.0.0.1:80", "0.0.0.0:80", "[::]:80"] {
+    for taken in ["127.0.0.1:80", "0.0.0.0:80", "[::]:80", "[::ffff:127.0.0.1]:80"] {
         let said = format!(
             "http.admin: {taken} is http.listen's already, which listens on 127.0.0.1:80 (environment \
              CELL_HTTP__ADMIN)"
         );
         assert_eq!(admin(taken), [said]);
     }
+    for free in ["127.0.0.2:80", "[::1]:80", "127.0.0.1:81"] {
+        load(Some(file(GOOD).path()), &[("CELL_HTTP__ADMIN", free)], &[]).unwrap();
+    }
+    let both = [("CELL_HTTP__LISTEN", "0.0.0.0:80"), ("CELL_HTTP__ADMIN", "[::1]:80")];
+    load(Some(file(GOOD).path()), &both, &[]).unwrap();
 }
 
 #[test]

@@ -61,7 +61,8 @@ pub(super) async fn pass(node: &Node, named: &mut Named, per_s: u32, found: &mut
     for (start, end) in lost.difference(&named.0) {
         tracing::error!(
             lost = ?start..end,
-            "records of the log cannot be read any more. The view has them; a peer that lacks them takes over state"
+            "records of the log cannot be read any more. What the view does not have of them comes from the peers; a peer that \
+             lacks them takes over state"
         );
     }
     let damaged = lost.iter().map(|(start, end)| end - start).sum::<u64>();

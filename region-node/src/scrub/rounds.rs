@@ -38,7 +38,7 @@ impl Found {
             format!("{count} keys of kind '{kind}' were {found}; they are put right")
         });
         let of_log = self.lost.iter().map(|lost| {
-            format!("records {lost} of the log cannot be read any more; the view has them, and a peer that lacks them takes over state")
+            format!("records {lost} of the log cannot be read any more; what the view does not have of them comes from the peers, and a peer that lacks them takes over state")
         });
         of_entities.chain(of_keys).chain(of_log).chain(self.unreadable.iter().cloned()).collect()
     }
