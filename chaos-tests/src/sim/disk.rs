@@ -294,12 +294,16 @@ impl Node {
         !self.lacking && self.cell.holes().next().is_none()
     }
 
-    /// Actors with a hole that no region can fill.
+    /// Actors with a hole, or without an end that was said of them, that no region can fill.
     pub(crate) fn hopeless(&self, of: &[Node]) -> BTreeSet<ActorId> {
         let filled = |actor: &ActorId, next: u64| {
             of.iter().any(|node| node.durable.get(actor).is_some_and(|held| held.has(next)))
         };
-        let holes = self.cell.holes().filter(|(actor, known, _)| !filled(actor, known + 1));
-        holes.map(|(actor, ..)| actor).collect()
+        let holes = self.cell.holes().map(|(actor, known, _)| (actor, known));
+        // Nor does anybody have the end that was said of an actor.
+        let lives = self.cell.lives().iter().map(|life| (life, self.cell.fronts().seq(&life.actor)));
+        let cut_short = lives.filter(|(life, known)| life.last.is_some_and(|last| last > *known));
+        let missing = holes.chain(cut_short.map(|(life, known)| (life.actor, known)));
+        missing.filter(|(actor, known)| !filled(actor, known + 1)).map(|(actor, _)| actor).collect()
     }
 }
