@@ -32,12 +32,21 @@ async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
     regions.cluster.stop().await.unwrap();
 }
 
+/// Waits until every region has heard every other one since it was installed: before, it may have lost what they wrote.
+async fn heard_each_other(regions: &Regions) {
+    for region in ["north", "east", "south"] {
+        until("it has heard the others", async || node_status(regions, region).await.unheard.is_empty())
+            .await;
+    }
+}
+
 /// A peer whose agent answers and whose node is down holds up nobody whom another peer confirms.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_does_not_wait_for_an_agent_without_a_node() {
     let mut regions = Regions::start_with(&["recovery_wait_ms = 600000"], &[]).await;
     let order = regions.place("k").await;
     until("east has it", async || regions.sees("east", &order).await).await;
+    heard_each_other(&regions).await;
     regions.cluster.kill(Role::Node, "south").await.unwrap();
     regions.wipe("north").await;
     regions.cluster.ready(Role::Node, "north").await.unwrap();
@@ -64,6 +73,7 @@ async fn a_wiped_node_that_hears_nobody_denies_nothing() {
         })
         .await;
     }
+    heard_each_other(&regions).await;
     for region in ["north", "east"] {
         regions.cluster.kill(Role::Agent, region).await.unwrap();
     }
@@ -215,6 +225,7 @@ async fn a_wiped_node_takes_over_state_where_no_log_reaches_back_while_writes_go
         until("peers have all of them", async || regions.sees(region, &last).await).await;
     }
     // One peer is enough.
+    heard_each_other(&regions).await;
     regions.cluster.kill(Role::Agent, "south").await.unwrap();
     regions.cluster.kill(Role::Node, "south").await.unwrap();
     regions.wipe("north").await;
