@@ -14,7 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A run of at least this many seeds has to exercise every fault and every row.
-const SEEDS_THAT_COVER: u64 = 500;
+const SEEDS_THAT_COVER: u64 = 3_000;
 
 #[derive(Debug, Parser)]
 #[command(

@@ -33,7 +33,7 @@ fn what_proves_nothing_is_a_usage_error_or_said() {
     assert!(printed.contains(&format!("of {} schedules, all ok", SCHEDULES.len())), "{printed}");
     let (code, printed, _) = run(&["sim", "--seeds", "2"]);
     assert_eq!(code, Some(0));
-    assert!(printed.contains(" faults never fired; judged from 500 seeds on"), "{printed}");
+    assert!(printed.contains(" faults never fired; judged from 3000 seeds on"), "{printed}");
 }
 
 #[test]
