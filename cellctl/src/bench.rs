@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use region_node::EngineName;
 
 use crate::output::{Format, Refused};
 
@@ -64,6 +65,13 @@ impl EngineArg {
             EngineArg::Sled => "sled",
             EngineArg::Fjall => "fjall",
             EngineArg::Memory => "memory",
+        }
+    }
+    pub(crate) fn name(self) -> EngineName {
+        match self {
+            EngineArg::Sled => EngineName::Sled,
+            EngineArg::Fjall => EngineName::Fjall,
+            EngineArg::Memory => EngineName::Memory,
         }
     }
 }

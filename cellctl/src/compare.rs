@@ -1,11 +1,14 @@
 //! `diff` and `repair`: what two regions have of what both should have.
 
-use cell_proto::v1::{CompareReply, CompareRequest};
+use cell_proto::v1::{AgentStatusRequest, CompareReply, CompareRequest};
 use clap::Args;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, refusal};
-use crate::output::{Format, NOTHING_DONE, Refused, line, remark, show};
+use crate::output::{Format, NOTHING_DONE, Refused, age, line, remark, show};
+
+/// A lag worth a remark. Signs of life come each second.
+const BEHIND_MS: u64 = 3_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
@@ -50,6 +53,9 @@ pub(crate) async fn diff(cluster: &Cluster, args: DiffArgs, format: Format) -> R
     let compared = compare(cluster, &args.here, &args.there, None).await?;
     let same = compared.slots.is_empty();
     print(&[compared], false, format);
+    if let Some(why) = behind(cluster, &args.there, &args.here).await {
+        remark(why);
+    }
     if same { Ok(()) } else { Err(Refused::Failed(format!("{} and {} differ", args.here, args.there))) }
 }
 
@@ -87,7 +93,7 @@ async fn compare(
     };
     let compared = region.agent().await?.compare(request).await.map_err(|status| match status.code() {
         tonic::Code::Unavailable => Refused::Failed(format!(
-            "{here} cannot be compared with {there}: {}; `region status` says who is away",
+            "{here} cannot be compared with {there} now: {}; `region status` says who is behind or away",
             refusal(&region.agent, &status)
         )),
         tonic::Code::Cancelled | tonic::Code::DeadlineExceeded | tonic::Code::Unknown => {
@@ -111,6 +117,31 @@ async fn compare(
         differences: differences.collect(),
         repaired,
     })
+}
+
+/// Why `there` may lack what `here` has without a difference being counted: it is on its way, or should be.
+async fn behind(cluster: &Cluster, there: &str, here: &str) -> Option<String> {
+    let regions = cluster.some(Some(there)).ok()?;
+    let region = regions.first()?;
+    let asked = async {
+        let mut agent = region.agent().await?;
+        let reply = agent.agent_status(AgentStatusRequest {}).await;
+        reply.map_err(|status| refusal(&region.agent, &status))
+    };
+    let behind = match asked.await {
+        Err(silent) => format!("how far {there} is behind {here} is not known: its agent: {silent}"),
+        Ok(reply) => {
+            let peers = reply.into_inner().peers;
+            let peer = peers.into_iter().find(|peer| peer.region == here)?;
+            let why = if peer.detail.is_empty() { String::new() } else { format!(" ({})", peer.detail) };
+            match peer.change_lag_ms {
+                Some(0..=BEHIND_MS) => return None,
+                Some(lag_ms) => format!("{there} is {} behind {here}: {}{why}", age(lag_ms), peer.changes),
+                None => format!("{there} has heard nothing of {here}: {}{why}", peer.changes),
+            }
+        }
+    };
+    Some(format!("{behind}; what it has not got yet is not compared"))
 }
 
 fn print(compared: &[Compared], repairs: bool, format: Format) {

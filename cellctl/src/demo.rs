@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use chaos_tests::harness::{CLAIM, Cluster, ClusterError, Latency, Plan, Role};
 use clap::{Args, ValueEnum};
+use region_node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bench::EngineArg;
@@ -84,7 +85,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Refused> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => return Err(Refused::Failed("no folder".to_owned())),
     };
-    let folder = prepare(&folder).map_err(|error| Refused::Usage(format!("{error:#}")))?;
+    let folder = prepare(&folder, args.engine).map_err(|error| Refused::Usage(format!("{error:#}")))?;
     let played = play(&args, folder.clone()).await;
     if played.is_err()
         && let Some(temporary) = temporary
@@ -104,8 +105,8 @@ fn refused(error: anyhow::Error) -> Refused {
     }
 }
 
-/// Makes the folder, and refuses one that holds something else than a demo.
-fn prepare(folder: &Path) -> Result<PathBuf> {
+/// Makes the folder, and refuses one that holds something else than a demo, or a demo of another engine.
+fn prepare(folder: &Path, engine: EngineArg) -> Result<PathBuf> {
     let shown = folder.display();
     std::fs::create_dir_all(folder).with_context(|| format!("--data {shown}"))?;
     let mut entries = std::fs::read_dir(folder).with_context(|| format!("--data {shown}"))?;
@@ -114,6 +115,13 @@ fn prepare(folder: &Path) -> Result<PathBuf> {
     if entries.next().is_some() && !of_a_demo {
         bail!(
             "--data {shown}: the folder holds something else; name an empty one, or one of an earlier demo"
+        );
+    }
+    let asked = engine.name();
+    if REGIONS.iter().any(|region| Node::fits(&folder.join(region).join("node"), asked).is_err()) {
+        bail!(
+            "--engine {}: the demo in {shown} was made with the other one; name that, or another folder",
+            engine.as_str()
         );
     }
     folder.canonicalize().with_context(|| format!("--data {shown}"))

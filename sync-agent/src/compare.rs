@@ -203,7 +203,7 @@ impl Comparer {
                 "" => break ours,
                 "behind" if begun.elapsed() < BEHIND_MAX => tokio::time::sleep(BEHIND_PAUSE).await,
                 "behind" => return Ok(Compared::Inconclusive("this region is behind")),
-                _ => return Ok(Compared::Inconclusive("too long ago")),
+                _ => return Ok(Compared::Inconclusive("the peer is too far behind")),
             }
         };
         let doubts = Doubts { ours: ours.doubt, peer_lacks: theirs.lacking };
@@ -339,7 +339,7 @@ impl Comparer {
         let slots = match self.compare(peer, true).await? {
             Compared::Equal => return Ok(v1::CompareReply::default()),
             Compared::Inconclusive(why) => {
-                return Err(Status::unavailable(format!("they cannot be compared now: {why}")));
+                return Err(Status::unavailable(why));
             }
             Compared::Different { slots, .. } => slots,
         };

@@ -15,7 +15,7 @@ use cell_core::placement::Placement;
 use cell_core::rules::{PAY_WINDOW_MS, Rules};
 use chaos_tests::harness::Role;
 use hdrhistogram::Histogram;
-use region_node::{EngineName, Identity, LogSettings, Node};
+use region_node::{Identity, LogSettings, Node};
 use service_kit::Shutdown;
 
 use super::figure::{STEAL_MAX, TRIES_MAX};
@@ -23,7 +23,7 @@ use super::load::{self, Keys, Load, Phase, Taken};
 use super::machine::{Ticks, cpu_seconds};
 use super::postgres::Postgres;
 use super::served::{ORIGIN, Served, folder_in};
-use super::{Against, EngineArg, PlaceArgs};
+use super::{Against, PlaceArgs};
 
 const OVER_HTTP: &str = "http";
 const AGAINST_POSTGRES: &str = "http, PostgreSQL";
@@ -339,12 +339,7 @@ async fn measure_in_process(args: &PlaceArgs, clients: usize, folder: &Path) -> 
         recovery_wait: Duration::ZERO,
         log: LogSettings::default(),
     };
-    let engine = match args.engine {
-        EngineArg::Sled => EngineName::Sled,
-        EngineArg::Fjall => EngineName::Fjall,
-        EngineArg::Memory => EngineName::Memory,
-    };
-    let (node, running) = Node::open(identity, folder, engine, &Shutdown::new())?;
+    let (node, running) = Node::open(identity, folder, args.engine.name(), &Shutdown::new())?;
     let (numbers, keys, phase) = (Arc::new(AtomicU64::new(0)), Arc::new(Keys::default()), Phase::default());
     let users = load::users();
     let mut load = Vec::with_capacity(clients);

@@ -2,7 +2,7 @@
 
 use chaos_tests::harness::{Kind, LinkState, Role};
 
-use super::stage::{Regions, until};
+use super::stage::{Regions, cellctl, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_one_peer_cannot_reach_is_served_by_the_third_and_says_so() {
@@ -40,6 +40,15 @@ async fn a_lag_grows_while_nothing_comes_and_nothing_is_lost_when_it_does() {
     until("south says how far behind it is", async || {
         let north = regions.peer("south", "north").await;
         north.change_lag_ms.is_some_and(|lag_ms| lag_ms > 2_000) && north.changes != "idle"
+    })
+    .await;
+    // Two that are compared differ in nothing that was not on its way.
+    let file = regions.cluster.cluster_file().display().to_string();
+    let diff = |here, there| cellctl(&["--cluster", &file, "diff", here, there]);
+    until("the comparison says so, too", async || diff("north", "south").2.contains("behind north")).await;
+    until("and nothing of one that follows", async || {
+        let (code, _, said) = diff("north", "east");
+        code == Some(0) && said.is_empty()
     })
     .await;
     // Meanwhile its agent is killed: what it had under way comes again.

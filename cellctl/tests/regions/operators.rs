@@ -2,7 +2,7 @@
 
 use chaos_tests::harness::Role;
 
-use super::stage::{Regions, until};
+use super::stage::{Regions, cellctl, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
@@ -61,12 +61,6 @@ async fn a_wrong_setting_is_one_line_that_names_file_and_key() {
 }
 
 /// `cellctl` as an operator calls it: its exit code, what it printed, what it said.
-fn cellctl(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl")).args(args).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_a_deployment_runs_on_is_left_as_it_is() {
     let regions = Regions::start().await;
@@ -79,6 +73,9 @@ async fn a_folder_that_a_deployment_runs_on_is_left_as_it_is() {
     let shown = folder.canonicalize().unwrap().display().to_string();
     let (code, _, said) = cellctl(&["demo", "--data", &shown]);
     assert_eq!((code, said), (Some(2), format!("cellctl: --data {shown}: in use by another demo")));
+    assert_eq!(configs(), before);
+    let (code, _, said) = cellctl(&["demo", "--data", &shown, "--engine", "fjall"]);
+    assert!(code == Some(2) && said.contains("was made with the other one"), "{said}");
     assert_eq!(configs(), before);
     regions.cluster.stop().await.unwrap();
 }

@@ -46,6 +46,13 @@ pub(super) fn program(role: Role) -> (PathBuf, Vec<String>) {
     (env!("CARGO_BIN_EXE_cellctl").into(), vec!["role".to_owned(), role.program().to_owned()])
 }
 
+/// What it ended with, printed and remarked.
+pub(super) fn cellctl(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl")).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
 impl Regions {
     pub(super) async fn start() -> Regions {
         Regions::start_with(&[], &[]).await

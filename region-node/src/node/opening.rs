@@ -84,7 +84,9 @@ impl Opened {
         // What is in the view, or was when it was closed, was in the log: its positions are not given out again.
         let position = view::position(working.store()).map_err(of_view)?;
         let is_at = position.unwrap_or(Position(0));
-        if let Some(closed_at) = closed_at.filter(|closed_at| is_at < *closed_at) {
+        // One that is made anew has lost nothing that the log or a peer does not bring.
+        let lost = |closed_at: &Position| position.is_some_and(|is_at| is_at < *closed_at);
+        if let Some(closed_at) = closed_at.filter(lost) {
             tracing::error!(
                 closed_at = closed_at.0,
                 is_at = is_at.0,
