@@ -1,10 +1,13 @@
 //! `dlq list|inspect|redrive|discard`: messages that wait in vain, and what an operator can do about them.
 
+use cell_proto::v1::agent_admin_client::AgentAdminClient;
 use cell_proto::v1::{DiscardRequest, HeldMessage, InspectHeldRequest, ListHeldRequest, RedriveRequest};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Region, refusal};
 use crate::output::{Format, Refused, Silent, age, now_ms, relative, remark, rfc3339, show};
 
 #[derive(Debug, Subcommand)]
@@ -146,17 +149,41 @@ fn to_json(region: &str, held: &HeldMessage) -> Value {
     })
 }
 
+type Agent = AgentAdminClient<Channel>;
+
+/// What a region's agent says; nothing if it knows of no such message, or does not answer, which is noted: the others are
+/// asked all the same.
+async fn ask<T>(
+    region: &Region,
+    silent: &mut Silent,
+    asked: impl AsyncFnOnce(Agent) -> Result<Response<T>, Status>,
+) -> Result<Option<T>, Refused> {
+    let agent = match region.agent().await {
+        Ok(agent) => agent,
+        Err(error) => {
+            silent.note(&region.name, error);
+            return Ok(None);
+        }
+    };
+    match asked(agent).await {
+        Ok(reply) => Ok(Some(reply.into_inner())),
+        Err(status) => match status.code() {
+            Code::NotFound => Ok(None),
+            Code::InvalidArgument | Code::FailedPrecondition => Err(status.into()),
+            _ => {
+                silent.note(&region.name, refusal(&region.agent, &status));
+                Ok(None)
+            }
+        },
+    }
+}
+
 async fn list(cluster: &Cluster, filter: &FilterArgs, parked: bool, format: Format) -> Result<(), Refused> {
     let (mut rows, mut documents, mut silent) = (Vec::new(), Vec::new(), Silent::default());
     let state = if parked { "" } else { "dead" };
     for region in cluster.some(filter.region.as_deref())? {
-        let reply = match region.agent().await {
-            Ok(mut agent) => agent.list_held(filter.request(state)).await?.into_inner(),
-            Err(error) => {
-                silent.note(&region.name, error);
-                continue;
-            }
-        };
+        let asked = async |mut agent: Agent| agent.list_held(filter.request(state)).await;
+        let Some(reply) = ask(region, &mut silent, asked).await? else { continue };
         for held in &reply.messages {
             rows.push(vec![
                 region.name.clone(),
@@ -180,24 +207,15 @@ async fn list(cluster: &Cluster, filter: &FilterArgs, parked: bool, format: Form
 async fn inspect(cluster: &Cluster, id: &str, region: Option<&str>, format: Format) -> Result<(), Refused> {
     let mut silent = Silent::default();
     for region in cluster.some(region)? {
-        let mut agent = match region.agent().await {
-            Ok(agent) => agent,
-            Err(error) => {
-                silent.note(&region.name, error);
-                continue;
-            }
-        };
-        match agent.inspect_held(InspectHeldRequest { id: id.to_owned() }).await {
-            Ok(held) => {
-                let document = to_json(&region.name, &held.into_inner());
-                let rows = document.as_object().into_iter().flatten();
-                let rows =
-                    rows.map(|(key, value)| vec![key.trim_end_matches("_ms").to_owned(), text(key, value)]);
-                show(format, &["what", "value"], rows.collect(), &document);
-                return Ok(());
-            }
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(status.into()),
+        let request = InspectHeldRequest { id: id.to_owned() };
+        let asked = async |mut agent: Agent| agent.inspect_held(request.clone()).await;
+        if let Some(held) = ask(region, &mut silent, asked).await? {
+            let document = to_json(&region.name, &held);
+            let rows = document.as_object().into_iter().flatten();
+            let rows =
+                rows.map(|(key, value)| vec![key.trim_end_matches("_ms").to_owned(), text(key, value)]);
+            show(format, &["what", "value"], rows.collect(), &document);
+            return Ok(());
         }
     }
     Err(silent.not_found(format!("{id} is held by no gate")))
@@ -224,18 +242,9 @@ async fn redrive(
 ) -> Result<(), Refused> {
     let (mut done, mut silent) = (Vec::new(), Silent::default());
     for region in cluster.some(region)? {
-        let mut agent = match region.agent().await {
-            Ok(agent) => agent,
-            Err(error) => {
-                silent.note(&region.name, error);
-                continue;
-            }
-        };
-        match agent.redrive(request.clone()).await {
-            Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(status.into()),
-        }
+        let asked = async |mut agent: Agent| agent.redrive(request.clone()).await;
+        let reply = ask(region, &mut silent, asked).await?;
+        done.extend(reply.into_iter().flat_map(|reply| reply.ids).map(|id| (region.name.clone(), id)));
     }
     let again = !done.is_empty() && !request.dry_run;
     let what = if request.dry_run { "would redrive" } else { "redriven" };
@@ -254,18 +263,9 @@ async fn discard(
 ) -> Result<(), Refused> {
     let (mut done, mut silent) = (Vec::new(), Silent::default());
     for region in cluster.some(region)? {
-        let mut agent = match region.agent().await {
-            Ok(agent) => agent,
-            Err(error) => {
-                silent.note(&region.name, error);
-                continue;
-            }
-        };
-        match agent.discard(request.clone()).await {
-            Ok(reply) => done.extend(reply.into_inner().ids.into_iter().map(|id| (region.name.clone(), id))),
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(status.into()),
-        }
+        let asked = async |mut agent: Agent| agent.discard(request.clone()).await;
+        let reply = ask(region, &mut silent, asked).await?;
+        done.extend(reply.into_iter().flat_map(|reply| reply.ids).map(|id| (region.name.clone(), id)));
     }
     acted(done, silent, true, if request.dry_run { "would discard" } else { "discarded" }, format)
 }

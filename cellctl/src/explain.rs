@@ -54,7 +54,13 @@ pub(crate) async fn run(cluster: &Cluster, of: Of, verb: Verb, format: Format) -
     let (Verb::Get { id } | Verb::Explain { id }) = &verb;
     of.check(id)?;
     let asked = cluster.regions.iter().map(async |region| (region.name.clone(), ask(region, id).await));
-    let seen: Seen = join_all(asked).await.into_iter().collect();
+    let (mut seen, mut silent) = (Seen::new(), Silent::default());
+    for (region, answer) in join_all(asked).await {
+        let (known, gate) = answer.map_or_else(|error| (Err(error), None), |(known, gate)| (Ok(known), gate));
+        let gate = gate.map(|error| format!("its agent: {error}"));
+        known.as_ref().err().or(gate.as_ref()).into_iter().for_each(|error| silent.note(&region, error));
+        seen.insert(region, known);
+    }
     let known = seen.values().any(|seen| seen.as_ref().is_ok_and(|seen| !seen.is_null()));
     let json: BTreeMap<&String, Value> = seen
         .iter()
@@ -73,31 +79,28 @@ pub(crate) async fn run(cluster: &Cluster, of: Of, verb: Verb, format: Format) -
     if format == Format::Table {
         line("version: the dot of the newest event of it that the region holds");
     }
-    let mut silent = Silent::default();
-    for (region, seen) in &seen {
-        if let Err(error) = seen {
-            silent.note(region, error);
-        }
-    }
     if known { silent.end() } else { Err(silent.not_found(format!("{id} is known in no region"))) }
 }
 
-/// What a region's node knows of it, and what waits for it or about it in the region's gate.
-async fn ask(region: &Region, id: &str) -> Result<Value, String> {
+/// What a region's node knows of it, and what waits for it or about it in the region's gate; and why that is not known.
+async fn ask(region: &Region, id: &str) -> Result<(Value, Option<String>), String> {
     let reply = region.node().await?.explain(ExplainRequest { id: id.to_owned() }).await;
     let json = reply.map_err(|status| refusal(&region.node, &status))?.into_inner().json;
     let mut document: Value = match json.is_empty() {
         true => Value::Null,
         false => serde_json::from_str(&json).map_err(|error| error.to_string())?,
     };
-    let held = held(region, id).await.unwrap_or_default();
+    let (held, silent) = match held(region, id).await {
+        Ok(held) => (held, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
     if document.is_null() && !held.is_empty() {
         document = json!({ "status": "not known here" });
     }
     if !document.is_null() {
         document["held"] = held.into();
     }
-    Ok(document)
+    Ok((document, silent))
 }
 
 async fn held(region: &Region, id: &str) -> Result<Vec<Value>, String> {

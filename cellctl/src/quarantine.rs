@@ -152,8 +152,8 @@ async fn one(cluster: &Cluster, dot: &str, only: Option<&str>, format: Format) -
     let request = QuarantinedRequest { dot: dot.to_owned(), with_bytes: true };
     let mut silent = Silent::default();
     for region in cluster.some(only)? {
-        let found = match region.node().await {
-            Ok(mut node) => node.list_quarantined(request.clone()).await?.into_inner().json,
+        let found = match asked(region, &request).await {
+            Ok(found) => found,
             Err(error) => {
                 silent.note(&region.name, error);
                 continue;

@@ -51,10 +51,14 @@ impl From<StoppedError> for Refused {
         match error {
             StoppedError::InUse { .. } => Refused::Unsafe(message),
             StoppedError::NoNode { .. }
+            | StoppedError::Link { .. }
             | StoppedError::Migrate(
                 MigrateError::NoView { .. } | MigrateError::Already { .. } | MigrateError::KeepsNothing(_),
             ) => Refused::Usage(message),
-            StoppedError::Medium(_) | StoppedError::Migrate(_) => Refused::Failed(message),
+            StoppedError::Truncated { .. }
+            | StoppedError::Store { .. }
+            | StoppedError::Medium(_)
+            | StoppedError::Migrate(_) => Refused::Failed(message),
         }
     }
 }

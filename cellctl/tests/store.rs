@@ -75,3 +75,24 @@ async fn a_stopped_nodes_view_moves_and_the_node_starts_on_the_engine_that_it_wa
     let (code, _, said) = migrate(&dir, &["--to", "fjall"]);
     assert_eq!((code, said.contains("is fjall's already")), (Some(2), true), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_lost_its_end_or_is_elsewhere_is_not_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("node");
+    close(open(&dir, EngineName::Sled).unwrap()).await;
+    let mark = dir.join("view.closed-at");
+    let said = std::fs::read_to_string(&mark).unwrap();
+    std::fs::write(&mark, "1000000 1000000").unwrap();
+    for rest in [&["--to", "fjall", "--dry-run"][..], &["--to", "fjall"]] {
+        let (code, _, said) = migrate(&dir, rest);
+        assert!(code == Some(1) && said.contains("lost its end"), "{code:?} {said}");
+    }
+    std::fs::write(&mark, said).unwrap();
+    let (view, elsewhere) = (dir.join("view"), folder.path().join("elsewhere"));
+    std::fs::rename(&view, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &view).unwrap();
+    let (code, _, said) = migrate(&dir, &["--to", "fjall"]);
+    assert!(code == Some(2) && said.contains("is a symbolic link"), "{code:?} {said}");
+    assert!(view.is_symlink() && elsewhere.is_dir());
+}

@@ -35,7 +35,7 @@ use crate::scrub::Scrub;
 use crate::session::Sessions;
 use crate::stopped;
 use crate::upkeep::Retention;
-use crate::view;
+use crate::view::{self, Lineage};
 use crate::working::{Whole, Working};
 use crate::writer::{Hurry, NodeError, Submit, Writer};
 
@@ -74,7 +74,7 @@ pub struct Node {
     me: Arc<Mutex<ActorId>>,
     /// Actors that this very process was before.
     was: Arc<Mutex<BTreeSet<ActorId>>>,
-    view_id: u64,
+    lineage: Arc<Lineage>,
     scrub: Scrub,
     recovery_wait: Duration,
     ability: Arc<Ability>,
@@ -135,9 +135,9 @@ impl Node {
         *self.me.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// In which view places are meant.
-    pub(crate) fn view_id(&self) -> u64 {
-        self.view_id
+    /// Whose places in the view are places here.
+    pub(crate) fn lineage(&self) -> &Lineage {
+        &self.lineage
     }
 
     /// The position behind the last durable record.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cell_store::{DiskMedium, Engine, MediumError, MigrateError, Migrated, Position, Stage, StoreError};
 
+use crate::view;
+
 pub(crate) const LOG: &str = "log";
 pub(crate) const VIEW: &str = "view";
 /// A file that says that the view is damaged.
@@ -25,6 +27,18 @@ pub enum StoppedError {
     /// A node runs on it, or somebody else works on it.
     #[error("{} is in use: stop the node first", dir.display())]
     InUse { dir: PathBuf },
+    /// It would be replaced by a folder, and what it names be left behind.
+    #[error("{} is a symbolic link: put what it names in its place first", view.display())]
+    Link { view: PathBuf },
+    /// A part of it is gone, and the copy would lack it, too.
+    #[error(
+        "{} lost its end: it shows what is before {} and was closed at {}. Start the node on it first: it has the rest from its \
+         log", view.display(), is_at.0, closed_at.0
+    )]
+    Truncated { view: PathBuf, is_at: Position, closed_at: Position },
+    /// The engine, or the disk under it.
+    #[error("the view in {} was not moved, and is as it was: {source}", dir.display())]
+    Store { dir: PathBuf, source: StoreError },
     #[error(transparent)]
     Medium(MediumError),
     #[error(transparent)]
@@ -58,9 +72,29 @@ impl StoppedNode {
     /// Which engine keeps the view, if it can be moved to another one.
     ///
     /// # Errors
-    /// [`StoppedError::Migrate`]: there is no view, or it is that engine's already.
+    /// [`StoppedError::Migrate`]: there is no view, or it is that engine's already; [`StoppedError::Link`],
+    /// [`StoppedError::Truncated`].
     pub fn may_migrate(&self, to: Engine) -> Result<Engine, StoppedError> {
-        Ok(cell_store::may_migrate(&self.dir.join(VIEW), to)?)
+        let view = self.dir.join(VIEW);
+        if view.is_symlink() {
+            return Err(StoppedError::Link { view });
+        }
+        let from = cell_store::may_migrate(&view, to)?;
+        if let Some(closed_at) = said_closed_at(&self.dir) {
+            let store = cell_store::open(from, &view).map_err(|error| self.failed(error))?;
+            let is_at = view::position(&store).map_err(|error| self.failed(error))?.unwrap_or(Position(0));
+            if is_at < closed_at {
+                return Err(StoppedError::Truncated { view, is_at, closed_at });
+            }
+        }
+        Ok(from)
+    }
+
+    fn failed(&self, error: StoreError) -> StoppedError {
+        match error {
+            StoreError::Held { .. } => StoppedError::InUse { dir: self.dir.clone() },
+            source => StoppedError::Store { dir: self.dir.clone(), source },
+        }
     }
 
     /// What the view takes on disk.
@@ -72,11 +106,16 @@ impl StoppedNode {
     /// Moves the view to another engine. Nothing is lost whatever happens: the old view or the whole new one is in place.
     ///
     /// # Errors
-    /// [`StoppedError::InUse`], [`StoppedError::Migrate`]: the old view is in place.
+    /// As of [`StoppedNode::may_migrate`], and [`StoppedError::InUse`], [`StoppedError::Store`]: the old view is in place.
     pub fn migrate(&self, to: Engine, tell: impl FnMut(Stage)) -> Result<Migrated, StoppedError> {
+        match self.may_migrate(to) {
+            // Leftovers of a move that was made go all the same.
+            Ok(_) | Err(StoppedError::Migrate(_)) => {}
+            Err(error) => return Err(error),
+        }
         let moved = cell_store::migrate(&self.dir.join(VIEW), &self.dir.join(VIEW_BESIDE), to, tell);
         moved.map_err(|error| match error {
-            MigrateError::Store(StoreError::Held { .. }) => StoppedError::InUse { dir: self.dir.clone() },
+            MigrateError::Store(error) => self.failed(error),
             error => StoppedError::Migrate(error),
         })
     }
@@ -107,12 +146,15 @@ pub(crate) fn close(dir: &Path, at: Position) {
     }
 }
 
+fn said_closed_at(dir: &Path) -> Option<Position> {
+    let said = std::fs::read_to_string(dir.join(CLOSED)).ok()?;
+    let agrees = said.trim().split_once(' ').filter(|(once, again)| once == again);
+    agrees.and_then(|(once, _)| once.parse().ok()).map(Position)
+}
+
 /// How far the view was when it was closed, if it was; it is asked once.
 pub(crate) fn closed_at(dir: &Path) -> Option<Position> {
-    let mark = dir.join(CLOSED);
-    let said = std::fs::read_to_string(&mark).ok()?;
-    let agrees = said.trim().split_once(' ').filter(|(once, again)| once == again);
-    let at = agrees.and_then(|(once, _)| once.parse().ok()).map(Position);
+    let (mark, at) = (dir.join(CLOSED), said_closed_at(dir));
     match std::fs::remove_file(&mark) {
         Ok(()) => at,
         // It would be asked again when it is not true any more.

@@ -355,7 +355,7 @@ pub(crate) enum StartError {
 ///
 /// # Errors
 /// [`StoreError`].
-pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<Vec<(ActorId, u64)>, StoreError> {
+pub(crate) fn frontier(store: &Arc<dyn Store>) -> Result<BTreeMap<ActorId, u64>, StoreError> {
     let frontier = store.scan(&Scan::prefix(keys::FRONTIER, usize::MAX))?;
     let dot = |value: &Bytes| Dot::decode(value.get(32..)?).ok();
     Ok(frontier.iter().filter_map(|(_, value)| dot(value)).map(|dot| (dot.actor, dot.seq)).collect())
@@ -382,13 +382,51 @@ pub(crate) fn gap(store: &Arc<dyn Store>, first: Position) -> Result<(bool, bool
     Ok((shown < first, trimmed.unwrap_or(0) >= first.0))
 }
 
-/// Which view this is: places in it mean nothing in another, nor after some of it was written a second time.
-///
-/// # Errors
-/// [`StoreError`].
-pub(crate) fn identity(store: &Arc<dyn Store>) -> Result<u64, StoreError> {
-    let identity = store.get(keys::IDENTITY)?;
-    Ok(identity.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0))
+/// How long it is known that the places of an earlier start are places here: so many starts.
+const EARLIER_MAX: usize = 32;
+
+/// Whose places in the view are places in this one. Every start gives out places under an identity of its own, for a copy
+/// of the folder may have gone on from the same position: what that one gave out means nothing here. What an earlier start
+/// gave out does, up to where this folder went on from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lineage {
+    now: u64,
+    earlier: Vec<(u64, Position)>,
+}
+
+impl Lineage {
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn read(store: &Arc<dyn Store>) -> Result<Lineage, StoreError> {
+        let value = store.get(keys::IDENTITY)?.unwrap_or_default();
+        let numbers: Vec<u64> = value.as_chunks::<8>().0.iter().map(|it| u64::from_be_bytes(*it)).collect();
+        let Some((now, earlier)) = numbers.split_first() else { return Ok(Lineage::default()) };
+        let earlier = earlier.as_chunks::<2>().0.iter().map(|[id, upto]| (*id, Position(*upto))).collect();
+        Ok(Lineage { now: *now, earlier })
+    }
+
+    fn to_bytes(&self) -> Bytes {
+        let earlier = self.earlier.iter().flat_map(|(id, upto)| [*id, upto.0]);
+        std::iter::once(self.now).chain(earlier).flat_map(u64::to_be_bytes).collect()
+    }
+
+    /// The same from the next start on, in a view that shows what is before `upto`.
+    fn next(&self, now: u64, upto: Position) -> Lineage {
+        let last = (self.now != 0).then_some((self.now, upto));
+        let earlier = last.into_iter().chain(self.earlier.iter().copied()).take(EARLIER_MAX);
+        Lineage { now, earlier: earlier.collect() }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Whether a place that was given out under this identity is one here.
+    pub(crate) fn has(&self, identity: u64, place: &[u8; keys::NOTICE_BYTES]) -> bool {
+        let is_at = place.first_chunk().map(|position| u64::from_be_bytes(*position));
+        let upto = self.earlier.iter().find(|(id, _)| *id == identity).map(|(_, upto)| upto.0);
+        identity == self.now || upto.is_some_and(|upto| is_at.is_some_and(|is_at| is_at <= upto))
+    }
 }
 
 /// That it is this node's view, or a new one: another's has what it has at another's positions.
@@ -406,17 +444,16 @@ pub(crate) fn check_owner(working: &Working, node: NodeId) -> Result<(), StoreEr
     }
 }
 
-fn identify(working: &Working, node: NodeId, identity: u64) -> Result<(), StoreError> {
+fn identify(working: &Working, node: NodeId, lineage: &Lineage) -> Result<(), StoreError> {
     let (mut own, mut batch) = (working.own(), Batch::new());
-    own.put(&mut batch, keys::IDENTITY, Bytes::copy_from_slice(&identity.to_be_bytes()));
+    own.put(&mut batch, keys::IDENTITY, lineage.to_bytes());
     own.put(&mut batch, keys::OWNER, node.to_string().into_bytes());
     own.put(&mut batch, keys::FORMAT, Bytes::copy_from_slice(&FORMAT.to_be_bytes()));
     own.seal(&mut batch);
     working.store().write(batch)
 }
 
-/// Restores what the view says of frontier and epochs, then replays the log behind it. A new view, and one that takes a
-/// part of the log (again, for all it knows), becomes `fresh`.
+/// Restores what the view says of frontier and epochs, then replays the log behind it. Places are given out under `fresh`.
 pub(crate) fn restore(
     cell: &mut Cell,
     working: &Working,
@@ -436,9 +473,7 @@ pub(crate) fn restore(
     working.doubt_slots(doubts);
     let shown = position.unwrap_or(Position(0));
     let from = shown.max(log.first());
-    if log.durable() > from || store.get(keys::IDENTITY)?.is_none() {
-        identify(working, cell.me().node, fresh)?;
-    }
+    identify(working, cell.me().node, &Lineage::read(store)?.next(fresh, shown))?;
     let replayed = replay(cell, working, traces, log, from, shown == from)?;
     let named: BTreeSet<EntityId> =
         cell.quarantined().flat_map(|(_, hole)| hole.entities.iter().copied()).collect();

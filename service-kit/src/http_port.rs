@@ -222,7 +222,8 @@ pub async fn serve_http<A: Answers>(
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Silence is watched below, for both versions, without a timer for each request.
-    builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
+    // Who has said everything and closes its side waits for the answer still.
+    builder.http1().half_close(true).header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

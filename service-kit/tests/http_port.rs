@@ -122,3 +122,11 @@ async fn what_is_under_way_ends_and_what_takes_too_long_is_cut_off() {
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }
+
+#[tokio::test]
+async fn who_has_said_everything_and_closes_that_side_is_answered() {
+    let (address, ..) = start(PortLimits::default()).await;
+    let mut half = connect(address, b"GET /slow HTTP/1.1\r\nHost: kit\r\n\r\n").await;
+    half.shutdown().await.unwrap();
+    assert!(answer(&mut half, "").await.ends_with("at last"));
+}

@@ -63,6 +63,8 @@ pub(crate) struct Known {
     pub(crate) recovering: bool,
     /// It lacks a part of what it says it has.
     pub(crate) lacking: bool,
+    /// It knows less than this agent saw it know: a part of its disk is gone, however new it says to be.
+    pub(crate) lost: bool,
     /// Regions of which it may lack a part, its own perhaps among them.
     pub(crate) unheard: BTreeSet<RegionId>,
 }
@@ -291,7 +293,10 @@ impl NodeLink {
         let fronts = Arc::new(fronts);
         let actor = status.actor.and_then(|actor| ActorId::try_from(actor).ok());
         let known = Arc::clone(&self.known.borrow().fronts);
-        if known.iter().any(|(actor, front)| fronts.seq(actor) < front.seq) {
+        // Also what an earlier start lost and no peer has confirmed since.
+        let before = self.known.borrow().lost;
+        let lost = known.iter().any(|(actor, front)| fronts.seq(actor) < front.seq);
+        if lost {
             tracing::error!(
                 "the node knows less than it did: its disk is an older one. Until a comparison with a peer agrees it \
                  denies nothing"
@@ -313,6 +318,7 @@ impl NodeLink {
             actor,
             recovering: status.recovering,
             lacking: status.lacking,
+            lost: lost || before,
             unheard: read_regions(&status.unheard),
             ..Known::default()
         });
@@ -341,7 +347,11 @@ impl NodeLink {
 
     /// It decides, in this life.
     pub(crate) fn has_recovered(&self, life: u64) {
-        self.known.send_modify(|known| known.recovering &= known.life != life);
+        self.known.send_modify(|known| {
+            let other = known.life != life;
+            known.recovering &= other;
+            known.lost &= other;
+        });
     }
 
     /// The node is there, and is as `now` says; what rises with a connection rises from what it was.

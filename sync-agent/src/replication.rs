@@ -299,7 +299,7 @@ impl Stream<'_> {
             let known = node.known();
             let known = known.borrow();
             let unheard = |region| known.unheard.contains(&region);
-            (known.lacking || unheard(self.report.of()), unheard(node.region()))
+            (known.lacking || known.lost || unheard(self.report.of()), !known.lost && unheard(node.region()))
         };
         v1::ChangeBatch { frontier, stamp, all, only_as_state, lacking, unconfirmed, ..batch }
     }

@@ -152,3 +152,33 @@ async fn an_operator_sees_what_answered_and_by_the_code_that_not_all_did() {
     assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
     regions.cluster.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_others_say_is_shown_where_a_region_stands_still() {
+    let regions = Regions::start().await;
+    let order = regions.place("k").await;
+    until("south has it", async || regions.sees("south", &order).await).await;
+    let file = regions.cluster.cluster_file().display().to_string();
+    // The first of those that are asked.
+    regions.cluster.pause(Role::Agent, "east").unwrap();
+    let ask = &|args: &[&str]| cellctl(&[&["--cluster", &file], args].concat());
+    let nothing = "00000000000000000000000000000000";
+    let commands = [
+        &["dlq", "list"][..],
+        &["dlq", "redrive", "--all"],
+        &["dlq", "discard", nothing, "--reason", "none"],
+        &["order", "get", &order],
+    ];
+    // Each waits for the one that does not answer.
+    std::thread::scope(|scope| {
+        for args in commands {
+            scope.spawn(move || {
+                let (code, shown, said) = ask(args);
+                assert!(code == Some(1) && said.contains("east: "), "{args:?}: {code:?} {shown} {said}");
+                assert!(!said.contains("south: ") && !said.contains("north: "), "{args:?}: {said}");
+            });
+        }
+    });
+    regions.cluster.resume(Role::Agent, "east").unwrap();
+    regions.cluster.stop().await.unwrap();
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use cell_proto::v1;
 use chaos_tests::harness::Role;
 
-use super::stage::{Regions, node_folder, node_status, until};
+use super::stage::{Regions, WITHIN, node_folder, node_status, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_comes_back_from_its_peers_as_the_home_it_was() {
@@ -53,6 +53,39 @@ async fn a_wiped_node_does_not_wait_for_an_agent_without_a_node() {
     until("it is back", async || regions.sees("north", &order).await).await;
     let at = regions.cluster.node_http("north").unwrap();
     until("it decides", async || regions.cancel(at, &order).await.status == 201).await;
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_that_lost_their_disks_do_not_tell_each_other_that_there_never_was_anything() {
+    let mut regions = Regions::start().await;
+    let order = regions.place("k").await;
+    for region in ["east", "south"] {
+        until("all have it", async || regions.sees(region, &order).await).await;
+    }
+    heard_each_other(&regions).await;
+    for region in ["north", "east", "south"] {
+        regions.cluster.kill(Role::Node, region).await.unwrap();
+    }
+    for region in ["north", "east", "south"] {
+        std::fs::remove_dir_all(node_folder(&regions, region)).unwrap();
+        regions.cluster.restart(Role::Node, region).await.unwrap();
+    }
+    for region in ["north", "east", "south"] {
+        let lost = async || {
+            let log = regions.cluster.data_folder().join(region).join("agent.log");
+            std::fs::read_to_string(log).unwrap().contains("every region lacks a part of what it says it has")
+        };
+        let at = regions.cluster.node_http(region).unwrap();
+        let begun = std::time::Instant::now();
+        // Half a minute for somebody to come who lost nothing.
+        while !lost().await {
+            assert!(begun.elapsed() < 2 * WITHIN, "{region} does not say what is lost");
+            let answer = regions.api.get(at, &format!("/v1/orders/{order}"), &regions.buyer).await;
+            assert!(answer.is_err() || answer.unwrap().status == 503, "it was denied before that was said");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
     regions.cluster.stop().await.unwrap();
 }
 

@@ -73,11 +73,11 @@ impl Api {
     async fn newest(&self, user: &UserId) -> Result<Cursor, Problem> {
         let (node, head) = (self.node.clone(), keys::of_user(b'n', user));
         super::read(move || -> Result<Cursor, StoreError> {
-            let seen = Seen::of(view::frontier(node.store())?);
+            let seen = Seen::of(&view::frontier(node.store())?);
             let newest = node.store().scan(&Scan::prefix(head.clone(), 1).reversed())?;
             let place = newest.first().and_then(|(key, _)| key.get(head.len()..)?.try_into().ok());
             let place = place.unwrap_or([0; NOTICE_BYTES]);
-            Ok(Cursor { seen, here: Some(Here { view: node.view_id(), place, newcomer: false }) })
+            Ok(Cursor { seen, here: Some(Here { view: node.lineage().now(), place, newcomer: false }) })
         })
         .await
     }
@@ -85,9 +85,12 @@ impl Api {
 
 fn owed(node: &Node, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page, StoreError> {
     // Read before the notices, which a batch brings together with it: what it covers is among them.
-    let target = Seen::of(view::frontier(node.store())?);
-    let at_the_door = Here { view: node.view_id(), place: [0; NOTICE_BYTES], newcomer: true };
-    let mut here = cursor.here.filter(|here| here.view == node.view_id()).unwrap_or(at_the_door);
+    let frontier = view::frontier(node.store())?;
+    let (target, seen) = (Seen::of(&frontier), cursor.seen.in_view(&frontier));
+    let lineage = node.lineage();
+    let at_the_door = Here { view: lineage.now(), place: [0; NOTICE_BYTES], newcomer: true };
+    let known = cursor.here.filter(|here| lineage.has(here.view, &here.place));
+    let mut here = known.map_or(at_the_door, |here| Here { view: lineage.now(), ..here });
     let head = keys::of_user(b'n', user);
     // A newcomer passes over much; whoever was here is given what is found.
     let at_once = if here.newcomer { SCAN_MAX } else { limit + 1 };
@@ -98,7 +101,7 @@ fn owed(node: &Node, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page
         let whole = found.len() < at_once;
         for (key, value) in found {
             let Some(place) = key.get(head.len()..).and_then(|place| place.try_into().ok()) else { continue };
-            let kept = Kept::decode(&value).filter(|kept| !here.newcomer || !cursor.seen.covers(&kept.dots));
+            let kept = Kept::decode(&value).filter(|kept| !here.newcomer || !seen.covers(&kept.dots));
             if let Some(notice) = kept.and_then(|kept| kept.notice()) {
                 if owed.len() == limit {
                     let end = Cursor { seen: cursor.seen, here: Some(here) };

@@ -219,7 +219,7 @@ impl Node {
         let Opened { log, records, working, traces, cell: restored, replayed, gap, end_lost, lacking } =
             opened;
         let (reader, trimmer) = (log.reader(), log.trimmer());
-        let view_id = view::identity(working.store()).map_err(|error| folder(&error))?;
+        let lineage = view::Lineage::read(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;
         let holed = restored.holes().map(|(actor, ..)| actor);
         let known = restored.fronts().actors().copied().chain(holed);
@@ -301,7 +301,7 @@ impl Node {
             members,
             me: Arc::new(Mutex::new(me)),
             was: Arc::default(),
-            view_id,
+            lineage: Arc::new(lineage),
             scrub,
             recovery_wait: identity.recovery_wait,
             ability: Arc::new(identity.ability),

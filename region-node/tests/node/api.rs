@@ -588,6 +588,52 @@ async fn a_view_that_the_log_cannot_go_on_from_is_put_aside_and_made_anew() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_on_after_a_backup_was_restored_is_told_what_is_new() {
+    for engine in [EngineName::Sled, EngineName::Fjall] {
+        let folder = tempfile::tempdir().unwrap();
+        let (orders, gateway) = twenty(folder.path(), engine).await;
+        let (data, backup) = (folder.path().join("north"), folder.path().join("backup"));
+        copy(&data, &backup);
+        let of = async || Service::of(config(folder.path(), engine, gateway, "north")).await;
+        let a = user_of("north", 0);
+        let cancel = async |node: &Service, order: &str| {
+            let path = format!("/v1/orders/{order}/cancel");
+            assert_eq!(node.call("POST", &path, &a, "c", json!({})).await.0, 201);
+        };
+        let told = async |node: &Service, cursor: &str, upto: &[String]| loop {
+            let path = format!("/v1/notifications?after={cursor}");
+            let (_, listed) = node.call("GET", &path, &a, "", Value::Null).await;
+            let items = listed["items"].as_array().unwrap();
+            let found = |id: &String| items.iter().any(|item| item["order"] == id.as_str());
+            if upto.iter().all(found) {
+                break (items.len(), listed["next"].as_str().unwrap().to_owned());
+            }
+        };
+        let node = of().await;
+        for order in &orders[..12] {
+            cancel(&node, order).await;
+        }
+        let (count, cursor) = told(&node, "1", &orders[..12]).await;
+        assert_eq!(count, 12);
+        node.stop().await;
+        let node = of().await;
+        assert_eq!(told(&node, &cursor, &[]).await.0, 0, "{engine:?}: a place stands over a restart");
+        node.stop().await;
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&backup, &data);
+        let node = of().await;
+        for order in &orders[15..18] {
+            cancel(&node, order).await;
+        }
+        // In time, or not at all: what came once does not go again.
+        let within = std::time::Duration::from_secs(20);
+        let found = tokio::time::timeout(within, told(&node, &cursor, &orders[15..18])).await;
+        assert_eq!(found.expect("it is told what is new").0, 3, "{engine:?}");
+        node.stop().await;
+    }
+}
+
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     for file in walk(from) {
         let copied = to.join(file.strip_prefix(from).unwrap());
