@@ -29,7 +29,7 @@ mod stream;
 mod work;
 mod world;
 
-pub use coverage::Coverage;
+pub use coverage::{Coverage, RARE, SEEDS_THAT_COVER};
 pub use invariants::{ALL as INVARIANTS, Invariant, Violation};
 pub use museum::{Caught, Exhibit};
 pub(crate) use rng::Rng;

@@ -4,6 +4,11 @@ use std::collections::BTreeMap;
 
 use cell_core::settle::Row;
 
+/// A run of at least this many seeds has to exercise every fault and every row.
+pub const SEEDS_THAT_COVER: u64 = 3_000;
+/// But these, which come two or three times in so many seeds: of this many.
+pub const RARE: (&[&str], u64) = (&["hole-given-up"], 20_000);
+
 /// Every kind of fault the world knows.
 pub(crate) const FAULTS: &[&str] = &[
     "packet-lost",
@@ -82,12 +87,19 @@ impl Coverage {
             *self.rows.entry(name).or_default() += times;
         }
     }
-    /// Faults and rows that never fired: such a run is no proof.
+    /// Faults and rows that never fired.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         let rows = Row::ALL.iter().map(|row| row.as_str());
         let faults = FAULTS.iter().copied().filter(|name| !self.faults.contains_key(name));
         faults.chain(rows.filter(|name| !self.rows.contains_key(name))).collect()
+    }
+    /// Those that should have fired in a run of so many seeds: without them it is no proof.
+    #[must_use]
+    pub fn lacking(&self, seeds: u64) -> Vec<&'static str> {
+        let (rare, rare_from) = RARE;
+        let from = |name: &&str| if rare.contains(name) { rare_from } else { SEEDS_THAT_COVER };
+        self.missing().into_iter().filter(|name| seeds >= from(name)).collect()
     }
     /// (name, times) of every fault and every row, those that never fired included.
     #[must_use]

@@ -1,6 +1,7 @@
 //! A run: chaos with safety checked, then healing, then liveness checked at rest.
 
 use cell_core::cell::{Ability, SILENT_BEATS};
+use cell_core::id::Slot;
 
 use super::coverage::Coverage;
 use super::disk::Disk;
@@ -133,6 +134,9 @@ impl World {
                 closed = true;
             } else if self.unrest().is_none() {
                 break;
+            } else if self.nodes.iter().any(|node| Slot::all().any(|slot| node.cell.is_outranked(slot))) {
+                // It heard of an actor above it when nobody gave signs of life any more.
+                (followed, closed) = (false, false);
             }
         }
         if self.journal.violations.is_empty()
