@@ -103,9 +103,13 @@ struct PeerLine {
 #[derive(Debug, Default)]
 struct Lines {
     node_connected: bool,
+    /// When the node's tail last brought something; its own heartbeats come that way.
+    node_heard_ms: u64,
     node_position: u64,
     node_protocol: u32,
     quarantined: u64,
+    /// Since when the node took none of the messages that wait for nothing else.
+    untaken_since_ms: Option<u64>,
     /// A peer's state is on its way, and how far that is.
     takes_over: Option<String>,
     gate: Counts,
@@ -120,6 +124,20 @@ impl PeerLine {
     }
 }
 
+impl Lines {
+    /// How long a message is held up here once it came: by a node that is silent, or that takes none.
+    fn untaken_ms(&self, now_ms: u64) -> u64 {
+        let silent_ms = now_ms.saturating_sub(self.node_heard_ms).saturating_sub(CHANGE_BEAT_MS);
+        let untaken_ms = self.untaken_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        silent_ms.max(untaken_ms)
+    }
+
+    /// End to end: on its way here, and from here to the node.
+    fn message_lag_ms(&self, line: &PeerLine, now_ms: u64) -> u64 {
+        line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS).max(self.untaken_ms(now_ms))
+    }
+}
+
 /// Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
@@ -130,7 +148,8 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new(region: RegionId, peers: impl IntoIterator<Item = RegionId>) -> Board {
         // Before anything was heard, a lag is at least the time that was listened.
-        let beat = Beat { wall_ms: now_ms(), transit_ms: 0 };
+        let node_heard_ms = now_ms();
+        let beat = Beat { wall_ms: node_heard_ms, transit_ms: 0 };
         let line = || PeerLine {
             changes: Flow::default(),
             messages: Flow::default(),
@@ -145,7 +164,8 @@ impl Board {
             quarantined: 0,
         };
         let peers = peers.into_iter().map(|peer| (peer, line())).collect();
-        Board { region, lines: Arc::new(Mutex::new(Lines { peers, ..Lines::default() })) }
+        let lines = Lines { node_heard_ms, peers, ..Lines::default() };
+        Board { region, lines: Arc::new(Mutex::new(lines)) }
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -157,6 +177,9 @@ impl Board {
         let mut lines = self.lines();
         lines.node_connected = connected;
         lines.node_position = position;
+        if connected {
+            lines.node_heard_ms = now_ms();
+        }
     }
 
     /// What is spoken with the node.
@@ -183,8 +206,13 @@ impl Board {
         }
     }
 
-    pub(crate) fn gate(&self, counts: &Counts) {
-        self.lines().gate = *counts;
+    /// What the gate holds, and whether the node took a message since this was said last.
+    pub(crate) fn gate(&self, counts: &Counts, taken: bool) {
+        let mut lines = self.lines();
+        lines.gate = *counts;
+        let before_ms = lines.untaken_since_ms.filter(|_| !taken);
+        let waits_for_node = counts.ready + counts.in_flight + counts.retrying > 0;
+        lines.untaken_since_ms = waits_for_node.then(|| before_ms.unwrap_or_else(now_ms));
     }
 
     pub(crate) fn flow(&self, peer: RegionId, channel: Channel, flow: Flow, detail: &str) {
@@ -253,15 +281,24 @@ impl Board {
                 true => format!("no sign of life for {} s", lag_ms / 1_000),
                 false => String::new(),
             };
+            let message_lag_ms = lines.message_lag_ms(line, now_ms);
+            let messages = line.messages.by_lag(message_lag_ms);
+            let untaken = match lines.untaken_ms(now_ms) {
+                ms if ms > STALLED_AFTER_MS => {
+                    format!("this region's node has taken no message for {} s", ms / 1_000)
+                }
+                _ => String::new(),
+            };
             let comes = comes.map(String::as_str).unwrap_or_default();
-            let details = [line.change_detail.as_str(), line.message_detail.as_str(), comes, silent.as_str()];
+            let details =
+                [line.change_detail.as_str(), line.message_detail.as_str(), comes, &silent, &untaken];
             let details: Vec<&str> = details.into_iter().filter(|detail| !detail.is_empty()).collect();
             v1::PeerStatus {
                 region: region.to_string(),
                 changes: changes.as_str().to_owned(),
-                messages: line.messages.as_str().to_owned(),
+                messages: messages.as_str().to_owned(),
                 change_lag_ms: Some(lag_ms),
-                message_lag_ms: Some(line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS)),
+                message_lag_ms: Some(message_lag_ms),
                 detail: details.join("; "),
                 agreed_ms: line.agreed_at_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
                 diverged_ms: line.diverged_at_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
@@ -310,7 +347,7 @@ impl Board {
             let seconds = |ms: u64| ms as f64 / 1_000.0;
             let lag_ms = line.change_lag_ms(now_ms);
             gauge!("cell_change_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
-            let lag_ms = line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS);
+            let lag_ms = lines.message_lag_ms(line, now_ms);
             gauge!("cell_message_lag_seconds", "from" => peer.clone()).set(seconds(lag_ms));
             let age_ms = line.diverged_at_ms.map_or(0, |at_ms| now_ms.saturating_sub(at_ms));
             gauge!("cell_divergence_age_seconds", "peer" => peer).set(seconds(age_ms));
@@ -345,5 +382,28 @@ mod tests {
         assert_eq!(Flow::Idle.by_lag(2_000), Flow::Idle);
         assert_eq!(Flow::Idle.by_lag(15_000), Flow::Stalled);
         assert_eq!(Flow::Unreachable.by_lag(15_000), Flow::Unreachable);
+    }
+
+    #[test]
+    fn a_message_that_the_node_does_not_take_is_behind() {
+        let board = Board::new("east".parse().unwrap(), ["north".parse().unwrap()]);
+        let untaken_since = || board.lines().untaken_since_ms;
+        board.gate(&Counts { waiting: 3, ..Counts::default() }, false);
+        assert_eq!(untaken_since(), None, "it waits for its order");
+        board.gate(&Counts { retrying: 1, ..Counts::default() }, false);
+        board.lines().untaken_since_ms = Some(7);
+        board.gate(&Counts { in_flight: 1, ..Counts::default() }, false);
+        assert_eq!(untaken_since(), Some(7));
+        let status = board.status();
+        assert!(status.peers[0].message_lag_ms > Some(60_000), "{status:?}");
+        assert!(status.peers[0].detail.contains("has taken no message for"), "{status:?}");
+        board.gate(&Counts { in_flight: 1, ..Counts::default() }, true);
+        assert!(untaken_since() > Some(7));
+        board.gate(&Counts::default(), false);
+        assert_eq!(untaken_since(), None);
+        board.lines().node_heard_ms -= 9_000;
+        assert!(board.status().peers[0].message_lag_ms >= Some(8_000), "nor would a silent one take any");
+        board.node(true, 1);
+        assert!(board.status().peers[0].message_lag_ms < Some(3_000));
     }
 }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cell_core::gate::{Action, Envelope, Gate, Input, MessageId, Output, Record};
+use cell_core::gate::{Action, Answer, Envelope, Gate, Input, MessageId, Output, Record};
 use cell_core::id::RegionId;
 use cell_store::LogError;
 use service_kit::Shutdown;
@@ -154,6 +154,8 @@ pub(crate) struct GateRunner {
     pub(crate) board: Board,
     backs: HashMap<MessageId, Vec<Back>>,
     wake_at_ms: Option<u64>,
+    /// The node took a message since the board was told last.
+    taken: bool,
     /// Forms.
     group: Group,
     /// Its records are on their way to the disk.
@@ -171,6 +173,7 @@ impl GateRunner {
             board,
             backs: HashMap::new(),
             wake_at_ms: None,
+            taken: false,
             group: Group::default(),
             writing: None,
             undurable: HashMap::new(),
@@ -262,6 +265,10 @@ impl GateRunner {
     fn input(&mut self, now_ms: u64, input: Input) {
         let wakes = matches!(input, Input::Applied { .. } | Input::Present { .. });
         let woken_at = wakes.then(Instant::now);
+        self.taken |= matches!(
+            input,
+            Input::Answered { answer: Answer::Done | Answer::Refused { .. } | Answer::Moved, .. }
+        );
         let outputs = self.gate.step(now_ms, input);
         self.take(outputs, woken_at);
     }
@@ -337,7 +344,7 @@ impl GateRunner {
             }
         }
         self.courier.check(checks);
-        self.board.gate(&self.gate.counts());
+        self.board.gate(&self.gate.counts(), std::mem::take(&mut self.taken));
     }
 
     fn answer(&mut self, id: MessageId, accepted: bool) {

@@ -135,6 +135,31 @@ async fn messages_in_a_damaged_gate_log_come_again_and_the_others_were_never_awa
     regions.cluster.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_a_frozen_node_does_not_take_are_behind_and_not_idle() {
+    let regions = Regions::start().await;
+    let payer = regions.cluster.user_of("east", &["alice"]);
+    let order = regions.place("k").await;
+    until("east has the order", async || regions.sees("east", &order).await).await;
+    regions.cluster.pause(Role::Node, "east").unwrap();
+    let payment = regions.ask_to_pay(&order, &payer, "q").await;
+    until("east says that messages are behind, and why", async || {
+        let north = regions.peer("east", "north").await;
+        north.message_lag_ms > Some(3_000)
+            && north.messages == "stalled"
+            && north.detail.contains("this region's node has taken no message")
+    })
+    .await;
+    regions.cluster.resume(Role::Node, "east").unwrap();
+    until_payer_is_asked(&regions, &payment, &payer).await;
+    until("nothing is behind", async || {
+        let north = regions.peer("east", "north").await;
+        north.message_lag_ms < Some(1_500) && north.messages == "idle"
+    })
+    .await;
+    regions.cluster.stop().await.unwrap();
+}
+
 /// Where east's agent takes messages.
 fn messages_of_east(regions: &Regions) -> String {
     let config = std::fs::read_to_string(regions.cluster.data_folder().join("east/agent.toml")).unwrap();
