@@ -17,7 +17,7 @@ use region_node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bench::EngineArg;
-use crate::output::{Refused, line};
+use crate::output::{Refused, line, remark};
 use stage::Stage;
 
 /// The first argument that makes this program play a role.
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Refused> {
         && let Some(temporary) = temporary
     {
         // What went wrong can be looked up.
-        eprintln!("cellctl: logs and data are kept in {}", temporary.keep().display());
+        remark(format_args!("cellctl: logs and data are kept in {}", temporary.keep().display()));
     }
     played.map_err(refused)
 }

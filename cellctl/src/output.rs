@@ -1,10 +1,10 @@
 //! Printing: one table or one JSON document on stdout, nothing else.
 
-use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+pub(crate) use service_kit::{line, remark};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -151,16 +151,6 @@ pub(crate) fn age(ms: u64) -> String {
         60_000..3_600_000 => format!("{} min", ms / 60_000),
         _ => format!("{:.1} h", ms as f64 / 3.6e6),
     }
-}
-
-/// A remark on stderr; nobody has to read it.
-pub(crate) fn remark(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// Prints a line; a reader who has seen enough is no error.
-pub(crate) fn line(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 #[cfg(test)]

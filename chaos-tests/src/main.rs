@@ -12,6 +12,7 @@ use chaos_tests::sim::{Coverage, Exhibit, RARE, SCHEDULES, SEEDS_THAT_COVER, run
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use service_kit::{Exit, line, main_exit};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -62,13 +63,9 @@ fn main() -> ExitCode {
     if let Some(code) = play_role(std::env::args_os()) {
         return code;
     }
-    match run(Args::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("chaos-tests: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    main_exit("chaos-tests", || {
+        run(Args::parse().command).map_err(|error| Exit::Failed(format!("{error:#}")))
+    })
 }
 
 fn run(command: Command) -> Result<()> {
@@ -86,11 +83,11 @@ fn run(command: Command) -> Result<()> {
 
 fn replay(seed: u64) -> Result<()> {
     let outcome = run_seed(seed, true);
-    println!("\n{}", outcome.report());
+    line(format_args!("\n{}", outcome.report()));
     if !outcome.passed() {
         bail!("seed {seed} fails");
     }
-    println!("seed {seed} passes, {} events", outcome.events);
+    line(format_args!("seed {seed} passes, {} events", outcome.events));
     Ok(())
 }
 
@@ -121,7 +118,7 @@ fn simulate(seeds: u64, from: u64, failures_max: u64) -> Result<()> {
                     total.0.add(&outcome.coverage);
                     total.2 += outcome.events;
                     if !outcome.passed() {
-                        bar.suspend(|| println!("{}\n", outcome.report()));
+                        bar.suspend(|| line(format_args!("{}\n", outcome.report())));
                         total.1.push(seed);
                         bar.set_message(format!("{} failed", total.1.len()));
                     }
@@ -135,14 +132,17 @@ fn simulate(seeds: u64, from: u64, failures_max: u64) -> Result<()> {
     bar.finish_and_clear();
     let (coverage, failed, events) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (kind, name, times) in coverage.table() {
-        println!("{kind:>6} {times:>9}  {name}");
+        line(format_args!("{kind:>6} {times:>9}  {name}"));
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("{seeds} seeds, {:.0} seeds/s, {events} events, {seconds:.1} s", seeds as f64 / seconds);
+    line(format_args!(
+        "{seeds} seeds, {:.0} seeds/s, {events} events, {seconds:.1} s",
+        seeds as f64 / seconds
+    ));
     if !failed.is_empty() {
         bail!("{} seeds fail: {failed:?}", failed.len());
     }
-    println!("no invariant was violated");
+    line("no invariant was violated");
     let lacking = coverage.lacking(seeds);
     if !lacking.is_empty() {
         bail!("never fired, so nothing is proven: {}", lacking.join(", "));
@@ -152,10 +152,10 @@ fn simulate(seeds: u64, from: u64, failures_max: u64) -> Result<()> {
         let faults =
             coverage.table().iter().filter(|(kind, _, times)| *kind == "fault" && *times == 0).count();
         let (rows, (rare, rare_from)) = (missing.len() - faults, RARE);
-        println!(
+        line(format_args!(
             "{rows} rows and {faults} faults never fired; judged from {SEEDS_THAT_COVER} seeds on, {} from {rare_from}",
             rare.join(", ")
-        );
+        ));
     }
     Ok(())
 }
@@ -164,15 +164,15 @@ fn museum(seeds: u64) -> Result<()> {
     let mut escaped = 0;
     for exhibit in Exhibit::ALL {
         match exhibit.hunt(1, seeds) {
-            Some(caught) => println!(
+            Some(caught) => line(format_args!(
                 "{:<44} caught after {:>4} seeds by {}",
                 exhibit.name(),
                 caught.seeds,
                 caught.invariant
-            ),
+            )),
             None => {
                 escaped += 1;
-                println!("{:<44} NOT caught in {seeds} seeds", exhibit.name());
+                line(format_args!("{:<44} NOT caught in {seeds} seeds", exhibit.name()));
             }
         }
     }
@@ -192,16 +192,16 @@ fn schedules(name: &str) -> Result<()> {
     let mut failed = 0;
     for schedule in &chosen {
         match (schedule.run)() {
-            Ok(()) => println!("ok      {}", schedule.name),
+            Ok(()) => line(format_args!("ok      {}", schedule.name)),
             Err(error) => {
                 failed += 1;
-                println!("FAILED  {}: {error}", schedule.name);
+                line(format_args!("FAILED  {}: {error}", schedule.name));
             }
         }
     }
     if failed > 0 {
         bail!("{failed} of {} schedules fail", chosen.len());
     }
-    println!("{} of {} schedules, all ok", chosen.len(), SCHEDULES.len());
+    line(format_args!("{} of {} schedules, all ok", chosen.len(), SCHEDULES.len()));
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The simulator as part of every test run: a slice of what `chaos-tests sim` and `museum` do at length.
 
+use std::process::Stdio;
+
 use chaos_tests::sim::{Coverage, Exhibit, SCHEDULES, run_seed};
 
 #[test]
@@ -34,6 +36,23 @@ fn what_proves_nothing_is_a_usage_error_or_said() {
     let (code, printed, _) = run(&["sim", "--seeds", "2"]);
     assert_eq!(code, Some(0));
     assert!(printed.contains(" faults never fired; judged from 3000 seeds on"), "{printed}");
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure_and_a_reader_who_went_is_none() {
+    let run = |stdout: Stdio| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_chaos-tests"));
+        command.args(["schedules", SCHEDULES[0].name]).stdout(stdout).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, said) = run(full.into());
+    assert_eq!(code, Some(1));
+    assert!(said.contains("chaos-tests: the result could not be written: No space left"), "{said}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(run(writer.into()), (Some(0), String::new()));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Exit codes, the same for every binary: 0 done, 1 failed, 2 usage or configuration, 130 second signal.
 
 use std::error::Error;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,6 +9,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use crate::bind::BindError;
 use crate::config::ConfigError;
 use crate::drain::DrainError;
+use crate::print::{line, remark, unwritten};
 use crate::secret::SecretError;
 use crate::telemetry::TelemetryError;
 
@@ -80,24 +80,23 @@ pub fn main_exit(service: &str, body: impl FnOnce() -> Result<(), Exit>) -> Exit
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     take_all_handles();
     let (code, message) = match body() {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(()) => match unwritten() {
+            None => return ExitCode::SUCCESS,
+            Some(why) => (1, why.to_owned()),
+        },
         Err(Exit::Failed(message)) => (1, message),
         Err(Exit::Usage(message)) => (2, message),
     };
-    for line in message.lines() {
-        // Nobody reads it: nobody is to be told.
-        let _ = writeln!(std::io::stderr(), "{service}: {line}");
-    }
+    message.lines().for_each(|line| remark(format_args!("{service}: {line}")));
     ExitCode::from(code)
 }
 
 /// The answer to `--check-config`, after everything that can be wrong was looked at.
 pub fn config_is_valid(file: Option<&Path>) {
-    // Nobody reads it: nobody is to be told.
-    let _ = match file {
-        Some(file) => writeln!(std::io::stdout(), "{}: nothing is wrong with it", file.display()),
-        None => writeln!(std::io::stdout(), "nothing is wrong with the configuration"),
-    };
+    match file {
+        Some(file) => line(format_args!("{}: nothing is wrong with it", file.display())),
+        None => line("nothing is wrong with the configuration"),
+    }
 }
 
 /// As many open files as this process may have: connections must leave some to the store.

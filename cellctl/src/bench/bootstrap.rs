@@ -18,6 +18,7 @@ use super::hops::{HOPS, hops, per_item};
 use super::load::Load;
 use super::machine::{Ticks, threads, written_bytes};
 use super::served::{FAR, ORIGIN, Served, each_run};
+use crate::output::remark;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Nothing new for this long is an error: what was waited for does not come.
@@ -144,7 +145,7 @@ impl Moment {
             }
         }
         let (used, whose) = busiest;
-        eprintln!("  busiest thread: {whose}");
+        remark(format_args!("  busiest thread: {whose}"));
         vec![
             Figure::new("all processors, busy", end.ticks.busy_since(&self.ticks), "%"),
             Figure::new("busiest thread, of one processor", used / seconds * 100.0, "%"),

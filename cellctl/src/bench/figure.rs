@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::machine::Ticks;
-use crate::output::{self, Format};
+use crate::output::{self, Format, remark};
 
 /// Above this a run says more of the neighbours than of the services.
 pub(super) const STEAL_MAX: f64 = 3.0;
@@ -87,7 +87,7 @@ pub(super) async fn middle(
         let ticks = Ticks::now();
         let mut figures = run().await?;
         let steal = Ticks::now().steal_since(&ticks);
-        eprintln!("  run {nth}: steal {steal:.1} %");
+        remark(format_args!("  run {nth}: steal {steal:.1} %"));
         if steal > STEAL_MAX {
             continue;
         }

@@ -12,6 +12,7 @@ use super::figure::{Aim, Figure};
 use super::load::Load;
 use super::machine::{Ticks, resident_bytes};
 use super::served::{ORIGIN, Served, folder_in};
+use crate::output::remark;
 
 const PARTS: u64 = 10;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -43,7 +44,7 @@ async fn measure(args: &PlaceArgs, served: &Served, orders: u64, folder: &Path) 
         most = most.max(resident);
         let upto = format!("up to {below}");
         let mib = resident >> 20;
-        eprintln!("  {upto}: {rate:.0}/s, {cpu_us:.0} µs, {mib} MiB");
+        remark(format_args!("  {upto}: {rate:.0}/s, {cpu_us:.0} µs, {mib} MiB"));
         rates.push(rate);
         figures.push(Figure::new(format!("placed, {upto}"), rate, "orders/s"));
         figures.push(Figure::new(format!("node CPU, {upto}"), cpu_us, "µs/order"));

@@ -34,6 +34,7 @@ use super::figure::{Aim, Figure, quantiles};
 use super::load::{self, Load};
 use super::machine::resident_bytes;
 use super::served::{FAR, ORIGIN, Served, each_run};
+use crate::output::remark;
 
 const BATCH: u64 = 256;
 /// Sent and not acknowledged at most.
@@ -82,7 +83,7 @@ async fn measure(args: &ParkArgs, served: &Served) -> Result<Vec<Figure>> {
     let (empty, begun) = (seen(served)?.0, Instant::now());
     let mut payments = park(args, served, sender, first).await?;
     let parked_per_s = args.messages as f64 / begun.elapsed().as_secs_f64();
-    eprintln!("  parked, {parked_per_s:.0}/s");
+    remark(format_args!("  parked, {parked_per_s:.0}/s"));
     let idle_parked = idle_cpu(args, served).await?;
     let (full, _) = seen(served)?;
     let (_, written) = served.written().await?;
@@ -100,9 +101,9 @@ async fn measure(args: &ParkArgs, served: &Served) -> Result<Vec<Figure>> {
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     phase.end();
     load.await??;
-    eprintln!("  the orders have come");
+    remark(format_args!("  the orders have come"));
     let latency = delivered.await??;
-    eprintln!("  {} delivered", latency.len());
+    remark(format_args!("  {} delivered", latency.len()));
     let cpu_us = (seen(served)?.1 - cpu) / latency.len() as f64 * 1e6;
     let resident = Figure::new("resident per parked message", (full - empty) / args.messages as f64, "B");
     let many = args.messages >= JUDGED_FROM;

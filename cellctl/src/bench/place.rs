@@ -24,6 +24,7 @@ use super::machine::{Ticks, cpu_seconds};
 use super::postgres::Postgres;
 use super::served::{ORIGIN, Served, folder_in};
 use super::{Against, PlaceArgs};
+use crate::output::remark;
 
 const OVER_HTTP: &str = "http";
 const AGAINST_POSTGRES: &str = "http, PostgreSQL";
@@ -87,10 +88,10 @@ async fn middle(args: &PlaceArgs, mut run: impl AsyncFnMut() -> Result<Row>) -> 
     let mut rows = Vec::new();
     for _ in 0..args.runs + TRIES_MAX {
         let row = run().await?;
-        eprintln!(
+        remark(format_args!(
             "  {} {:>4} clients: {:>6.0}/s, p99 {:.1} ms, steal {:.1} %",
             row.what, row.clients, row.orders_per_s, row.p99_ms, row.steal_percent
-        );
+        ));
         if row.steal_percent <= STEAL_MAX {
             rows.push(row);
         }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use service_kit::remark;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -61,7 +62,7 @@ pub async fn run(args: &BacklogArgs) -> Result<()> {
             bar.set_message(format!("{engine:?} {case}"));
             let row = row(engine, *case, args, &mut sums).await;
             if !row.passed() {
-                bar.suspend(|| eprintln!("{row}"));
+                bar.suspend(|| remark(&row));
             }
             rows.push(row);
             bar.inc(1);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use service_kit::remark;
 
 pub use kind::{Kind, Target};
 use report::Row;
@@ -94,7 +95,7 @@ pub async fn run(args: &DamageArgs) -> Result<()> {
                 bar.set_message(format!("{engine:?} {target} {kind}"));
                 let row = cell(&mut stage, engine, *target, *kind, args.seed + rows.len() as u64).await;
                 if !row.passed() {
-                    bar.suspend(|| eprintln!("{row}"));
+                    bar.suspend(|| remark(&row));
                 }
                 rows.push(row);
                 bar.inc(1);

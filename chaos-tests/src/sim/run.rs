@@ -2,6 +2,7 @@
 
 use cell_core::cell::{Ability, SILENT_BEATS};
 use cell_core::id::Slot;
+use service_kit::line;
 
 use super::coverage::Coverage;
 use super::disk::Disk;
@@ -81,7 +82,7 @@ fn run(seed: u64, script: Script, bug: Option<Exhibit>, verbose: bool) -> Outcom
         world.settle_down();
     }
     if verbose && let Some(violation) = world.journal.violations.first() {
-        println!("{}", world.explain(&violation.detail));
+        line(world.explain(&violation.detail));
     }
     cell_core::museum::plant(None);
     Outcome {

@@ -11,6 +11,7 @@ use cell_core::gate::{Envelope, MessageId, Requirement};
 use cell_core::id::{EntityId, RegionId, Slot, UserId};
 use cell_core::placement::Placement;
 use cell_core::rules::Rules;
+use service_kit::line;
 
 use super::client::{Handle, Request, User};
 use super::coverage::Coverage;
@@ -262,9 +263,9 @@ impl World {
     pub(crate) fn run(&mut self, for_ms: u64) {
         self.run_until(self.now_ms + for_ms);
     }
-    pub(crate) fn note(&self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&self, what: impl FnOnce() -> String) {
         if self.verbose {
-            println!("{:>9} {}", self.now_ms - T0, line());
+            line(format_args!("{:>9} {}", self.now_ms - T0, what()));
         }
     }
     pub(crate) fn planted(&self, exhibit: Exhibit) -> bool {

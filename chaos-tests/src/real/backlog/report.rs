@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use service_kit::line;
 
 use super::Format;
 use super::case::Case;
@@ -178,7 +179,7 @@ struct Report<'a> {
 
 pub(super) fn print(rows: &[Row], beside: &[Beside], format: Format) -> Result<()> {
     if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&Report { cases: rows, beside })?);
+        line(serde_json::to_string_pretty(&Report { cases: rows, beside })?);
         return Ok(());
     }
     let mut table = Table::new();
@@ -224,9 +225,9 @@ pub(super) fn print(rows: &[Row], beside: &[Beside], format: Format) -> Result<(
             row.failed.as_ref().map_or_else(|| "came back".to_owned(), |why| format!("NOT: {why}")),
         ]);
     }
-    println!("{table}");
+    line(table);
     for sums in beside.iter().filter(|sums| !sums.drain_ms.is_empty()) {
-        println!("{sums}");
+        line(sums);
     }
     Ok(())
 }

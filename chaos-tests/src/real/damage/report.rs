@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use service_kit::line;
 
 use super::Format;
 use super::kind::{Kind, Target};
@@ -89,7 +90,7 @@ fn short(texts: &[String]) -> String {
 
 pub(super) fn print(rows: &[Row], format: Format) -> Result<()> {
     if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(rows)?);
+        line(serde_json::to_string_pretty(rows)?);
         return Ok(());
     }
     let mut table = Table::new();
@@ -109,15 +110,15 @@ pub(super) fn print(rows: &[Row], format: Format) -> Result<()> {
             row.unavailable.to_string(),
         ]);
     }
-    println!("{table}");
-    println!("\n{LEGEND}");
+    line(table);
+    line(format_args!("\n{LEGEND}"));
     let harmless = rows.iter().filter(|row| row.passed() && row.said == [HARMLESS]).count();
     let controls = rows.iter().filter(|row| row.passed() && row.kind == Kind::Control.as_str()).count();
     let failed = rows.iter().filter(|row| !row.passed()).count();
-    println!(
+    line(format_args!(
         "{} cells: {} named and healed, {harmless} harmless, {controls} unharmed to compare with, {failed} silent or not healed",
         rows.len(),
         rows.len() - harmless - controls - failed
-    );
+    ));
     Ok(())
 }

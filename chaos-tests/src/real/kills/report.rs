@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
+use service_kit::line;
 
 use crate::real::damage::Format;
 
@@ -33,26 +34,26 @@ impl Outcome {
 
     pub(super) fn print(&self, format: Format) -> Result<()> {
         if format == Format::Json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            line(serde_json::to_string_pretty(self)?);
             return Ok(());
         }
         let Outcome { engine, seed, nodes, agents, starting, decided, orders, paid, unanswered, .. } = self;
         let per_min = self.kills() as f64 / self.kill_s.max(0.001) * 60.0;
-        println!(
+        line(format_args!(
             "{engine}, seed {seed}: {} kills in {:.0} s, {per_min:.0} a minute",
             self.kills(),
             self.kill_s
-        );
-        println!(
+        ));
+        line(format_args!(
             "  {nodes} of nodes, {agents} of agents, {starting} while they started; {decided} when ready in full"
-        );
-        println!(
+        ));
+        line(format_args!(
             "  {orders} orders acknowledged, {paid} of them paid; {unanswered} requests without an answer, repeated"
-        );
-        println!(
+        ));
+        line(format_args!(
             "  nothing lost, nothing twice: regions, lists, repeats, books and digests agree ({:.0} s)",
             self.settle_s
-        );
+        ));
         Ok(())
     }
 }
