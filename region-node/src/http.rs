@@ -236,7 +236,8 @@ async fn around(mut request: Request, next: Next) -> Response {
     version::put(&mut response, presented.as_ref());
     let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
     if response.status().is_client_error() && !ours {
-        response = Problem::new("bad-body", "the body ended early or was not well-formed").into_response();
+        // All else is read with words of its own.
+        response = Problem::new("bad-id", "the id in the path is not UTF-8").into_response();
     }
     response.headers_mut().extend(trace.map(|trace| (TRACEPARENT, trace)));
     response

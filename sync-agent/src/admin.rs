@@ -64,11 +64,15 @@ impl AgentAdmin for Operators {
                 subject: peer.to_string(),
                 reason: String::new(),
             };
-            self.node.client().record_audit(audit).await?;
+            let recorded = self.node.client().record_audit(audit).await;
+            recorded.map_err(|status| self.node.relayed(status))?;
         }
         let reported = self.comparer.report(peer, repair).await;
         reported.map(Response::new).map_err(|status| match status.code() {
             // Of the way there: one of the two asked said nothing.
+            _ if std::error::Error::source(&status).is_some() => {
+                Status::unavailable(format!("{peer} does not answer: {}", cause(&status)))
+            }
             tonic::Code::Unknown | tonic::Code::DeadlineExceeded => {
                 let connected = self.node.known().borrow().connected;
                 let silent = if connected { peer.to_string() } else { "the node here".to_owned() };

@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use crate::board::Board;
 use crate::node::NodeLink;
 use crate::subscriber::Peers;
+use crate::transport::cause;
 
 /// The node is asked again while it is behind the peer's version, for so long.
 const BEHIND_MAX: Duration = Duration::from_secs(3);
@@ -285,7 +286,7 @@ impl Comparer {
                         match self.take_over(peer, &[*id], false).await {
                             Ok(taken) => healed.add(taken),
                             Err(error) => {
-                                tracing::warn!(%peer, %id, %error, "cannot be taken over");
+                                tracing::warn!(%peer, %id, error = cause(&error), "cannot be taken over");
                                 healed.open.insert(*id);
                             }
                         }

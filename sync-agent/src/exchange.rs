@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use crate::compare::{Comparer, within};
+use crate::transport::cause;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What no peer could stream for so long, and nobody did, is taken over as state.
@@ -209,7 +210,7 @@ impl Exchange {
                     refused.clear();
                 }
                 Err(error) => {
-                    tracing::warn!(%peer, %error, "the state of a peer was not taken over; tried again");
+                    tracing::warn!(%peer, error = cause(&error), "the state of a peer was not taken over; tried again");
                     refused.insert(peer);
                     tokio::time::sleep(RETRY_AFTER).await;
                 }

@@ -141,8 +141,21 @@ impl NodeLink {
         self.client.clone()
     }
 
+    /// What the node says, as others are told it; where it says nothing, that.
+    pub(crate) fn relayed(&self, status: Status) -> Status {
+        match std::error::Error::source(&status) {
+            Some(_) => Status::unavailable(format!(
+                "the node of {} does not answer: {}",
+                self.region,
+                cause(&status)
+            )),
+            None => status,
+        }
+    }
+
     pub(crate) async fn digests(&self, request: v1::DigestsRequest) -> Result<v1::DigestsReply, Status> {
-        Ok(self.client().digests(request).await?.into_inner())
+        let reply = self.client().digests(request).await;
+        Ok(reply.map_err(|status| self.relayed(status))?.into_inner())
     }
 
     pub(crate) async fn agreed(&self, request: v1::AgreedRequest) -> Result<(), Status> {
@@ -158,7 +171,8 @@ impl NodeLink {
         &self,
         request: v1::EntityDigestsRequest,
     ) -> Result<Streaming<v1::EntityDigestsReply>, Status> {
-        Ok(self.client().entity_digests(request).await?.into_inner())
+        let reply = self.client().entity_digests(request).await;
+        Ok(reply.map_err(|status| self.relayed(status))?.into_inner())
     }
 
     pub(crate) async fn merge(&self, request: v1::MergeRequest) -> Result<v1::MergeReply, Status> {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::node::NodeLink;
+use crate::transport::cause;
 
 /// With some peers confirming and the others not reached yet, these are waited for this long.
 const GRACE: Duration = Duration::from_secs(1);
@@ -122,7 +123,9 @@ impl Recovery {
                         }
                         return node.has_recovered(life);
                     }
-                    Err(error) => tracing::warn!(%error, "the node does not hear that it may decide"),
+                    Err(error) => {
+                        tracing::warn!(error = cause(&error), "the node does not hear that it may decide")
+                    }
                 }
             }
             // A peer has more, and it is coming: the node waits for it.

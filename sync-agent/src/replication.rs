@@ -73,7 +73,13 @@ impl Replication for Publisher {
     ) -> Result<Response<v1::EntitiesReply>, Status> {
         let request = request.into_inner();
         let packer = request.takes_packed.then(Packer::new).transpose()?;
-        let mut reply = self.node.client().read_entities(request).await?.into_inner();
+        let mut reply = self
+            .node
+            .client()
+            .read_entities(request)
+            .await
+            .map_err(|status| self.node.relayed(status))?
+            .into_inner();
         if let Some(mut packer) = packer {
             let entities = std::mem::take(&mut reply.entities);
             let of_entities = v1::EntitiesReply { entities, ..v1::EntitiesReply::default() };
@@ -96,7 +102,11 @@ impl Replication for Publisher {
         &self,
         request: Request<v1::BaselineRequest>,
     ) -> Result<Response<v1::BaselineReply>, Status> {
-        self.node.client().read_baseline(request.into_inner()).await
+        self.node
+            .client()
+            .read_baseline(request.into_inner())
+            .await
+            .map_err(|status| self.node.relayed(status))
     }
 
     type EntityDigestsStream = Streaming<v1::EntityDigestsReply>;

@@ -5,7 +5,7 @@ use cell_proto::v1;
 use cell_proto::v1::messages_client::MessagesClient;
 use chaos_tests::harness::{LinkState, Role};
 
-use super::stage::{Regions, WITHIN, until};
+use super::stage::{Regions, WITHIN, cellctl, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_message_are_kept_whole_until_an_operator_discards_them() {
@@ -148,6 +148,12 @@ async fn messages_that_a_frozen_node_does_not_take_are_behind_and_not_idle() {
         north.message_lag_ms > Some(3_000)
             && north.messages == "stalled"
             && north.detail.contains("this region's node has taken no message")
+    })
+    .await;
+    let file = regions.cluster.cluster_file().display().to_string();
+    until("who compares with it is told that it is silent, in words", async || {
+        let (code, _, said) = cellctl(&["--cluster", &file, "diff", "north", "east"]);
+        code == Some(1) && said.contains("the node of east does not answer") && !said.contains("http2")
     })
     .await;
     regions.cluster.resume(Role::Node, "east").unwrap();

@@ -230,6 +230,8 @@ async fn bad_input_is_a_clear_problem_and_touches_nothing() {
     let huge = with("/content/lines/0/sku", json!("x".repeat(70_000)));
     assert_eq!(node.call("POST", "/v1/orders", &a, "k", huge).await.0, 413);
     assert_eq!(node.call("GET", "/v1/orders/ord_nonsense", &a, "", Value::Null).await.0, 400);
+    let (status, bytes) = node.call("GET", "/v1/orders/%ff", &a, "", Value::Null).await;
+    assert_eq!((status, bytes["detail"].as_str()), (400, Some("the id in the path is not UTF-8")));
     assert_eq!(node.call("GET", "/nowhere", &a, "", Value::Null).await.0, 404);
     // What is not there is not there in the same words, whatever is asked of it.
     let nobodys = "/v1/orders/ord_00000000000000000000000000";

@@ -20,6 +20,7 @@ use crate::board::now_ms;
 use crate::node::NodeLink;
 use crate::outbox::Post;
 use crate::subscriber::Peers;
+use crate::transport::cause;
 
 /// Requirements asked about in one call.
 const ASK_MAX: usize = 512;
@@ -235,7 +236,7 @@ impl Courier {
         self.shutdown.spawn("audit", async move {
             let mut pause = ASK_AGAIN;
             while let Err(error) = courier.node.client().record_audit(request.clone()).await {
-                tracing::warn!(%error, ?request, "an operator's action is not recorded yet");
+                tracing::warn!(error = cause(&error), ?request, "an operator's action is not recorded yet");
                 tokio::select! {
                     () = courier.shutdown.begun() => return,
                     () = tokio::time::sleep(pause) => {}
