@@ -1,6 +1,9 @@
 //! A run: chaos with safety checked, then healing, then liveness checked at rest.
 
+use std::fmt::Debug;
+
 use cell_core::cell::{Ability, SILENT_BEATS};
+use cell_core::entity::{Kind, Reading};
 use cell_core::id::Slot;
 use service_kit::line;
 
@@ -190,38 +193,11 @@ impl World {
             for id in around {
                 text +=
                     &format!("{} {id} owned here: {}\n", node.region, node.cell.owned(id.slot()).is_some());
-                let history = |link: String| format!("      {link}\n");
                 if let Some(order) = id.order() {
-                    let lines = node.order(order, |reading| {
-                        let main = reading
-                            .history
-                            .iter()
-                            .map(|l| history(format!("{:?} @ {}", l.body, l.decided.epoch)));
-                        let strays = reading
-                            .strays
-                            .iter()
-                            .map(|l| history(format!("STRAY {:?} @ {}", l.body, l.decided.epoch)));
-                        let facts = reading.known_facts().map(|(_, fact)| history(format!("FACT {fact:?}")));
-                        let blocked = history(format!("blocked {:?}", reading.blocked));
-                        main.chain(strays).chain(facts).chain([blocked]).collect::<String>()
-                    });
-                    text += &lines.unwrap_or_default();
+                    text += &node.order(order, history_of).unwrap_or_default();
                 }
                 if let Some(payment) = id.payment() {
-                    let lines = node.payment(payment, |reading| {
-                        let main = reading
-                            .history
-                            .iter()
-                            .map(|l| history(format!("{:?} @ {}", l.body, l.decided.epoch)));
-                        let strays = reading
-                            .strays
-                            .iter()
-                            .map(|l| history(format!("STRAY {:?} @ {}", l.body, l.decided.epoch)));
-                        let facts = reading.known_facts().map(|(_, fact)| history(format!("FACT {fact:?}")));
-                        let blocked = history(format!("blocked {:?}", reading.blocked));
-                        main.chain(strays).chain(facts).chain([blocked]).collect::<String>()
-                    });
-                    text += &lines.unwrap_or_default();
+                    text += &node.payment(payment, history_of).unwrap_or_default();
                 }
             }
         }
@@ -274,4 +250,14 @@ impl World {
         }
         None
     }
+}
+
+fn history_of<K: Kind<Decision: Debug>>(reading: &Reading<'_, K>) -> String {
+    let links = reading.history.iter().map(|link| ("", link));
+    let strays = reading.strays.iter().map(|link| ("STRAY ", link));
+    let told =
+        links.chain(strays).map(|(what, link)| format!("{what}{:?} @ {}", link.body, link.decided.epoch));
+    let facts = reading.known_facts().map(|(_, fact)| format!("FACT {fact:?}"));
+    let lines = told.chain(facts).chain([format!("blocked {:?}", reading.blocked)]);
+    lines.map(|line| format!("      {line}\n")).collect()
 }
