@@ -294,3 +294,50 @@ async fn what_a_peer_cannot_apply_leaves_nobody_else_in_doubt() {
     .await;
     stage.cluster.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_moves_on_from_behind_a_hole_is_told_elsewhere_what_it_hid() {
+    let mut stage = Stage::start_with(&["change_bytes_max = 300"], &["compare_every_ms = 4000"]).await;
+    stage.cluster.kill(Role::Node, "south").await.unwrap();
+    stage.takes_all("south");
+    stage.cluster.restart(Role::Node, "south").await.unwrap();
+    let (hidden, shown) = (stage.place_titled("k1", "").await, stage.place_titled("k2", "").await);
+    for region in ["east", "south"] {
+        until("both are there", async || stage.order_status(region, &shown).await == 200).await;
+        until("nothing is in doubt there", async || {
+            stage.get(region, "/v1/notifications", &stage.buyer).await.is_some_and(|it| it.status == 200)
+        })
+        .await;
+    }
+    let north = stage.cluster.node_http("north").unwrap();
+    let ask = async |order: &str, op: &str, body: Value| {
+        let path = format!("/v1/orders/{order}/{op}");
+        let answer = stage.api.call(north, "POST", &path, &stage.buyer, op, &body).await.unwrap();
+        assert!(answer.status < 300, "{}", answer.body);
+    };
+    let large = json!({ "currency": "CNY",
+        "lines": [{ "sku": "tea", "title": "t".repeat(250), "quantity": 1, "unit_minor": 800 }] });
+    ask(&hidden, "amend", large).await;
+    ask(&hidden, "cancel", Value::Null).await;
+    let path = format!("/v1/orders/{shown}/cancel");
+    let answer = stage.api.call(north, "POST", &path, &stage.buyer, "c2", &Value::Null).await.unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    // Orders that a reader is told are cancelled, and where they go on.
+    let read = async |region: &str, after: &str| {
+        let path = format!("/v1/notifications?after={after}");
+        let answer = stage.get(region, &path, &stage.buyer).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let told = answer.body["items"].as_array().unwrap().iter();
+        let orders: Vec<String> = told.map(|told| told["order"].as_str().unwrap().to_owned()).collect();
+        (orders, answer.body["next"].as_str().unwrap().to_owned())
+    };
+    until("east tells of the one that it shows", async || !read("east", "1").await.0.is_empty()).await;
+    // The other is behind the hole, until a comparison brings it after some seconds.
+    let (in_east, after) = read("east", "1").await;
+    until("south has both", async || read("south", "1").await.0.len() == 2).await;
+    let (in_south, after) = read("south", &after).await;
+    assert!(in_east.contains(&shown), "{in_east:?}");
+    assert!(in_east.contains(&hidden) || in_south.contains(&hidden), "{in_east:?} {in_south:?}");
+    assert_eq!(read("south", &after).await.0, [] as [String; 0], "and no more than once there");
+    stage.cluster.stop().await.unwrap();
+}

@@ -1,9 +1,11 @@
 //! Notifications: derived from decisions in every region, so that a user's can be read anywhere.
 
+use std::collections::BTreeMap;
+
 use cell_core::canon::Message;
 use cell_core::entity::{Entity, Kind, Link, Reading};
 use cell_core::event::CommandRef;
-use cell_core::id::{EntityId, Hash, UserId};
+use cell_core::id::{ActorId, EntityId, Hash, UserId};
 use cell_core::order::{CaptureVerdict, How, Order, OrderDecision, Ruling, Why};
 use cell_core::payment::{AttemptEnd, Payment, PaymentDecision, Permit};
 use cell_core::placement::Epoch;
@@ -73,6 +75,8 @@ impl<'a> Kept<'a> {
 }
 
 const CHECK_BYTES: usize = 4;
+/// An order that so many starts of its home decided on is none that anybody waits for.
+const DOTS_MAX: usize = 64;
 
 /// What a notice derives from and what brought it cannot be computed again: damage to them shows by this alone.
 fn check_of(bytes: &[u8]) -> [u8; CHECK_BYTES] {
@@ -122,10 +126,20 @@ struct Saying<'a> {
     /// The last epoch with decisions that are not in force. What is older may have been bypassed by it, and be in force
     /// again.
     bypassed_by: Option<Epoch>,
+    /// The newest change of each actor that what is said now builds on: without them it is not said.
+    builds_on: BTreeMap<ActorId, u64>,
     told: &'a mut Vec<Told>,
 }
 
 impl Saying<'_> {
+    /// What comes from now on builds on that, too.
+    fn build_on(&mut self, dot: Option<Dot>) {
+        if let Some(Dot { actor, seq }) = dot {
+            let newest = self.builds_on.entry(actor).or_insert(seq);
+            *newest = seq.max(*newest);
+        }
+    }
+
     fn say<D>(&mut self, link: &Link<'_, D>, user: &UserId, kind: &str, detail: &str, superseded: bool) {
         let epoch = crate::writer::epoch_bytes(&link.decided.epoch);
         let place = link.decided.place.to_be_bytes();
@@ -146,6 +160,12 @@ impl Saying<'_> {
         let mut dots = vec![link.dot];
         let again = self.bypassed_by.is_some_and(|bypass| bypass > link.decided.epoch);
         dots.extend(self.in_force.filter(|_| superseded || again));
+        let behind = self.builds_on.iter().map(|(actor, seq)| Dot { actor: *actor, seq: *seq });
+        dots.extend(behind.filter(|dot| dot.actor != link.dot.actor || dot.seq > link.dot.seq));
+        if dots.len() > DOTS_MAX {
+            // By none of them nobody has seen it: they are told once more.
+            dots.clear();
+        }
         self.told.push(Told { user: user.clone(), id, dots, notice });
     }
 }
@@ -174,15 +194,20 @@ fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
         payment: None,
         in_force: in_force(&reading),
         bypassed_by: bypassed_by(&reading),
+        builds_on: BTreeMap::new(),
         told,
     };
+    saying.build_on(reading.created_dot);
     let mut payer = None;
     for link in &reading.history {
+        saying.build_on(Some(link.dot));
         if let OrderDecision::PermitOpened(opened) = link.body {
             payer = Some(opened.permit.payer.clone());
         }
         order_notice(&mut saying, link, &record.user, payer.as_ref());
     }
+    saying.builds_on.clear();
+    saying.build_on(reading.created_dot);
     for stray in &reading.strays {
         superseded(&mut saying, stray, stray.command());
     }
@@ -265,11 +290,16 @@ fn payment_notices(entity: &Entity, told: &mut Vec<Told>) {
         payment: Some(entity.id.to_string()),
         in_force: in_force(&reading),
         bypassed_by: bypassed_by(&reading),
+        builds_on: BTreeMap::new(),
         told,
     };
+    saying.build_on(reading.created_dot);
     for link in &reading.history {
+        saying.build_on(Some(link.dot));
         payment_notice(&mut saying, link, permit);
     }
+    saying.builds_on.clear();
+    saying.build_on(reading.created_dot);
     for stray in &reading.strays {
         superseded(&mut saying, stray, stray.command());
     }
@@ -424,5 +454,22 @@ pub(crate) mod tests {
             "a reader who saw all of it before has not seen it in force: {:?}",
             again.dots
         );
+    }
+
+    #[test]
+    fn a_notice_is_owed_to_who_has_not_seen_all_that_it_builds_on() {
+        let user = UserId::new("a").unwrap();
+        let [mut north, mut east] = ["north", "east"].map(Region::new);
+        let (placed, reply) = north.ask(&user, "o", Ask::Place { record: Box::new(record(&user)) });
+        let order = reply.order;
+        east.take(&[&placed]);
+        east.decree(order, 2);
+        let (cancelled, _) = east.ask(&user, "c", Ask::Cancel { order });
+        let told = notices(&east.entity(order));
+        let told = told.iter().find(|told| told.notice.kind == "order.cancelled").unwrap();
+        for step in [&placed, &cancelled] {
+            let dot = step.entries.last().unwrap().dot;
+            assert!(told.dots.contains(&dot), "{dot} of {:?}", told.dots);
+        }
     }
 }

@@ -3,18 +3,24 @@
 //! The log holds them as local records, whole; the view holds what an operator wants to see as the node's own state, and
 //! their bytes beside it. What the cell knows of them it reads back from here at a start.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use cell_core::canon::Message;
 use cell_core::cell::{Cell, HOLES_MAX, Hole, Quarantined, Step, View};
 use cell_core::event::Audit;
-use cell_core::id::Hash;
+use cell_core::id::{ActorId, Hash};
 use cell_core::version::Dot;
 use cell_store::{Batch, Scan, Store, StoreError};
 
 use crate::keys;
 use crate::node::Node;
 use crate::own::Own;
+use crate::working::Working;
 use crate::writer::NodeError;
+
+/// Quarantined changes of which a reader's cursor is told whether they are shown.
+const LOOKED_INTO_MAX: usize = 64;
 
 /// What became of a quarantined change.
 #[derive(Clone, Debug)]
@@ -74,6 +80,23 @@ fn read(store: &dyn Store) -> Result<Vec<Head>, StoreError> {
 /// What the cell keeps of them.
 pub(crate) fn holes(store: &dyn Store) -> Result<Vec<(Dot, Hole)>, StoreError> {
     Ok(read(store)?.iter().map(|head| (head.kept.entry.dot, Hole::from(&head.kept))).collect())
+}
+
+/// Of each actor the first change that the view does not show, nor what came otherwise in its place. More than so many are
+/// not looked into: they count as not shown.
+pub(crate) fn first_open(working: &Working) -> Result<BTreeMap<ActorId, u64>, StoreError> {
+    let stored = |id| match working.stored_entity(id) {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        found => found,
+    };
+    let mut first = BTreeMap::new();
+    for (nth, (Dot { actor, seq }, hole)) in holes(&**working.store())?.into_iter().enumerate() {
+        let known = first.get(&actor).copied().unwrap_or(u64::MAX);
+        if seq < known && (nth >= LOOKED_INTO_MAX || !hole.is_made_good(&Dot { actor, seq }, stored)?) {
+            first.insert(actor, seq);
+        }
+    }
+    Ok(first)
 }
 
 /// One of them, with its bytes.

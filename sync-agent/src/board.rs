@@ -110,6 +110,8 @@ struct Lines {
     quarantined: u64,
     /// Since when the node took none of the messages that wait for nothing else.
     untaken_since_ms: Option<u64>,
+    /// Since when none is taken here, for want of room on the agent's disk.
+    full_since_ms: Option<u64>,
     /// A peer's state is on its way, and how far that is.
     takes_over: Option<String>,
     gate: Counts,
@@ -125,16 +127,20 @@ impl PeerLine {
 }
 
 impl Lines {
-    /// How long a message is held up here once it came: by a node that is silent, or that takes none.
-    fn untaken_ms(&self, now_ms: u64) -> u64 {
+    /// How long a message is held up here once it came, and why: by a full disk, or by a node that is silent or takes none.
+    fn untaken(&self, now_ms: u64) -> (u64, &'static str) {
+        let since = |since_ms: Option<u64>| since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
         let silent_ms = now_ms.saturating_sub(self.node_heard_ms).saturating_sub(CHANGE_BEAT_MS);
-        let untaken_ms = self.untaken_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-        silent_ms.max(untaken_ms)
+        let untaken_ms = silent_ms.max(since(self.untaken_since_ms));
+        match since(self.full_since_ms) {
+            0 => (untaken_ms, "this region's node has taken no message"),
+            full_ms => (full_ms.max(untaken_ms), "this agent's disk has no room for messages"),
+        }
     }
 
     /// End to end: on its way here, and from here to the node.
     fn message_lag_ms(&self, line: &PeerLine, now_ms: u64) -> u64 {
-        line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS).max(self.untaken_ms(now_ms))
+        line.message_beat.lag_ms(now_ms, MESSAGE_BEAT_MS).max(self.untaken(now_ms).0)
     }
 }
 
@@ -206,13 +212,14 @@ impl Board {
         }
     }
 
-    /// What the gate holds, and whether the node took a message since this was said last.
-    pub(crate) fn gate(&self, counts: &Counts, taken: bool) {
+    /// What the gate holds, whether the node took a message since this was said last, and whether there is no room for more.
+    pub(crate) fn gate(&self, counts: &Counts, taken: bool, is_full: bool) {
         let mut lines = self.lines();
         lines.gate = *counts;
         let before_ms = lines.untaken_since_ms.filter(|_| !taken);
         let waits_for_node = counts.ready + counts.in_flight + counts.retrying > 0;
         lines.untaken_since_ms = waits_for_node.then(|| before_ms.unwrap_or_else(now_ms));
+        lines.full_since_ms = is_full.then(|| lines.full_since_ms.unwrap_or_else(now_ms));
     }
 
     pub(crate) fn flow(&self, peer: RegionId, channel: Channel, flow: Flow, detail: &str) {
@@ -283,10 +290,8 @@ impl Board {
             };
             let message_lag_ms = lines.message_lag_ms(line, now_ms);
             let messages = line.messages.by_lag(message_lag_ms);
-            let untaken = match lines.untaken_ms(now_ms) {
-                ms if ms > STALLED_AFTER_MS => {
-                    format!("this region's node has taken no message for {} s", ms / 1_000)
-                }
+            let untaken = match lines.untaken(now_ms) {
+                (ms, why) if ms > STALLED_AFTER_MS => format!("{why} for {} s", ms / 1_000),
                 _ => String::new(),
             };
             let comes = comes.map(String::as_str).unwrap_or_default();
@@ -388,19 +393,25 @@ mod tests {
     fn a_message_that_the_node_does_not_take_is_behind() {
         let board = Board::new("east".parse().unwrap(), ["north".parse().unwrap()]);
         let untaken_since = || board.lines().untaken_since_ms;
-        board.gate(&Counts { waiting: 3, ..Counts::default() }, false);
+        board.gate(&Counts { waiting: 3, ..Counts::default() }, false, false);
         assert_eq!(untaken_since(), None, "it waits for its order");
-        board.gate(&Counts { retrying: 1, ..Counts::default() }, false);
+        board.gate(&Counts { retrying: 1, ..Counts::default() }, false, false);
         board.lines().untaken_since_ms = Some(7);
-        board.gate(&Counts { in_flight: 1, ..Counts::default() }, false);
+        board.gate(&Counts { in_flight: 1, ..Counts::default() }, false, false);
         assert_eq!(untaken_since(), Some(7));
         let status = board.status();
         assert!(status.peers[0].message_lag_ms > Some(60_000), "{status:?}");
         assert!(status.peers[0].detail.contains("has taken no message for"), "{status:?}");
-        board.gate(&Counts { in_flight: 1, ..Counts::default() }, true);
+        board.gate(&Counts { in_flight: 1, ..Counts::default() }, true, false);
         assert!(untaken_since() > Some(7));
-        board.gate(&Counts::default(), false);
+        board.gate(&Counts::default(), false, false);
         assert_eq!(untaken_since(), None);
+        board.gate(&Counts::default(), false, true);
+        board.lines().full_since_ms = Some(7);
+        board.gate(&Counts::default(), true, true);
+        let status = board.status();
+        assert!(status.peers[0].detail.contains("disk has no room for messages for"), "{status:?}");
+        board.gate(&Counts::default(), false, false);
         board.lines().node_heard_ms -= 9_000;
         assert!(board.status().peers[0].message_lag_ms >= Some(8_000), "nor would a silent one take any");
         board.node(true, 1);

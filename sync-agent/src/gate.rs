@@ -31,6 +31,8 @@ pub(crate) use shelf::{Shelf, ShelfError};
 const WAITING_MAX: usize = 1_024;
 /// Events in one group.
 const GROUP_MAX: usize = 256;
+/// What may stand behind records that are not durable yet before nothing is listened to any more.
+const OUTPUTS_MAX: usize = 65_536;
 /// That messages are gone is written after this if nothing else is.
 const GONE_LINGER: Duration = Duration::from_millis(10);
 /// The clock may be set back: a timer is looked at no later than this.
@@ -56,9 +58,10 @@ enum Event {
     Look(Look),
 }
 
-/// The way in; clones share it.
+/// The way in; clones share it. Messages have one of their own: where they cannot be kept, nobody else waits behind them.
 #[derive(Clone, Debug)]
 pub(crate) struct GateHandle {
+    messages: mpsc::Sender<Event>,
     events: mpsc::Sender<Event>,
 }
 
@@ -70,8 +73,9 @@ impl std::fmt::Debug for Event {
 
 impl GateHandle {
     pub(crate) fn new() -> (GateHandle, GateInbox) {
+        let (messages, brought) = mpsc::channel(WAITING_MAX);
         let (events, waiting) = mpsc::channel(WAITING_MAX);
-        (GateHandle { events }, GateInbox { waiting })
+        (GateHandle { messages, events }, GateInbox { brought, waiting })
     }
 
     async fn send(&self, event: Event) {
@@ -79,16 +83,20 @@ impl GateHandle {
         let _ = self.events.send(event).await;
     }
 
+    async fn bring(&self, event: Event) {
+        let _ = self.messages.send(event).await;
+    }
+
     pub(crate) async fn tell(&self, input: Input) {
         self.send(Event::Input(input)).await;
     }
 
     pub(crate) async fn arrived(&self, envelope: Envelope, back: Back) {
-        self.send(Event::Arrived { envelope: Box::new(envelope), back }).await;
+        self.bring(Event::Arrived { envelope: Box::new(envelope), back }).await;
     }
 
     pub(crate) async fn malformed(&self, bytes: Bytes, from: RegionId, reason: String, back: Back) {
-        self.send(Event::Malformed { bytes, from, reason, back }).await;
+        self.bring(Event::Malformed { bytes, from, reason, back }).await;
     }
 
     /// Carries an operator's action out; the messages it set in motion, `None` if the agent is ending.
@@ -113,6 +121,7 @@ impl GateHandle {
 /// The other end of [`GateHandle`].
 #[derive(Debug)]
 pub(crate) struct GateInbox {
+    brought: mpsc::Receiver<Event>,
     waiting: mpsc::Receiver<Event>,
 }
 
@@ -191,7 +200,7 @@ impl GateRunner {
     }
 
     async fn go_on(&mut self, inbox: &mut GateInbox, shutdown: &Shutdown) -> Result<(), ShelfError> {
-        let mut events = Vec::with_capacity(GROUP_MAX);
+        let (mut events, mut messages) = (Vec::with_capacity(GROUP_MAX), Vec::with_capacity(GROUP_MAX));
         loop {
             let lingers = self.group.lingers();
             if self.writing.is_none() && lingers.is_none() {
@@ -199,6 +208,9 @@ impl GateRunner {
             }
             let sleep = lingers.map_or_else(|| self.sleep(), |left| left.min(self.sleep()));
             let has_room = self.group.outputs.len() < WAITING_MAX && self.group.records.len() < WAITING_MAX;
+            let listens = self.group.outputs.len() < OUTPUTS_MAX;
+            let taken = std::mem::take(&mut self.taken);
+            self.board.gate(&self.gate.counts(), taken, self.shelf.is_full());
             tokio::select! {
                 () = shutdown.begun() => {
                     // The folder is let go of with it.
@@ -217,10 +229,11 @@ impl GateRunner {
                         self.shelf.tidy(&mut self.gate).await?;
                     }
                 }
-                count = inbox.waiting.recv_many(&mut events, GROUP_MAX), if has_room => if count == 0 { return Ok(()) },
+                count = inbox.waiting.recv_many(&mut events, GROUP_MAX), if listens => if count == 0 { return Ok(()) },
+                count = inbox.brought.recv_many(&mut messages, GROUP_MAX), if has_room => if count == 0 { return Ok(()) },
                 () = tokio::time::sleep(sleep) => {}
             }
-            for event in events.drain(..) {
+            for event in events.drain(..).chain(messages.drain(..)) {
                 self.step(event);
             }
             let now_ms = now_ms();
@@ -344,7 +357,6 @@ impl GateRunner {
             }
         }
         self.courier.check(checks);
-        self.board.gate(&self.gate.counts(), std::mem::take(&mut self.taken));
     }
 
     fn answer(&mut self, id: MessageId, accepted: bool) {
@@ -353,3 +365,6 @@ impl GateRunner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,14 @@ pub(crate) struct Known {
     pub(crate) unheard: BTreeSet<RegionId>,
 }
 
+impl Known {
+    /// What it lost is made good once it was in doubt and is so no more: a peer had all of it, or none has more.
+    fn says_lacking(&mut self, lacking: bool) {
+        self.lost &= lacking || !self.lacking;
+        self.lacking = lacking;
+    }
+}
+
 /// What is no region's name is none.
 fn read_regions(names: &[String]) -> BTreeSet<RegionId> {
     names.iter().filter_map(|name| name.parse().ok()).collect()
@@ -332,7 +340,8 @@ impl NodeLink {
             actor,
             recovering: status.recovering,
             lacking: status.lacking,
-            lost: lost || before,
+            // As long as it is the same start, what it lacks is what it says that it lacks.
+            lost: lost || before && (status.lacking || self.known.borrow().actor != actor),
             unheard: read_regions(&status.unheard),
             ..Known::default()
         });
@@ -458,7 +467,7 @@ impl NodeLink {
             known.fronts = Arc::clone(&fronts);
             known.holes = Arc::clone(&holes);
             known.position = news.next;
-            known.lacking = lacking;
+            known.says_lacking(lacking);
             known.unheard = unheard;
         });
         self.positions().note(news.next, &fronts);

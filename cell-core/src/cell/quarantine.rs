@@ -3,6 +3,7 @@
 //! Their hashes were checked, so they are what their actor wrote. The actor's frontier goes on over them; what they would
 //! have changed is withheld, since nobody can say what it is, until they are applied after all or an operator gives them up.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -84,6 +85,26 @@ impl Hole {
     fn may_concern(&self, about: Option<EntityId>) -> bool {
         self.obscure || about.is_none_or(|about| self.entities.contains(&about))
     }
+
+    /// Whether state that came otherwise holds all that the change at `dot` would have changed.
+    ///
+    /// # Errors
+    /// Those of `entity`.
+    pub fn is_made_good<T: Borrow<Entity>, E>(
+        &self,
+        dot: &Dot,
+        entity: impl Fn(EntityId) -> Result<Option<T>, E>,
+    ) -> Result<bool, E> {
+        if self.obscure {
+            return Ok(false);
+        }
+        for id in &self.entities {
+            if !entity(*id)?.is_some_and(|entity| is_whole_at(entity.borrow(), dot)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 impl From<&Quarantined> for Hole {
@@ -114,11 +135,8 @@ impl Cell {
     pub fn open_holes(&self, view: &dyn View) -> Result<Vec<Dot>, Unavailable> {
         let mut open = Vec::new();
         for (dot, hole) in self.quarantine.iter().filter(|(_, hole)| !hole.given_up) {
-            let mut is_open = hole.obscure;
-            for id in &hole.entities {
-                is_open = is_open || !view.entity(*id)?.is_some_and(|entity| is_whole_at(&entity, dot));
-            }
-            open.extend(is_open.then_some(*dot));
+            let is_made_good = hole.is_made_good(dot, |id| view.entity(id))?;
+            open.extend((!is_made_good).then_some(*dot));
         }
         Ok(open)
     }

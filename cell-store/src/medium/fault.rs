@@ -33,6 +33,7 @@ struct Inner {
     names: BTreeMap<String, u64>,
     names_synced: BTreeMap<String, u64>,
     fail_append: Option<io::ErrorKind>,
+    full: bool,
     fail_create: Option<i32>,
     fail_sync: bool,
     fail_delete: bool,
@@ -61,6 +62,7 @@ impl FaultMedium {
             names: BTreeMap::new(),
             names_synced: BTreeMap::new(),
             fail_append: None,
+            full: false,
             fail_create: None,
             fail_sync: false,
             fail_delete: false,
@@ -93,6 +95,11 @@ impl FaultMedium {
     /// The next [`Medium::append`] writes a part of its bytes and fails: `StorageFull` as `ENOSPC`, anything else as `EIO`.
     pub fn fail_next_append(&self, kind: io::ErrorKind) {
         self.lock().fail_append = Some(kind);
+    }
+
+    /// Every [`Medium::append`] fails with `ENOSPC` as long as it is full.
+    pub fn fill(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// The next [`Medium::create`] fails with this error number and creates nothing.
@@ -226,7 +233,8 @@ impl Medium for FaultMedium {
     fn append(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.lock();
         inner.append_count += 1;
-        let fault = inner.fail_append.take();
+        let full = inner.full.then_some(io::ErrorKind::StorageFull);
+        let fault = inner.fail_append.take().or(full);
         let written = if fault.is_some() { inner.random.below(bytes.len()) } else { bytes.len() };
         inner.inode(file)?.cache.extend_from_slice(&bytes[..written]);
         match fault {

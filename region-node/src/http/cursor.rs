@@ -33,9 +33,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Of a frontier in the order of its actors.
-    pub(super) fn of(frontier: &BTreeMap<ActorId, u64>) -> Seen {
-        let known: Vec<(ActorId, u64)> = frontier.iter().map(|(actor, seq)| (*actor, *seq)).collect();
+    /// Of a frontier in the order of its actors, in a view that does not show some actor's changes from one on.
+    pub(super) fn of(frontier: &BTreeMap<ActorId, u64>, first_open: &BTreeMap<ActorId, u64>) -> Seen {
+        let shown = |actor: &ActorId, seq: u64| first_open.get(actor).map_or(seq, |first| seq.min(first - 1));
+        let known: Vec<(ActorId, u64)> =
+            frontier.iter().map(|(actor, seq)| (*actor, shown(actor, *seq))).collect();
         let mut seen = Seen::default();
         for of_node in known.chunk_by(|(one, _), (next, _)| one.node == next.node) {
             let mut starts: Vec<u64> = of_node.iter().map(|(actor, _)| actor.start).collect();
@@ -177,9 +179,13 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn whole(frontier: &BTreeMap<ActorId, u64>) -> Seen {
+        Seen::of(frontier, &BTreeMap::new())
+    }
+
     #[test]
     fn a_cursor_is_read_as_it_was_written() {
-        let seen = Seen::of(&BTreeMap::from([
+        let seen = whole(&BTreeMap::from([
             (actor("north-0.1.9f2c0000deadbeef"), 17),
             (actor("north-0.2.9f2c0000deadbeef"), 1),
             (actor("north-0.3.9f2c0000deadbeef"), 17),
@@ -229,12 +235,16 @@ mod tests {
     #[test]
     fn a_notice_is_owed_until_all_it_derives_from_was_seen() {
         let (old, new) = (actor("north-0.1.0000000000000001"), actor("north-0.2.0000000000000001"));
-        let seen = Seen::of(&BTreeMap::from([(old, 5), (new, 2)]));
+        let seen = whole(&BTreeMap::from([(old, 5), (new, 2)]));
         let dot = |actor, seq| Dot { actor, seq };
         assert!(seen.covers(&[dot(old, 5)]) && seen.covers(&[dot(old, 1), dot(new, 2)]));
         assert!(
             !seen.covers(&[dot(old, 6)]) && !seen.covers(&[dot(old, 1), dot(new, 3)]) && !seen.covers(&[])
         );
+        // What the view does not show was not seen in it, nor what may build on that.
+        let seen = Seen::of(&BTreeMap::from([(old, 5), (new, 2)]), &BTreeMap::from([(old, 4)]));
+        assert!(seen.covers(&[dot(old, 3), dot(new, 2)]));
+        assert!(!seen.covers(&[dot(old, 4)]) && !seen.covers(&[dot(old, 5)]));
     }
 
     #[test]
@@ -245,7 +255,7 @@ mod tests {
             of_east.chain([(north, 7)]).collect()
         };
         let covers = |seen: &Seen, start| seen.covers(&[Dot { actor: ActorId { start, ..east }, seq: 9 }]);
-        let (few, many) = (Seen::of(&starts(3)), Seen::of(&starts(100)));
+        let (few, many) = (whole(&starts(3)), whole(&starts(100)));
         assert!(many.to_string().len() <= few.to_string().len() + 6, "{few} {many}");
         assert!(many.covers(&[Dot { actor: north, seq: 7 }]), "who never restarted is not forgotten for it");
         assert!(covers(&many, 100) && covers(&many, 99) && !covers(&many, 98), "what it names");

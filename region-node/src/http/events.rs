@@ -22,6 +22,7 @@ use super::{Api, Shared, User};
 use crate::keys::NOTICE_BYTES;
 use crate::node::Node;
 use crate::notice::{Kept, Notice};
+use crate::quarantine::first_open;
 use crate::{keys, view};
 
 /// Notices read from the view at once for a reader who may have seen most of them.
@@ -73,7 +74,7 @@ impl Api {
     async fn newest(&self, user: &UserId) -> Result<Cursor, Problem> {
         let (node, head) = (self.node.clone(), keys::of_user(b'n', user));
         super::read(move || -> Result<Cursor, StoreError> {
-            let seen = Seen::of(&view::frontier(node.store())?);
+            let seen = Seen::of(&view::frontier(node.store())?, &first_open(node.working())?);
             let newest = node.store().scan(&Scan::prefix(head.clone(), 1).reversed())?;
             let place = newest.first().and_then(|(key, _)| key.get(head.len()..)?.try_into().ok());
             let place = place.unwrap_or([0; NOTICE_BYTES]);
@@ -86,7 +87,8 @@ impl Api {
 fn owed(node: &Node, user: &UserId, cursor: Cursor, limit: usize) -> Result<Page, StoreError> {
     // Read before the notices, which a batch brings together with it: what it covers is among them.
     let frontier = view::frontier(node.store())?;
-    let (target, seen) = (Seen::of(&frontier), cursor.seen.in_view(&frontier));
+    let target = Seen::of(&frontier, &first_open(node.working())?);
+    let seen = cursor.seen.in_view(&frontier);
     let lineage = node.lineage();
     let at_the_door = Here { view: lineage.now(), place: [0; NOTICE_BYTES], newcomer: true };
     let known = cursor.here.filter(|here| lineage.has(here.view, &here.place));

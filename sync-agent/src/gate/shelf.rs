@@ -49,6 +49,7 @@ pub(crate) struct Shelf {
     tidied_at: u64,
     /// Nobody waits for room on the disk any more.
     ending: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
 }
 
 impl Shelf {
@@ -75,7 +76,12 @@ impl Shelf {
         }
         let reader = log.reader();
         let tidied_at = reader.first().0;
-        Ok(Shelf { log: Some(log), reader, tidied_at, ending: Arc::default() })
+        Ok(Shelf { log: Some(log), reader, tidied_at, ending: Arc::default(), full: Arc::default() })
+    }
+
+    /// What is to be kept waits for room on the disk.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Everything in the log, from which the gate is restored.
@@ -107,6 +113,7 @@ impl Shelf {
         metrics::counter!("cell_gate_records_total").increment(records.len() as u64);
         let Some(mut log) = self.log.take() else { return Err(ShelfError::Ended) };
         let bytes: Vec<_> = records.iter().map(Message::to_canon).collect();
+        let full = self.full.clone();
         Ok(tokio::task::spawn_blocking(move || {
             let first = log.next().0;
             let mut said = false;
@@ -118,12 +125,14 @@ impl Shelf {
                         if !said {
                             tracing::error!(%source, "the gate's log has no room: no message is taken until there is some");
                             said = true;
+                            full.store(true, Ordering::Relaxed);
                         }
                         std::thread::sleep(FULL_PAUSE);
                     }
                     appended => break appended.and_then(|()| log.sync()),
                 }
             };
+            full.store(false, Ordering::Relaxed);
             (log, synced.map(|_| first))
         }))
     }
@@ -280,4 +289,4 @@ impl Iterator for Records {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -6,15 +6,15 @@ use cell_store::FaultMedium;
 
 use super::*;
 
-fn region(name: &str) -> RegionId {
+pub(crate) fn region(name: &str) -> RegionId {
     RegionId::new(name).unwrap()
 }
 
-fn id(n: u8) -> MessageId {
+pub(crate) fn id(n: u8) -> MessageId {
     MessageId([n; 16])
 }
 
-fn message(n: u8) -> Envelope {
+pub(crate) fn message(n: u8) -> Envelope {
     let node = NodeId { region: region("north"), index: 0 };
     let actor = ActorId { node, start: 1, nonce: 1 };
     Envelope {
@@ -32,6 +32,13 @@ fn message(n: u8) -> Envelope {
         body: Bytes::from(vec![n; 100]),
         created_ms: 1,
     }
+}
+
+/// A shelf whose log lies in memory.
+pub(crate) fn shelf_on(disk: &FaultMedium) -> Shelf {
+    let (log, _) = Log::open(Arc::new(disk.clone()), LogConfig::default()).unwrap();
+    let reader = log.reader();
+    Shelf { log: Some(log), reader, tidied_at: 0, ending: Arc::default(), full: Arc::default() }
 }
 
 const OWNER: &str = "sync-agent of east";
@@ -174,9 +181,7 @@ async fn a_full_disk_holds_up_what_comes_and_nothing_is_promised_before_there_is
     let folder = tempfile::tempdir().unwrap();
     let mut east = East::open(folder.path());
     let disk = FaultMedium::new(1);
-    let (log, _) = Log::open(Arc::new(disk.clone()), LogConfig::default()).unwrap();
-    let reader = log.reader();
-    east.shelf = Shelf { log: Some(log), reader, tidied_at: 0, ending: Arc::default() };
+    east.shelf = shelf_on(&disk);
     disk.fail_next_append(std::io::ErrorKind::StorageFull);
     assert_eq!(east.take([arrived(1), arrived(2)]).await, 2);
     assert_eq!((east.body(1), east.body(2)), (Some(vec![1; 100].into()), Some(vec![2; 100].into())));
