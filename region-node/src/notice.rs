@@ -126,6 +126,8 @@ struct Saying<'a> {
     /// The last epoch with decisions that are not in force. What is older may have been bypassed by it, and be in force
     /// again.
     bypassed_by: Option<Epoch>,
+    /// What is said now is not in force (any more).
+    superseded: bool,
     /// The newest change of each actor that what is said now builds on: without them it is not said.
     builds_on: BTreeMap<ActorId, u64>,
     told: &'a mut Vec<Told>,
@@ -140,7 +142,14 @@ impl Saying<'_> {
         }
     }
 
-    fn say<D>(&mut self, link: &Link<'_, D>, user: &UserId, kind: &str, detail: &str, superseded: bool) {
+    /// From now on it tells what is not in force.
+    fn goes_back(&mut self, created: Option<Dot>) {
+        self.superseded = true;
+        self.builds_on.clear();
+        self.build_on(created);
+    }
+
+    fn say<D>(&mut self, link: &Link<'_, D>, user: &UserId, kind: &str, detail: &str) {
         let epoch = crate::writer::epoch_bytes(&link.decided.epoch);
         let place = link.decided.place.to_be_bytes();
         let parts: [&[u8]; 5] =
@@ -154,12 +163,12 @@ impl Saying<'_> {
             detail: detail.to_owned(),
             at_ms: link.since.wall_ms,
             counter: link.since.counter,
-            superseded,
+            superseded: self.superseded,
             trace: String::new(),
         };
         let mut dots = vec![link.dot];
         let again = self.bypassed_by.is_some_and(|bypass| bypass > link.decided.epoch);
-        dots.extend(self.in_force.filter(|_| superseded || again));
+        dots.extend(self.in_force.filter(|_| self.superseded || again));
         let behind = self.builds_on.iter().map(|(actor, seq)| Dot { actor: *actor, seq: *seq });
         dots.extend(behind.filter(|dot| dot.actor != link.dot.actor || dot.seq > link.dot.seq));
         if dots.len() > DOTS_MAX {
@@ -194,6 +203,7 @@ fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
         payment: None,
         in_force: in_force(&reading),
         bypassed_by: bypassed_by(&reading),
+        superseded: false,
         builds_on: BTreeMap::new(),
         told,
     };
@@ -206,11 +216,26 @@ fn order_notices(entity: &Entity, told: &mut Vec<Told>) {
         }
         order_notice(&mut saying, link, &record.user, payer.as_ref());
     }
-    saying.builds_on.clear();
-    saying.build_on(reading.created_dot);
+    saying.goes_back(reading.created_dot);
     for stray in &reading.strays {
+        let payer = payer_before(&reading, stray);
+        order_notice(&mut saying, stray, &record.user, payer.as_ref());
         superseded(&mut saying, stray, stray.command());
     }
+}
+
+/// Who was asked to pay when this stray was decided: as its own epoch knew it.
+fn payer_before(reading: &Reading<'_, Order>, stray: &Link<'_, OrderDecision>) -> Option<UserId> {
+    let of_epoch = |link: &&Link<'_, OrderDecision>| link.decided.epoch == stray.decided.epoch;
+    let before = |link: &&Link<'_, OrderDecision>| link.decided.place < stray.decided.place;
+    let inherited = reading.history.iter().filter(|link| link.decided.epoch < stray.decided.epoch);
+    let in_common = reading.history.iter().filter(of_epoch).filter(before);
+    let own = reading.strays.iter().filter(of_epoch).filter(before);
+    let opened = |link: &Link<'_, OrderDecision>| match link.body {
+        OrderDecision::PermitOpened(opened) => Some(opened.permit.payer.clone()),
+        _ => None,
+    };
+    inherited.chain(in_common).chain(own).filter_map(opened).next_back()
 }
 
 /// The first decision of the epoch in force: it made strays of what it did not inherit.
@@ -226,7 +251,7 @@ fn bypassed_by<K: Kind>(reading: &Reading<'_, K>) -> Option<Epoch> {
 fn superseded<D>(saying: &mut Saying<'_>, stray: &Link<'_, D>, command: Option<&CommandRef>) {
     if let Some(command) = command {
         saying.payment = None;
-        saying.say(stray, &command.user, "command.superseded", command.op.as_str(), true);
+        saying.say(stray, &command.user, "command.superseded", command.op.as_str());
     }
 }
 
@@ -237,9 +262,9 @@ fn order_notice(
     payer: Option<&UserId>,
 ) {
     let both = |saying: &mut Saying<'_>, kind: &str, detail: &str| {
-        saying.say(link, buyer, kind, detail, false);
+        saying.say(link, buyer, kind, detail);
         if let Some(payer) = payer.filter(|payer| *payer != buyer) {
-            saying.say(link, payer, kind, detail, false);
+            saying.say(link, payer, kind, detail);
         }
     };
     saying.payment = None;
@@ -255,15 +280,15 @@ fn order_notice(
         OrderDecision::RefundSettled(settled) => both(saying, "refund.done", &settled.intent),
         OrderDecision::RefundGranted(granted) => both(saying, "refund.owed", &granted.refund.intent),
         OrderDecision::Cancelled(_) => both(saying, "order.cancelled", ""),
-        OrderDecision::Expired(_) => saying.say(link, buyer, "order.expired", "", false),
+        OrderDecision::Expired(_) => saying.say(link, buyer, "order.expired", ""),
         OrderDecision::Stalled(stalled) => {
             saying.payment = Some(stalled.payment.to_string());
-            saying.say(link, buyer, "pay-request.stalled", &stalled.missing, false);
+            saying.say(link, buyer, "pay-request.stalled", &stalled.missing);
         }
         OrderDecision::PermitClosed(closed) => {
             saying.payment = Some(closed.payment.to_string());
             if closed.how != How::Captured {
-                saying.say(link, buyer, "order.payable-again", closed.how.as_str(), false);
+                saying.say(link, buyer, "order.payable-again", closed.how.as_str());
             }
         }
         OrderDecision::PermitClosing(closing) if closing.why == Why::OtherPayer => {
@@ -273,7 +298,7 @@ fn order_notice(
         OrderDecision::Reconciled(reconciled) => {
             for verdict in &reconciled.verdicts {
                 if let (Some(user), Ruling::Void | Ruling::Withdrawn) = (&verdict.user, verdict.ruling) {
-                    saying.say(link, user, "command.voided", verdict.ruling.as_str(), false);
+                    saying.say(link, user, "command.voided", verdict.ruling.as_str());
                 }
             }
         }
@@ -290,6 +315,7 @@ fn payment_notices(entity: &Entity, told: &mut Vec<Told>) {
         payment: Some(entity.id.to_string()),
         in_force: in_force(&reading),
         bypassed_by: bypassed_by(&reading),
+        superseded: false,
         builds_on: BTreeMap::new(),
         told,
     };
@@ -298,9 +324,10 @@ fn payment_notices(entity: &Entity, told: &mut Vec<Told>) {
         saying.build_on(Some(link.dot));
         payment_notice(&mut saying, link, permit);
     }
-    saying.builds_on.clear();
-    saying.build_on(reading.created_dot);
+    saying.goes_back(reading.created_dot);
     for stray in &reading.strays {
+        saying.payment = Some(entity.id.to_string());
+        payment_notice(&mut saying, stray, permit);
         superseded(&mut saying, stray, stray.command());
     }
 }
@@ -309,22 +336,22 @@ fn payment_notice(saying: &mut Saying<'_>, link: &Link<'_, PaymentDecision>, per
     let own = permit.payer == permit.buyer;
     match link.body {
         PaymentDecision::Received(_) if !own => {
-            saying.say(link, &permit.payer, "pay-request.received", "", false);
+            saying.say(link, &permit.payer, "pay-request.received", "");
         }
         PaymentDecision::AttemptEnded(ended) if ended.end == AttemptEnd::Retryable => {
-            saying.say(link, &permit.payer, "payment.try-again", &ended.code, false);
+            saying.say(link, &permit.payer, "payment.try-again", &ended.code);
         }
         PaymentDecision::Ended(ended) => {
             let kind = format!("payment.{}", ended.how);
-            saying.say(link, &permit.payer, &kind, &ended.code, false);
+            saying.say(link, &permit.payer, &kind, &ended.code);
             if !own {
-                saying.say(link, &permit.buyer, &kind, &ended.code, false);
+                saying.say(link, &permit.buyer, &kind, &ended.code);
             }
         }
         PaymentDecision::EndAmended(amended) => {
-            saying.say(link, &permit.payer, "payment.captured", &amended.intent, false);
+            saying.say(link, &permit.payer, "payment.captured", &amended.intent);
             if !own {
-                saying.say(link, &permit.buyer, "payment.captured", &amended.intent, false);
+                saying.say(link, &permit.buyer, "payment.captured", &amended.intent);
             }
         }
         _ => {}
@@ -437,8 +464,14 @@ pub(crate) mod tests {
         let taken = east.decree(order, 2);
         let (amended, _) = east.ask(&user, "m", amend(5));
         north.take(&[&taken, &amended]);
-        let again = |told: &Told| told.notice.kind == "order.payable-again";
-        assert!(!notices(&north.entity(order)).iter().any(again), "bypassed");
+        let of_it = |told: &Told| told.notice.kind == "order.payable-again";
+        let again = |told: &Told| of_it(told) && !told.notice.superseded;
+        let bypassed: Vec<_> = notices(&north.entity(order)).into_iter().filter(of_it).collect();
+        assert!(
+            !bypassed.is_empty() && !bypassed.iter().any(again),
+            "whoever was told is told that it is not so"
+        );
+        assert!(bypassed.iter().all(|told| told.dots.contains(&amended.entries[0].dot)), "{bypassed:?}");
         let seen: Vec<Dot> = [&placed, &asked, &declined, &taken, &amended]
             .iter()
             .flat_map(|step| step.entries.iter().map(|entry| entry.dot))

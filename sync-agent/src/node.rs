@@ -602,6 +602,16 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_a_node_lost_is_made_good_when_its_doubt_ends() {
+        let mut known = Known { lost: true, ..Known::default() };
+        // Batches that were on their way before it was told, then its doubt, then that a peer agreed.
+        for (lacking, lost) in [(false, true), (true, true), (true, true), (false, false), (true, false)] {
+            known.says_lacking(lacking);
+            assert_eq!((known.lacking, known.lost), (lacking, lost));
+        }
+    }
+
     #[tokio::test]
     async fn a_log_that_was_cut_and_is_as_long_again_is_another_one() {
         let region: RegionId = "north".parse().unwrap();
