@@ -23,7 +23,7 @@ pub use adopt::{Baseline, KnownFront};
 pub use command::{Ask, Command, NOT_FOUND, Precondition, Problem, Refusal, Reply};
 pub use digests::{NotComparable, SlotDigests};
 use draft::Draft;
-pub use quarantine::{Ability, Cause, ENTRY_BYTES_MAX, HOLES_MAX, Hole, Quarantined};
+pub use quarantine::{Ability, Cause, ENTRY_BYTES_MAX, HOLES_MAX, HeldFact, Hole, Quarantined};
 pub use reached::Reached;
 pub use resolve::{Resolve, remedies};
 pub use succession::SILENT_BEATS;

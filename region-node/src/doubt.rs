@@ -12,6 +12,8 @@ pub(crate) struct Doubt {
     generation: u64,
     /// The last one that was no part of taking state over; 0: none.
     lacking: u64,
+    /// The last one that began as an older disk took the place of a newer one; 0: none.
+    older: u64,
     /// Which one it was when state began to be taken over that is not all here.
     taking_over: Option<u64>,
 }
@@ -32,6 +34,12 @@ impl Doubt {
         if !self.slots.is_empty() {
             self.lacking = self.generation;
         }
+    }
+
+    /// All that is here is as it was once, and it was more.
+    pub(crate) fn is_older(&mut self) {
+        self.raise(Slot::all());
+        self.older = self.generation;
     }
 
     /// A peer's state is being taken over, or still is.
@@ -57,7 +65,7 @@ impl Doubt {
         let before = self.slots.len();
         self.slots.retain(|slot| but.contains(slot));
         if self.slots.is_empty() {
-            self.lacking = 0;
+            (self.lacking, self.older) = (0, 0);
         }
         self.slots.len() < before
     }
@@ -67,6 +75,12 @@ impl Doubt {
     /// third one is away, would otherwise wait for each other.
     pub(crate) fn may_be_built_on(&self) -> bool {
         self.lacking == 0
+    }
+
+    /// Whether another region may conclude from what is not here that it never was. Not from an older disk, although all
+    /// that it says to have it has.
+    pub(crate) fn may_found(&self) -> bool {
+        self.may_be_built_on() && self.older == 0
     }
 
     fn raise(&mut self, slots: impl IntoIterator<Item = Slot>) {
@@ -113,6 +127,18 @@ mod tests {
             !doubt.agree(doubt.generation() - 1, &BTreeSet::new()),
             "a comparison from before it says nothing of it"
         );
+    }
+
+    #[test]
+    fn an_older_disk_is_built_on_and_founds_nothing_until_a_peer_agrees() {
+        let mut doubt = Doubt::default();
+        doubt.is_older();
+        assert!(doubt.may_be_built_on() && !doubt.may_found());
+        doubt.take_over();
+        doubt.taken_over();
+        assert!(!doubt.may_found(), "the peer may have been wiped itself");
+        assert!(doubt.agree(doubt.generation(), &some().into()) && !doubt.may_found());
+        assert!(doubt.agree(doubt.generation(), &BTreeSet::new()) && doubt.may_found());
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl NodeService for Grpc {
             first_position: self.node.log().first().0,
             holes: known.holes.iter().map(|(dot, hole)| wire_hole(*dot, hole)).collect(),
             protocol,
-            lacking: !self.node.working().may_be_built_on(),
+            lacking: !self.node.working().may_found(),
             headless: known.headless.into_iter().map(Into::into).collect(),
             unheard: tail::unheard(&self.node),
         }))
@@ -402,7 +402,8 @@ impl NodeService for Grpc {
         &self,
         request: Request<v1::CatchingUpRequest>,
     ) -> Result<Response<v1::CatchingUpReply>, Status> {
-        self.node.catching_up(request.into_inner().by_state).await.map_err(status)?;
+        let v1::CatchingUpRequest { by_state, lost } = request.into_inner();
+        self.node.catching_up(by_state, lost).await.map_err(status)?;
         Ok(Response::new(v1::CatchingUpReply {}))
     }
 

@@ -105,15 +105,19 @@ impl Node {
         Ok(())
     }
 
-    /// More is to be had of a peer, and it is coming. As state: until a comparison agrees, nothing is denied.
+    /// More is to be had of a peer, and it is coming. As state, or since the disk is an older one: until a comparison agrees,
+    /// nothing is denied.
     ///
     /// # Errors
     /// The doubt cannot be kept over a restart.
-    pub(crate) async fn catching_up(&self, by_state: bool) -> Result<(), NodeError> {
+    pub(crate) async fn catching_up(&self, by_state: bool, older: bool) -> Result<(), NodeError> {
         self.heard_of_more().send_replace(Instant::now());
-        if by_state {
+        if by_state || older {
             let known = self.working().doubted().len() == usize::from(SLOT_COUNT);
-            self.working().take_over();
+            match older {
+                true => self.working().is_older(),
+                false => self.working().take_over(),
+            }
             if !known {
                 let kept = scrub::keep_doubts(self).await;
                 kept.map_err(|error| NodeError::Unavailable(error.to_string()))?;

@@ -285,6 +285,16 @@ impl Working {
         !self.has_holes() && self.doubt().may_be_built_on()
     }
 
+    /// The disk is an older one.
+    pub(crate) fn is_older(&self) {
+        self.doubted_by(Doubt::is_older);
+    }
+
+    /// Whether another region may conclude from what is not here that it never was.
+    pub(crate) fn may_found(&self) -> bool {
+        !self.has_holes() && self.doubt().may_found()
+    }
+
     /// A peer had nothing more as of this doubt, or could not say so of some slots; whether that changed anything.
     pub(crate) fn resolve(&self, generation: u64, but: &BTreeSet<Slot>) -> bool {
         self.doubted_by(|doubt| doubt.agree(generation, but))
@@ -343,6 +353,11 @@ impl Working {
     /// Regions that have to be heard.
     pub(crate) fn distrusted(&self) -> BTreeSet<RegionId> {
         self.unheard().values().copied().collect()
+    }
+
+    /// Their slots.
+    pub(crate) fn distrusted_slots(&self) -> Vec<Slot> {
+        self.unheard().keys().copied().collect()
     }
 
     /// Everything that this region wrote up to now is here.

@@ -151,7 +151,7 @@ impl Operators {
             let what = "the node is away, so the action could not be recorded; nothing was done";
             return Err(Status::unavailable(what));
         }
-        self.gate.operate(identity, action).await.ok_or_else(ending)
+        self.gate.operate(identity, action).await.map_err(|why| Status::unavailable(why.to_string()))
     }
 
     async fn held_ids(&self, id: MessageId) -> Result<Vec<MessageId>, Status> {

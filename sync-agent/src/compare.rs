@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cell_core::id::{EntityId, RegionId};
+use cell_core::id::{EntityId, RegionId, SLOT_COUNT};
 use cell_proto::v1;
 use service_kit::Shutdown;
 use tokio::time::Instant;
@@ -45,12 +45,14 @@ pub(crate) enum Compared {
 }
 
 /// Whether the two that were compared lacked something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Doubts {
     /// Which doubt this region was in; 0: none.
     ours: u64,
-    /// The peer lacks a part of what it says it has.
+    /// The peer lacks a part of what it says it has, or of what it had.
     peer_lacks: bool,
+    /// The peer's disk is new, and it has not heard the homes of these slots since.
+    unheard: BTreeSet<u32>,
 }
 
 /// Peers that lack something themselves, and had nothing more for this region.
@@ -60,6 +62,8 @@ struct Said {
     of: (u64, u64),
     /// Slots of which each could not say so.
     by: BTreeMap<RegionId, BTreeSet<u32>>,
+    /// That all of them said so is in the log.
+    logged: bool,
 }
 
 impl Said {
@@ -207,7 +211,8 @@ impl Comparer {
                 _ => return Ok(Compared::Inconclusive("the peer is too far behind")),
             }
         };
-        let doubts = Doubts { ours: ours.doubt, peer_lacks: theirs.lacking };
+        let unheard = theirs.unheard_slots.into_iter().collect();
+        let doubts = Doubts { ours: ours.doubt, peer_lacks: theirs.lacking, unheard };
         if ours.root == theirs.root {
             // Of two that have holes neither knows what it lacks. One that has none has all that the sums are of.
             if ours.quarantined > 0 && theirs.quarantined > 0 {
@@ -221,15 +226,17 @@ impl Comparer {
         Ok(Compared::Different { slots: differing.collect(), doubts })
     }
 
-    /// Ends this region's doubt, but for some slots: if the peer lacks nothing itself, or no peer is left that could have more.
+    /// Ends this region's doubt, but for some slots and those of which the peer has not heard: if it lacks nothing itself, or
+    /// no peer is left that could have more.
     async fn has_nothing_more(
         &self,
         peer: RegionId,
         doubts: Doubts,
         mut but: BTreeSet<u32>,
     ) -> Result<(), Status> {
-        let Doubts { ours: doubt, peer_lacks } = doubts;
-        if doubt == 0 {
+        let Doubts { ours: doubt, peer_lacks, unheard } = doubts;
+        but.extend(unheard);
+        if doubt == 0 || but.len() >= usize::from(SLOT_COUNT) {
             return Ok(());
         }
         if peer_lacks {
@@ -238,9 +245,12 @@ impl Comparer {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(of_all) = said.and(peer, of, but, self.peers.regions()) else { return Ok(()) };
             but = of_all;
-            tracing::error!(
-                "every region lacks a part of what it says it has: what none of them has is lost"
-            );
+            if !std::mem::replace(&mut said.logged, true) {
+                tracing::error!(
+                    "every region lacks a part of what it says it has: what none of them has is lost"
+                );
+            }
+            drop(said);
         }
         let but_slots = but.into_iter().collect();
         within(self.node.agreed(v1::AgreedRequest { doubt, but_slots })).await?;

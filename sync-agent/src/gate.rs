@@ -31,8 +31,6 @@ pub(crate) use shelf::{Shelf, ShelfError};
 const WAITING_MAX: usize = 1_024;
 /// Events in one group.
 const GROUP_MAX: usize = 256;
-/// What may stand behind records that are not durable yet before nothing is listened to any more.
-const OUTPUTS_MAX: usize = 65_536;
 /// That messages are gone is written after this if nothing else is.
 const GONE_LINGER: Duration = Duration::from_millis(10);
 /// The clock may be set back: a timer is looked at no later than this.
@@ -54,8 +52,20 @@ enum Event {
     Input(Input),
     Arrived { envelope: Box<Envelope>, back: Back },
     Malformed { bytes: Bytes, from: RegionId, reason: String, back: Back },
-    Operate { identity: String, action: Action, moved: oneshot::Sender<Vec<MessageId>> },
+    Operate { identity: String, action: Action, moved: Moved },
     Look(Look),
+}
+
+/// Where the operator hears which messages the action set in motion.
+type Moved = oneshot::Sender<Result<Vec<MessageId>, Undone>>;
+
+/// Why an operator's action was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Undone {
+    #[error("the agent's disk is full: the action could not be recorded; nothing was done")]
+    NoRoom,
+    #[error("the agent is ending")]
+    Ending,
 }
 
 /// The way in; clones share it. Messages have one of their own: where they cannot be kept, nobody else waits behind them.
@@ -99,11 +109,14 @@ impl GateHandle {
         self.bring(Event::Malformed { bytes, from, reason, back }).await;
     }
 
-    /// Carries an operator's action out; the messages it set in motion, `None` if the agent is ending.
-    pub(crate) async fn operate(&self, identity: String, action: Action) -> Option<Vec<MessageId>> {
+    /// Carries an operator's action out; the messages it set in motion, once that is durable.
+    ///
+    /// # Errors
+    /// [`Undone`].
+    pub(crate) async fn operate(&self, identity: String, action: Action) -> Result<Vec<MessageId>, Undone> {
         let (moved, answer) = oneshot::channel();
         self.send(Event::Operate { identity, action, moved }).await;
-        answer.await.ok()
+        answer.await.unwrap_or(Err(Undone::Ending))
     }
 
     /// Asks the gate something; `None` if the agent is ending.
@@ -130,6 +143,8 @@ pub(crate) struct GateInbox {
 struct Group {
     records: Vec<Record>,
     outputs: Vec<Output>,
+    /// What operators set in motion.
+    moved: Vec<(Moved, Vec<MessageId>)>,
     /// When the node first said that something was applied: what is delivered behind the records was woken by it.
     woken_at: Option<Instant>,
     /// Since when it has records, while all of them say that a message is gone.
@@ -208,7 +223,6 @@ impl GateRunner {
             }
             let sleep = lingers.map_or_else(|| self.sleep(), |left| left.min(self.sleep()));
             let has_room = self.group.outputs.len() < WAITING_MAX && self.group.records.len() < WAITING_MAX;
-            let listens = self.group.outputs.len() < OUTPUTS_MAX;
             let taken = std::mem::take(&mut self.taken);
             self.board.gate(&self.gate.counts(), taken, self.shelf.is_full());
             tokio::select! {
@@ -229,7 +243,8 @@ impl GateRunner {
                         self.shelf.tidy(&mut self.gate).await?;
                     }
                 }
-                count = inbox.waiting.recv_many(&mut events, GROUP_MAX), if listens => if count == 0 { return Ok(()) },
+                // What these ask for is at most a few things for each message that is kept.
+                count = inbox.waiting.recv_many(&mut events, GROUP_MAX) => if count == 0 { return Ok(()) },
                 count = inbox.brought.recv_many(&mut messages, GROUP_MAX), if has_room => if count == 0 { return Ok(()) },
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -261,14 +276,14 @@ impl GateRunner {
                 self.backs.entry(MessageId::of_undecoded(&bytes)).or_default().push(back);
                 self.input(now_ms, Input::Malformed { bytes, from, reason });
             }
+            Event::Operate { moved, .. } if self.shelf.is_full() => drop(moved.send(Err(Undone::NoRoom))),
             Event::Operate { identity, action, moved } => {
                 let outputs = self.gate.step(now_ms, Input::Operator { identity, action });
                 let ids = outputs.iter().find_map(|output| match output {
                     Output::Audit { ids, .. } => Some(ids.clone()),
                     _ => None,
                 });
-                // Nobody waits any more: it is done all the same.
-                let _ = moved.send(ids.unwrap_or_default());
+                self.group.moved.push((moved, ids.unwrap_or_default()));
                 self.take(outputs, None);
             }
             Event::Look(look) => look(&self.gate, &self.shelf),
@@ -291,6 +306,7 @@ impl GateRunner {
     fn take(&mut self, outputs: Vec<Output>, woken_at: Option<Instant>) {
         self.group.woken_at = self.group.woken_at.or(woken_at);
         let audited = outputs.iter().any(|output| matches!(output, Output::Audit { .. }));
+        let mut checks = Vec::new();
         for output in outputs {
             match output {
                 Output::Persist { record } => {
@@ -299,13 +315,17 @@ impl GateRunner {
                 }
                 Output::WakeAt { ms } => self.wake_at_ms = Some(ms),
                 output
-                    if !audited && output.delivers().is_some_and(|id| !self.undurable.contains_key(&id)) =>
+                    if !audited && output.waits_for().is_some_and(|id| !self.undurable.contains_key(&id)) =>
                 {
-                    self.courier.carry_out(output, &self.gate, &self.shelf, woken_at);
+                    match output {
+                        Output::Check { id, requires } => checks.push((id, requires)),
+                        output => self.courier.carry_out(output, &self.gate, &self.shelf, woken_at),
+                    }
                 }
                 output => self.group.outputs.push(output),
             }
         }
+        self.courier.check(checks);
     }
 
     /// Begins to write the group; one without records is done at once.
@@ -357,6 +377,10 @@ impl GateRunner {
             }
         }
         self.courier.check(checks);
+        for (moved, ids) in group.moved {
+            // Nobody waits any more: it is done all the same.
+            let _ = moved.send(Ok(ids));
+        }
     }
 
     fn answer(&mut self, id: MessageId, accepted: bool) {

@@ -61,19 +61,17 @@ pub(crate) struct Known {
     pub(crate) position: u64,
     /// It waits to hear that its peers hold nothing more of it.
     pub(crate) recovering: bool,
-    /// It lacks a part of what it says it has.
+    /// It lacks a part of what it says it has, or knows less than it did: nobody concludes anything from what it lacks.
     pub(crate) lacking: bool,
-    /// It knows less than this agent saw it know: a part of its disk is gone, however new it says to be.
-    pub(crate) lost: bool,
     /// Regions of which it may lack a part, its own perhaps among them.
     pub(crate) unheard: BTreeSet<RegionId>,
 }
 
 impl Known {
-    /// What it lost is made good once it was in doubt and is so no more: a peer had all of it, or none has more.
-    fn says_lacking(&mut self, lacking: bool) {
-        self.lost &= lacking || !self.lacking;
-        self.lacking = lacking;
+    /// Whether another region's word that it holds nothing more of this node's is all there is: it has nothing of its own,
+    /// and was not seen to have more.
+    pub(crate) fn is_new(&self, region: &RegionId) -> bool {
+        !self.lacking && self.unheard.contains(region)
     }
 }
 
@@ -117,6 +115,8 @@ enum TailError {
     Protocol(u32),
     #[error("the node ended the stream")]
     Ended,
+    #[error("the node became another actor meanwhile")]
+    Other,
 }
 
 impl NodeLink {
@@ -189,7 +189,13 @@ impl NodeLink {
 
     /// More is to be had of a peer, and it is coming.
     pub(crate) async fn catching_up(&self, by_state: bool) -> Result<(), Status> {
-        self.client().catching_up(v1::CatchingUpRequest { by_state }).await.map(drop)
+        self.client().catching_up(v1::CatchingUpRequest { by_state, lost: false }).await.map(drop)
+    }
+
+    /// Its disk is an older one.
+    async fn has_lost(&self) -> Result<(), Status> {
+        // One that knows nothing of `lost` denies nothing, either.
+        self.client().catching_up(v1::CatchingUpRequest { by_state: true, lost: true }).await.map(drop)
     }
 
     pub(crate) async fn adopt(&self, request: v1::AdoptRequest) -> Result<(), Status> {
@@ -300,32 +306,25 @@ impl NodeLink {
     }
 
     async fn follow_once(&self, gate: &GateHandle, backoff: &mut Backoff) -> Result<(), TailError> {
-        let from = self.status().await?.durable_position;
-        let mut tail = self.tail_from(from).await?;
-        // Asked after the position was taken, so that it covers everything before it.
-        let status = self.status().await?;
-        let mut fronts = Fronts::default();
-        for (actor, front) in read_frontier(status.frontier) {
-            fronts.raise(actor, front);
-        }
-        for closed in status.closed {
-            let actor = closed.actor.and_then(|actor| ActorId::try_from(actor).ok());
-            actor.into_iter().for_each(|actor| fronts.close(actor, closed.last));
-        }
-        let fronts = Arc::new(fronts);
-        let actor = status.actor.and_then(|actor| ActorId::try_from(actor).ok());
+        let mut begun = self.status().await?;
+        let (from, now) = (begun.durable_position, take_fronts(&mut begun));
         let known = Arc::clone(&self.known.borrow().fronts);
-        // Also what an earlier start lost and no peer has confirmed since.
-        let before = self.known.borrow().lost;
-        let lost = known.iter().any(|(actor, front)| fronts.seq(actor) < front.seq);
-        if lost {
+        if known.iter().any(|(actor, front)| now.seq(actor) < front.seq) {
             tracing::error!(
                 "the node knows less than it did: its disk is an older one. Until a comparison with a peer agrees it \
                  denies nothing"
             );
-            let told = tokio::time::timeout(ANSWER_WITHIN, self.catching_up(true)).await;
+            let told = tokio::time::timeout(ANSWER_WITHIN, self.has_lost()).await;
             told.map_err(|_| TailError::Silent)??;
         }
+        let mut tail = self.tail_from(from).await?;
+        // Asked after the position was taken, so that it covers everything before it; and after it was told what it lost.
+        let mut status = self.status().await?;
+        if status.actor != begun.actor {
+            return Err(TailError::Other);
+        }
+        let fronts = Arc::new(take_fronts(&mut status));
+        let actor = status.actor.and_then(|actor| ActorId::try_from(actor).ok());
         let lives = status.lives.into_iter().filter_map(|life| ActorLife::try_from(life).ok());
         *self.lives() = lives.fold(Lives::default(), |mut lives, life| {
             lives.restore(life);
@@ -340,8 +339,6 @@ impl NodeLink {
             actor,
             recovering: status.recovering,
             lacking: status.lacking,
-            // As long as it is the same start, what it lacks is what it says that it lacks.
-            lost: lost || before && (status.lacking || self.known.borrow().actor != actor),
             unheard: read_regions(&status.unheard),
             ..Known::default()
         });
@@ -370,11 +367,7 @@ impl NodeLink {
 
     /// It decides, in this life.
     pub(crate) fn has_recovered(&self, life: u64) {
-        self.known.send_modify(|known| {
-            let other = known.life != life;
-            known.recovering &= other;
-            known.lost &= other;
-        });
+        self.known.send_modify(|known| known.recovering &= known.life != life);
     }
 
     /// The node is there, and is as `now` says; what rises with a connection rises from what it was.
@@ -467,7 +460,7 @@ impl NodeLink {
             known.fronts = Arc::clone(&fronts);
             known.holes = Arc::clone(&holes);
             known.position = news.next;
-            known.says_lacking(lacking);
+            known.lacking = lacking;
             known.unheard = unheard;
         });
         self.positions().note(news.next, &fronts);
@@ -490,6 +483,19 @@ fn applied(fronts: &Fronts, holes: &Holes) -> Input {
 }
 
 /// Reads what a node or a peer says of its frontier; what cannot be read is passed over, and asked for anew.
+/// How far the node says it is.
+fn take_fronts(status: &mut v1::StatusReply) -> Fronts {
+    let mut fronts = Fronts::default();
+    for (actor, front) in read_frontier(std::mem::take(&mut status.frontier)) {
+        fronts.raise(actor, front);
+    }
+    for closed in std::mem::take(&mut status.closed) {
+        let actor = closed.actor.and_then(|actor| ActorId::try_from(actor).ok());
+        actor.into_iter().for_each(|actor| fronts.close(actor, closed.last));
+    }
+    fronts
+}
+
 pub(crate) fn read_frontier(wire: Vec<v1::ActorFrontier>) -> Frontier {
     let read = |front: v1::ActorFrontier| -> Option<(ActorId, Front)> {
         let WireFrontier { actor, seq, hash } = WireFrontier::try_from(front)
@@ -600,16 +606,6 @@ mod tests {
             [(2, Some(9)), (3, None)],
             "of the first all is here, of the second the end is known"
         );
-    }
-
-    #[test]
-    fn what_a_node_lost_is_made_good_when_its_doubt_ends() {
-        let mut known = Known { lost: true, ..Known::default() };
-        // Batches that were on their way before it was told, then its doubt, then that a peer agreed.
-        for (lacking, lost) in [(false, true), (true, true), (true, true), (false, false), (true, false)] {
-            known.says_lacking(lacking);
-            assert_eq!((known.lacking, known.lost), (lacking, lost));
-        }
     }
 
     #[tokio::test]

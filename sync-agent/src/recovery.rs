@@ -106,7 +106,7 @@ impl Recovery {
             let own = {
                 let known = node.known();
                 let known = known.borrow();
-                Word::of(known.lacking || known.lost, !known.lost && known.unheard.contains(&node.region()))
+                Word::of(known.lacking, known.is_new(&node.region()))
             };
             let standings = peers.borrow_and_update().clone();
             let confirmed = confirmed(&standings, life, own, since.elapsed());

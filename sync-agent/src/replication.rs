@@ -308,8 +308,7 @@ impl Stream<'_> {
         let (lacking, unconfirmed) = {
             let known = node.known();
             let known = known.borrow();
-            let unheard = |region| known.unheard.contains(&region);
-            (known.lacking || known.lost || unheard(self.report.of()), !known.lost && unheard(node.region()))
+            (known.lacking || known.unheard.contains(&self.report.of()), known.is_new(&node.region()))
         };
         v1::ChangeBatch { frontier, stamp, all, only_as_state, lacking, unconfirmed, ..batch }
     }

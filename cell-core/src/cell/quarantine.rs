@@ -13,9 +13,9 @@ use super::{Alarm, Cell, Front, Incoming, Refused, Step, Unavailable, View};
 use crate::canon::{Message, codes, message};
 use crate::clock::Observed;
 use crate::entity::{Entity, Kind, Reading};
-use crate::event::{Body, Change, ChangeShape, Entry, EventAddress};
+use crate::event::{Body, Change, ChangeShape, Entry, Event, EventAddress};
 use crate::gate::Requirement;
-use crate::id::{ActorId, EntityId, EntityKind};
+use crate::id::{ActorId, EntityId, EntityKind, Hash};
 use crate::museum::{Bug, planted};
 use crate::order::Order;
 use crate::payment::Payment;
@@ -52,6 +52,11 @@ codes! {
 }
 
 message! {
+    /// A fact of a quarantined change, of an entity about which it says nothing else.
+    open pub struct HeldFact { 1 => entity: EntityId, 2 => event: Hash }
+}
+
+message! {
     /// A change that could not be applied, as it is kept. The newest copy in a log stands.
     open pub struct Quarantined {
         1 => entry: Entry,
@@ -67,6 +72,8 @@ message! {
         7 => software: String,
         /// An operator does without it.
         8 => given_up: bool,
+        /// What it says of entities about which it decided nothing.
+        9 => facts: Vec<HeldFact>,
     }
 }
 
@@ -74,6 +81,8 @@ message! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hole {
     pub entities: BTreeSet<EntityId>,
+    /// Of those about which it decided nothing, all the facts that it recorded.
+    pub facts: BTreeMap<EntityId, BTreeSet<Hash>>,
     /// It may concern others, too.
     pub obscure: bool,
     pub cause: String,
@@ -99,18 +108,31 @@ impl Hole {
             return Ok(false);
         }
         for id in &self.entities {
-            if !entity(*id)?.is_some_and(|entity| is_whole_at(entity.borrow(), dot)) {
+            if !entity(*id)?.is_some_and(|entity| self.is_whole(entity.borrow(), dot)) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+
+    /// Whether an entity that came otherwise has all of the change at `dot`, and what that builds on.
+    fn is_whole(&self, entity: &Entity, dot: &Dot) -> bool {
+        let Some(facts) = self.facts.get(&entity.id) else { return is_whole_at(entity, dot) };
+        let of_dot = entity.items().filter(|(_, item)| item.origins.iter().any(|origin| origin.dot == *dot));
+        let here: BTreeSet<&Hash> = of_dot.map(|(_, item)| &item.event.hash).collect();
+        has_record(entity) && facts.iter().all(|fact| here.contains(fact))
+    }
 }
 
 impl From<&Quarantined> for Hole {
     fn from(kept: &Quarantined) -> Hole {
+        let mut facts: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for HeldFact { entity, event } in &kept.facts {
+            facts.entry(*entity).or_default().insert(*event);
+        }
         Hole {
             entities: kept.entities.iter().copied().collect(),
+            facts,
             obscure: kept.obscure,
             cause: kept.cause.clone(),
             software: kept.software.clone(),
@@ -169,10 +191,10 @@ impl Cell {
     /// [`Unavailable`] if the view fails.
     pub fn meets(&self, view: &dyn View, need: &Requirement) -> Result<bool, Unavailable> {
         let passed = self.passed(&need.dot);
-        let holed = self.holes_upto(&need.dot).any(|(_, hole)| hole.may_concern(Some(need.entity)));
-        if passed && !holed {
+        if passed && !self.is_holed(view, Some(need.entity), &need.dot)? {
             return Ok(true);
         }
+        let holed = self.holes_upto(&need.dot).any(|(_, hole)| hole.may_concern(Some(need.entity)));
         let Some(entity) = view.entity(need.entity)? else { return Ok(false) };
         Ok(if holed { is_whole_at(&entity, &need.dot) } else { entity.contains(&need.dot) })
     }
@@ -190,11 +212,14 @@ impl Cell {
         about: Option<EntityId>,
         dot: &Dot,
     ) -> Result<bool, Unavailable> {
-        if !self.holes_upto(dot).any(|(_, hole)| hole.may_concern(about)) {
+        let mut holes = self.holes_upto(dot).filter(|(_, hole)| hole.may_concern(about)).peekable();
+        if holes.peek().is_none() {
             return Ok(false);
         }
-        let Some(about) = about else { return Ok(true) };
-        Ok(!view.entity(about)?.is_some_and(|entity| is_whole_at(&entity, dot)))
+        let entity = about.map(|about| view.entity(about)).transpose()?.flatten();
+        let Some(entity) = entity else { return Ok(true) };
+        Ok(!is_whole_at(&entity, dot)
+            && !holes.all(|(dot, hole)| !hole.obscure && hole.is_whole(&entity, dot)))
     }
 
     // === in ===
@@ -355,12 +380,13 @@ impl Cell {
         (cause, detail): Obstacle,
         now_ms: u64,
     ) -> Result<Step, Unavailable> {
-        let (entities, obscure) = addressed(&entry.bytes);
+        let Addressed { entities, facts, obscure } = addressed(&entry.bytes);
         let kept = Quarantined {
             entry: entry.clone(),
             cause: cause.to_string(),
             detail,
             entities: entities.into_iter().collect(),
+            facts,
             obscure,
             since_ms: now_ms,
             software: self.ability.software.clone(),
@@ -434,21 +460,50 @@ pub(super) fn withheld_by(
     let mut of_it = quarantine.iter().filter(|(_, hole)| !hole.given_up && hole.entities.contains(&id));
     let Some(first) = of_it.next() else { return Ok(None) };
     let entity = view.entity(id)?;
-    let lacks = |(dot, _): &(&Dot, &Hole)| !entity.as_deref().is_some_and(|entity| is_whole_at(entity, dot));
+    let lacks =
+        |(dot, hole): &(&Dot, &Hole)| !entity.as_deref().is_some_and(|entity| hole.is_whole(entity, dot));
     Ok(std::iter::once(first).chain(of_it).find(lacks).map(|(dot, _)| *dot))
 }
 
-/// What the change belongs to, as far as that can be read, and whether that may not be all.
-fn addressed(bytes: &[u8]) -> (BTreeSet<EntityId>, bool) {
-    let Ok(change) = ChangeShape::decode(bytes) else { return (BTreeSet::new(), true) };
-    let (mut entities, mut obscure) = (BTreeSet::new(), false);
-    for event in &change.events {
-        match EventAddress::decode(event) {
-            Ok(address) => entities.extend(address.entities),
-            Err(_) => obscure = true,
+/// What a change belongs to.
+#[derive(Debug, Default)]
+struct Addressed {
+    /// As far as that can be read.
+    entities: BTreeSet<EntityId>,
+    /// Of those about which it says nothing else.
+    facts: Vec<HeldFact>,
+    /// That may not be all.
+    obscure: bool,
+}
+
+fn addressed(bytes: &[u8]) -> Addressed {
+    let Ok(change) = ChangeShape::decode(bytes) else {
+        return Addressed { obscure: true, ..Addressed::default() };
+    };
+    let (mut all, mut decided) = (Addressed::default(), BTreeSet::new());
+    for event in change.events {
+        let Ok(address) = EventAddress::decode(&event) else {
+            all.obscure = true;
+            continue;
+        };
+        all.entities.extend(&address.entities);
+        match Event::decode(event) {
+            Ok(Event { hash, body: Some(Body::Fact(_)), .. }) => {
+                all.facts.extend(address.entities.into_iter().map(|entity| HeldFact { entity, event: hash }));
+            }
+            _ => decided.extend(address.entities),
         }
     }
-    (entities, obscure)
+    all.facts.retain(|fact| !decided.contains(&fact.entity));
+    all
+}
+
+fn has_record(entity: &Entity) -> bool {
+    match entity.id.kind {
+        EntityKind::ORDER => entity.record::<Order>().is_some(),
+        EntityKind::PAYMENT => entity.record::<Payment>().is_some(),
+        _ => false,
+    }
 }
 
 /// Whether what the change at `dot` recorded or decided is in force, and with that all it builds on is there.

@@ -158,12 +158,15 @@ pub enum Output {
 }
 
 impl Output {
-    /// The message that this hands to the node: it waits for records of that message alone. A crash before those of
-    /// others are durable delivers it again, which changes nothing.
+    /// The message whose records alone this waits for, if it need not wait for those of others: it hands the message to the
+    /// node, or looks for what that lacks. A crash before those of others are durable does it again, which changes nothing.
     #[must_use]
-    pub fn delivers(&self) -> Option<MessageId> {
+    pub fn waits_for(&self) -> Option<MessageId> {
         match self {
-            Output::Deliver { id, .. } => Some(*id),
+            Output::Deliver { id, .. }
+            | Output::Check { id, .. }
+            | Output::Fetch { id, .. }
+            | Output::Warn { id, .. } => Some(*id),
             _ => None,
         }
     }

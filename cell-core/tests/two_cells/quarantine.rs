@@ -10,7 +10,7 @@ use cell_core::cell::{
 };
 use cell_core::clock::Hlc;
 use cell_core::entity::Entity;
-use cell_core::event::{ChangeShape, Entry, EventAddress};
+use cell_core::event::{ChangeShape, Entry, EventAddress, Fact};
 use cell_core::gate::Requirement;
 use cell_core::id::{EntityId, OrderId, UserId};
 use cell_core::version::Dot;
@@ -86,6 +86,34 @@ fn the_state_of_an_entity_from_elsewhere_stands_for_what_is_quarantined_of_it() 
     assert_eq!(east.reached(Some(order.into()), north.log[2].dot), Reached::Here);
     assert_eq!(east.reached(None, north.log[2].dot), Reached::NotYet, "a list may lack something else");
     assert_eq!(east.cell.quarantined().count(), 1, "the hole stays until it is filled");
+}
+
+#[test]
+fn a_fact_that_is_quarantined_is_made_good_by_state_that_has_it() {
+    let (mut north, mut east) = (Region::new("north"), Region::new("east"));
+    let (order, _) = north.place();
+    north.ask("p", Ask::Pay { order, card: "ok".to_owned() });
+    east.pull(&north);
+    // The gateway calls east: it says that money was taken, of the order and of the payment, and decides nothing.
+    let (payment, capture) = east.capture(order);
+    east.facts(Fact::Capture(capture));
+    let dot = east.newest();
+    north.cell.ability = Ability { change_bytes_max: 100, ..Ability::default() };
+    north.pull(&east);
+    let withheld = |north: &Region, id: EntityId| north.cell.withheld_by(&north.shelf, id).unwrap();
+    let both: [EntityId; 2] = [order.into(), payment.into()];
+    for id in both {
+        assert_eq!(withheld(&north, id), Some(dot));
+        assert_eq!(north.reached(Some(id), dot), Reached::NotYet);
+    }
+    assert_eq!(north.cell.open_holes(&north.shelf).unwrap(), [dot]);
+    // The fact comes with either of the two.
+    north.merge(&east, order);
+    for id in both {
+        assert_eq!(withheld(&north, id), None, "all of it is here");
+        assert_eq!(north.reached(Some(id), dot), Reached::Here);
+    }
+    assert!(north.cell.open_holes(&north.shelf).unwrap().is_empty());
 }
 
 #[test]

@@ -220,6 +220,73 @@ async fn a_node_on_an_older_disk_that_hears_nobody_denies_nothing() {
     regions.cluster.stop().await.unwrap();
 }
 
+/// Neither tells the other that there never was what only the third one has, whatever restarts meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_disk_and_a_wiped_one_deny_nothing_while_the_third_is_away() {
+    let mut regions = Regions::start_with(&["recovery_wait_ms = 300"], &["compare_every_ms = 300"]).await;
+    let first = regions.place("k").await;
+    until("south has the first", async || regions.sees("south", &first).await).await;
+    until("east has it", async || regions.sees("east", &first).await).await;
+    heard_each_other(&regions).await;
+    let (folder, older) = (node_folder(&regions, "north"), regions.cluster.data_folder().join("older"));
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    copy(&folder, &older);
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    regions.cluster.ready(Role::Node, "north").await.unwrap();
+    let later = regions.place("later").await;
+    for region in ["south", "east"] {
+        until("all have the later one", async || regions.sees(region, &later).await).await;
+    }
+    regions.cluster.kill(Role::Agent, "south").await.unwrap();
+    for region in ["south", "north", "east"] {
+        regions.cluster.kill(Role::Node, region).await.unwrap();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    copy(&older, &folder);
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    until("its agent has seen that it lost something", async || {
+        let status =
+            regions.api.get(regions.cluster.node_http("north").unwrap(), "/v1/orders", &regions.buyer);
+        status.await.is_ok_and(|answer| answer.status == 503) && node_status(&regions, "north").await.lacking
+    })
+    .await;
+    std::fs::remove_dir_all(node_folder(&regions, "east")).unwrap();
+    regions.cluster.restart(Role::Node, "east").await.unwrap();
+    let denies_nothing = async |regions: &Regions| {
+        // Half a second and more apart: time enough for each to hear the other's word.
+        let enough = regions.compared("north", "east").await + 8;
+        until("they are compared again and again", async || {
+            for region in ["north", "east"] {
+                let at = regions.cluster.node_http(region).unwrap();
+                for path in ["/v1/orders".to_owned(), format!("/v1/orders/{later}")] {
+                    let seen = regions.api.get(at, &path, &regions.buyer).await;
+                    assert!(seen.is_err() || seen.unwrap().status == 503, "{region} denies {path}");
+                }
+            }
+            regions.compared("north", "east").await >= enough
+        })
+        .await;
+    };
+    denies_nothing(&regions).await;
+    // Another agent has not seen that the node knew more.
+    regions.restart(Role::Agent, "north").await;
+    denies_nothing(&regions).await;
+    regions.restart(Role::Node, "north").await;
+    denies_nothing(&regions).await;
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.restart(Role::Agent, "south").await.unwrap();
+    for region in ["north", "east"] {
+        until("the later one is back", async || regions.sees(region, &later).await).await;
+        until("lists are whole again", async || {
+            let seen = regions.shown(region, "/v1/orders", &regions.buyer).await;
+            seen.is_some_and(|seen| seen["items"].as_array().is_some_and(|items| items.len() == 2))
+        })
+        .await;
+        until("nothing is lacking", async || !node_status(&regions, region).await.lacking).await;
+    }
+    regions.cluster.stop().await.unwrap();
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -64,7 +64,7 @@ impl Agent {
     /// Deliveries of messages all of whose records are durable.
     pub(crate) fn take_early(&self, outputs: &mut Vec<Output>) -> Vec<Output> {
         let undurable: Vec<MessageId> = self.log[self.synced..].iter().map(Record::id).collect();
-        let is_early = |output: &mut Output| output.delivers().is_some_and(|id| !undurable.contains(&id));
+        let is_early = |output: &mut Output| output.waits_for().is_some_and(|id| !undurable.contains(&id));
         outputs.extract_if(.., is_early).collect()
     }
 

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use cell_core::canon::Message as Canon;
-use cell_core::cell::{Baseline, KnownFront, Quarantined};
+use cell_core::cell::{Baseline, HeldFact, KnownFront, Quarantined};
 use cell_core::clock::Hlc;
 use cell_core::duty::{
     MessageBody, PayRequestBody, RefundOrderBody, ResultBody, StalledBody, WithdrawalBody,
@@ -192,6 +192,7 @@ impl Samples {
             since_ms: self.num(),
             software: self.text(),
             given_up: self.flag(),
+            facts: Vec::new(),
         }
     }
 
@@ -240,6 +241,9 @@ impl Samples {
         all.push(Sample::of::<_, v1::ChangeShape>("change".into(), &self.change()));
         all.push(Sample::of::<_, v1::Entry>("entry".into(), &self.entry()));
         all.push(Sample::of::<_, v1::Quarantined>("quarantined".into(), &self.quarantined()));
+        let facts = self.many(|| HeldFact { entity: self.order().into(), event: self.hash() });
+        let quarantined = Quarantined { facts, ..self.quarantined() };
+        all.push(Sample::of::<_, v1::Quarantined>("quarantined.facts".into(), &quarantined));
         all.push(Sample::of::<_, v1::EntityShape>("entity".into(), &self.entity()));
         let life = ActorLife { actor: self.actor(), beat_ms: self.num(), last: self.maybe(|| self.num()) };
         all.push(Sample::of::<_, v1::ActorLife>("actor-life".into(), &life));

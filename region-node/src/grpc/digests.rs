@@ -40,7 +40,7 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
             });
         }
     };
-    let Compared { at, slots: digests, doubt, quarantined, lacking } = compared;
+    let Compared { at, slots: digests, doubt, quarantined, lacking, unheard } = compared;
     let front = |(actor, front): &(ActorId, Front)| v1::ActorFrontier {
         actor: Some((*actor).into()),
         seq: front.seq,
@@ -58,6 +58,7 @@ pub(super) async fn digests(node: &Node, request: v1::DigestsRequest) -> Result<
         doubt,
         quarantined,
         lacking,
+        unheard_slots: unheard.into_iter().map(|slot| slot.number().into()).collect(),
     })
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn serve(
         at = Position(last.0 + 1);
         let items = records.iter().map(|(position, record)| item(*position, record)).collect();
         let durable_position = node.durable_position();
-        let lacking = !node.working().may_be_built_on();
+        let lacking = !node.working().may_found();
         let unheard = unheard(&node);
         let batch = v1::TailBatch { items, next_position: at.0, durable_position, lacking, unheard };
         tokio::select! {

@@ -12,7 +12,7 @@ use cell_core::entity::{Entity, Reading};
 use cell_core::event::Audit;
 use cell_core::fronts::{Fronts, Said};
 use cell_core::gate::{Envelope, MessageKind, Requirement};
-use cell_core::id::{ActorId, EntityId, RegionId};
+use cell_core::id::{ActorId, EntityId, RegionId, Slot};
 use cell_core::lives::ActorLife;
 use cell_core::order::Order;
 use cell_core::payment::{Payment, PaymentPhase};
@@ -40,8 +40,10 @@ pub(crate) struct Compared {
     pub(crate) doubt: u64,
     /// So much of it could not be applied, and nobody gave it up.
     pub(crate) quarantined: u64,
-    /// Another node that lacks something cannot build on it.
+    /// Another node that lacks something cannot conclude anything from what is not here.
     pub(crate) lacking: bool,
+    /// Nor of these, if it is not lacking.
+    pub(crate) unheard: Vec<Slot>,
 }
 
 /// How far a node is.
@@ -102,11 +104,12 @@ impl Node {
         let compare = move |cell: &Cell, holes: &[Dot], now_ms| {
             let fronts = cell.fronts();
             let open = |covers: &dyn Fn(&Dot) -> bool| holes.iter().filter(|dot| covers(dot)).count() as u64;
-            let (doubt, lacking) = (working.doubt_generation(), !working.may_be_built_on());
+            let (doubt, lacking) = (working.doubt_generation(), !working.may_found());
+            let unheard = working.distrusted_slots();
             let Some(said) = at else {
                 let (at, quarantined) = (fronts.say(None), open(&|_| true));
                 let slots = cell.digests_at(None, now_ms)?;
-                return Ok(Compared { at, slots, doubt, quarantined, lacking });
+                return Ok(Compared { at, slots, doubt, quarantined, lacking, unheard });
             };
             // Who cannot tell what a stamp stands for has heard too little, or too much.
             let version = fronts.hear(said.clone()).ok_or(NotComparable::Behind)?;
@@ -114,7 +117,7 @@ impl Node {
                 version.into_iter().map(|(actor, front)| (actor, front.seq)).collect();
             let slots = cell.digests_at(Some(&version), now_ms)?;
             let quarantined = open(&|dot| version.covers(dot));
-            Ok(Compared { at: said, slots, doubt, quarantined, lacking })
+            Ok(Compared { at: said, slots, doubt, quarantined, lacking, unheard })
         };
         self.run(move |cell, view, now_ms| {
             let holes = cell.open_holes(view)?;
