@@ -424,9 +424,15 @@ impl Working {
         if self.has_holes() {
             return Some("a part of the log is damaged here and not back yet".into());
         }
-        if self.doubt().slots().contains(&slot) {
-            return Some("a part of the view was lost here and is not back yet".into());
+        let doubt = self.doubt();
+        if doubt.slots().contains(&slot) {
+            let why = match doubt.may_found() {
+                true => "a peer's state is being taken over, or was and is not compared yet",
+                false => "a part of what was here was lost and is not back yet",
+            };
+            return Some(why.into());
         }
+        drop(doubt);
         self.recovering
             .borrow()
             .then_some("it has just started and asks its peers what they hold of it".into())

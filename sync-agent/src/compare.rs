@@ -49,7 +49,7 @@ pub(crate) enum Compared {
 pub(crate) struct Doubts {
     /// Which doubt this region was in; 0: none.
     ours: u64,
-    /// The peer lacks a part of what it says it has, or of what it had.
+    /// The peer lacks a part of what it says it has, or of what it had; or it has not yet heard all regions on a new disk.
     peer_lacks: bool,
     /// The peer's disk is new, and it has not heard the homes of these slots since.
     unheard: BTreeSet<u32>,
@@ -176,15 +176,18 @@ impl Comparer {
                 {
                     let differences = self.narrow(peer, &slots).await?;
                     let Healed { changed: repaired, open } = self.heal(peer, &differences).await?;
+                    let unexplained = unexplained(&slots, &differences);
                     if repaired == 0 && slots.len() <= SLOTS_MAX {
-                        // It differs in what this region has and the peer lacks: the peer has nothing more to give.
-                        let but = open.iter().map(|id| u32::from(id.slot().number())).collect();
+                        // It differs in what this region has and the peer lacks: the peer has nothing more to give. But of a
+                        // slot whose entities are the same one of the two counted what it has lost since.
+                        let open = open.iter().map(|id| u32::from(id.slot().number()));
+                        let but = unexplained.iter().copied().chain(open).collect();
                         self.has_nothing_more(peer, doubts, but).await?;
                     }
                     let (slots, entities) = (slots.len(), differences.len());
                     tracing::warn!(%peer, slots, entities, repaired, "what both should have differs");
-                    // One of the two has counted wrongly; the peer finds the same, and counts, too. Ever more rarely.
-                    if differences.is_empty() && seen.is_power_of_two() {
+                    // The peer finds the same, and counts, too. Ever more rarely.
+                    if !unexplained.is_empty() && seen.is_power_of_two() {
                         within(self.node.recount()).await?;
                     }
                 }
@@ -311,8 +314,9 @@ impl Comparer {
         Ok(healed)
     }
 
-    /// Merges the peer's state of these, in as many answers as it takes. Not `whole`: also of what their changes touched beside them, as far as it can be given and taken. `whole`: of these alone, also
-    /// where the peer lacks something of them, and it is an error if some cannot be taken.
+    /// Merges the peer's state of these, in as many answers as it takes. Not `whole`: also of what their changes touched
+    /// beside them, as far as it can be given and taken. `whole`: of these alone, also where the peer lacks something of
+    /// them, and it is an error if some cannot be taken.
     pub(crate) async fn take_over(
         &self,
         peer: RegionId,
@@ -364,6 +368,12 @@ impl Comparer {
     }
 }
 
+/// Those of the slots looked at in which no entity differs.
+fn unexplained(slots: &[u32], differences: &BTreeMap<EntityId, Difference>) -> Vec<u32> {
+    let explained: BTreeSet<u32> = differences.keys().map(|id| id.slot().number().into()).collect();
+    slots.iter().copied().take(SLOTS_MAX).filter(|slot| !explained.contains(slot)).collect()
+}
+
 pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let answered = tokio::time::timeout(ANSWER_WITHIN, asked).await;
     answered.map_err(|_| Status::deadline_exceeded("no answer"))?
@@ -388,7 +398,22 @@ async fn collect(
 
 #[cfg(test)]
 mod tests {
+    use cell_core::id::{Hash, OrderId, PublicId, Slot};
+
     use super::*;
+
+    #[test]
+    fn a_slot_whose_entities_are_the_same_explains_no_difference() {
+        let of = |slot: u16| {
+            let id = PublicId::new(1, Slot::new(slot).unwrap(), &Hash::of(b"an order"));
+            (EntityId::from(OrderId(id)), Difference::MissingThere)
+        };
+        let differences = BTreeMap::from([of(3), of(9)]);
+        assert_eq!(unexplained(&[3, 7, 9], &differences), [7]);
+        assert_eq!(unexplained(&[7], &BTreeMap::new()), [7]);
+        let many: Vec<u32> = (0..100).collect();
+        assert_eq!(unexplained(&many, &differences).len(), SLOTS_MAX - 2, "of the others nothing is known");
+    }
 
     #[test]
     fn regions_that_lack_something_end_a_doubt_when_all_of_them_had_nothing_more() {

@@ -64,6 +64,76 @@ async fn what_was_damaged_behind_a_nodes_back_is_found_and_healed_with_nothing_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_lost_something_unnoticed_ends_nobodys_doubt_and_a_region_rebuilt_from_it_not_its_own() {
+    let node = ["allow_damage = true", "recovery_wait_ms = 300", "log = { segment_kib = 64, keep_mib = 0 }"];
+    let limits = ["upkeep_every_ms = 100", "compare_every_ms = 200"];
+    let mut regions = Regions::start_with(&node, &limits).await;
+    let mut orders = regions.place_many(50).await;
+    let trimmed = async || {
+        let mut least = u64::MAX;
+        for region in ["north", "east", "south"] {
+            least = least.min(node_status(&regions, region).await.first_position);
+        }
+        least > 100
+    };
+    while !trimmed().await {
+        assert!(orders.len() < 5_000, "no log is trimmed");
+        for _ in 0..50 {
+            orders.push(regions.place(&format!("more{}", orders.len())).await);
+        }
+    }
+    let last = orders.last().unwrap();
+    for region in ["east", "south"] {
+        until("all have them", async || regions.sees(region, last).await).await;
+    }
+    regions.cluster.kill(Role::Agent, "south").await.unwrap();
+    regions.cluster.kill(Role::Node, "south").await.unwrap();
+    let east = format!("http://{}", regions.cluster.node_grpc("east").unwrap());
+    let node = NodeClient::connect(east).await.unwrap();
+    let id = EntityId::from(orders[7].parse::<OrderId>().unwrap());
+    let entity = Bytes::copy_from_slice(&id.to_bytes());
+    let damage = v1::DamageRequest { entity, how: "forget".to_owned(), part: String::new() };
+    regions.cluster.kill(Role::Node, "north").await.unwrap();
+    std::fs::remove_dir_all(node_folder(&regions, "north")).unwrap();
+    until("it is forgotten", async || node.clone().damage(damage.clone()).await.is_ok()).await;
+    regions.cluster.restart(Role::Node, "north").await.unwrap();
+    until("north has what east has", async || regions.sees("north", last).await).await;
+    let enough = regions.compared("north", "east").await + 12;
+    until("they are compared again and again", async || {
+        let at = regions.cluster.node_http("north").unwrap();
+        for path in ["/v1/orders".to_owned(), format!("/v1/orders/{}", orders[7])] {
+            let seen = regions.api.get(at, &path, &regions.buyer).await.unwrap();
+            assert_eq!(seen.status, 503, "north denies {path}: {:?}", seen.body);
+        }
+        regions.compared("north", "east").await >= enough
+    })
+    .await;
+    // East has counted what it has by now, and north says nothing but what east told it.
+    for round in 0..2 {
+        let enough = regions.compared("east", "north").await + 6;
+        until("they are compared again and again", async || {
+            let at = regions.cluster.node_http("east").unwrap();
+            let seen = regions.api.get(at, &format!("/v1/orders/{}", orders[7]), &regions.buyer).await;
+            assert!(seen.is_err() || seen.unwrap().status == 503, "east denies it in round {round}");
+            regions.compared("east", "north").await >= enough
+        })
+        .await;
+        regions.restart(Role::Node, "east").await;
+    }
+    regions.cluster.restart(Role::Node, "south").await.unwrap();
+    regions.cluster.restart(Role::Agent, "south").await.unwrap();
+    for region in ["north", "east"] {
+        until("it is back", async || regions.sees(region, &orders[7]).await).await;
+        until("lists are whole again", async || {
+            regions.shown(region, "/v1/orders", &regions.buyer).await.is_some()
+        })
+        .await;
+        until("nothing is lacking", async || !node_status(&regions, region).await.lacking).await;
+    }
+    regions.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_asks_whether_the_disk_is_as_it_was_written_hears_what_is_not() {
     let regions = Regions::start_with(&["allow_damage = true"], &["compare_every_ms = 200"]).await;
     let orders = regions.place_many(5).await;

@@ -104,8 +104,10 @@ impl Node {
         let compare = move |cell: &Cell, holes: &[Dot], now_ms| {
             let fronts = cell.fronts();
             let open = |covers: &dyn Fn(&Dot) -> bool| holes.iter().filter(|dot| covers(dot)).count() as u64;
-            let (doubt, lacking) = (working.doubt_generation(), !working.may_found());
-            let unheard = working.distrusted_slots();
+            let (doubt, unheard) = (working.doubt_generation(), working.distrusted_slots());
+            // What a new disk has is of the peer that is asking, perhaps, and of nobody else.
+            let rebuilt = doubt > 0 && !unheard.is_empty();
+            let lacking = rebuilt || !working.may_found();
             let Some(said) = at else {
                 let (at, quarantined) = (fronts.say(None), open(&|_| true));
                 let slots = cell.digests_at(None, now_ms)?;

@@ -57,6 +57,8 @@ struct Opened {
     end_lost: bool,
     /// Something of what the log or the view held may be gone, or the node is new.
     lacking: bool,
+    /// There was none, or nothing in it.
+    without_view: bool,
 }
 
 impl Opened {
@@ -138,11 +140,12 @@ impl Opened {
             error => OpenError::Damaged(error.to_string()),
         })?;
         let lacking = position.is_none() || recovery.cut_bytes > 0 || !recovery.is_clean();
-        let end_lost = recovery.lost_its_end();
+        let (end_lost, without_view) = (recovery.lost_its_end(), position.is_none());
         if gap {
             view::put_gap(&working).map_err(of_view)?;
         }
-        Ok(Opened { log, records: recovery.records, working, traces, cell, replayed, gap, end_lost, lacking })
+        let records = recovery.records;
+        Ok(Opened { log, records, working, traces, cell, replayed, gap, end_lost, lacking, without_view })
     }
 }
 
@@ -205,7 +208,8 @@ impl Node {
             tracing::error!(%why, aside = %aside.display(), "the view is damaged; it is made anew from the log, and from the peers what the log has no more");
             Ok::<_, OpenError>(())
         };
-        if stopped::is_condemned(dir) {
+        let condemned = stopped::is_condemned(dir);
+        if condemned {
             aside(&"found by the last start")?;
         }
         let closed_at = stopped::closed_at(dir);
@@ -214,10 +218,22 @@ impl Node {
                 aside(&why)?;
                 Opened::open(dir, engine, medium, identity.log, closed_at, cell())?
             }
-            opened => opened?,
+            opened => {
+                let opened = opened?;
+                if opened.without_view && !condemned && (opened.records > 0 || closed_at.is_some()) {
+                    tracing::error!(
+                        view = %dir.join(stopped::VIEW).display(),
+                        records = opened.records,
+                        "the view is empty or gone, and this node did not delete it: it is made anew from the log, and from \
+                         the peers what the log has no more"
+                    );
+                }
+                opened
+            }
         };
-        let Opened { log, records, working, traces, cell: restored, replayed, gap, end_lost, lacking } =
-            opened;
+        let Opened {
+            log, records, working, traces, cell: restored, replayed, gap, end_lost, lacking, ..
+        } = opened;
         let (reader, trimmer) = (log.reader(), log.trimmer());
         let lineage = view::Lineage::read(working.store()).map_err(|error| folder(&error))?;
         conflict::count_open(working.store()).map_err(|error| folder(&error))?;

@@ -16,6 +16,7 @@ use super::{Scrub, entities_in};
 use crate::notice::{Kept, notices};
 use crate::view::{self, Places};
 use crate::working::Working;
+use crate::writer::Sheet;
 use crate::{conflict, keys};
 
 /// Keys of entities read while the applier waits; some six others are looked up for each.
@@ -203,7 +204,8 @@ fn look_at_due(
     // What cannot be computed now is looked at by the next pass.
     let Ok(duties) = overseer.duties(working, entity.id) else { return Ok(()) };
     let expected = view::next_due(&duties);
-    if due != expected {
+    // After a start that replayed the log all of it is looked at, one by one.
+    if due != expected && !due.is_some_and(Sheet::is_placeholder) {
         stretch.undue.push((entity.id, expected));
     }
     if let Some(due) = due {

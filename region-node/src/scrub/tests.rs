@@ -209,6 +209,17 @@ fn what_is_due_and_was_forgotten_is_named_and_a_time_without_its_key_is_written(
 }
 
 #[test]
+fn what_is_to_be_looked_at_after_a_start_is_not_damaged() {
+    let mut home = Home::new();
+    let order = home.place(1);
+    let mut group = Group::at(Position(2));
+    group.sheets.push(Sheet::soon(order));
+    view::apply(&home.working, &Traces::default(), &group).unwrap();
+    assert_eq!(view::due_of(home.working.store(), &order).unwrap(), Some(1));
+    assert_eq!(home.indexed(), (Healed::default(), Vec::new()));
+}
+
+#[test]
 fn what_the_engine_forgets_while_the_node_runs_is_not_denied() {
     let mut home = Home::new();
     let ids: Vec<EntityId> = (0..20).map(|n| home.place(n)).collect();

@@ -16,6 +16,9 @@ use cell_store::Position;
 
 use crate::keys;
 
+/// Before any duty's time.
+const SOON_MS: u64 = 1;
+
 /// What an entity needs done, as of a group. An empty list: nothing any more.
 #[derive(Clone, Debug)]
 pub(crate) struct Sheet {
@@ -26,12 +29,17 @@ pub(crate) struct Sheet {
 impl Sheet {
     /// It is looked at as soon as the node decides: it may be due.
     pub(crate) fn soon(entity: EntityId) -> Sheet {
-        Sheet::at(entity, 1)
+        Sheet::at(entity, SOON_MS)
     }
 
     /// It is looked at with all that is open, once the node decides again that another one outranked.
     pub(crate) fn once_decided(entity: EntityId) -> Sheet {
         Sheet::at(entity, 0)
+    }
+
+    /// Whether that is for an entity that was not looked at yet, and not what its duties say.
+    pub(crate) fn is_placeholder(due_ms: u64) -> bool {
+        due_ms <= SOON_MS
     }
 
     fn at(entity: EntityId, due_ms: u64) -> Sheet {
